@@ -1,0 +1,109 @@
+"""A split of a TFDS dataset on disk, as a list of shards that are read in a fixed order."""
+
+import dataclasses
+import hashlib
+import json
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from etils import epath
+
+from cocu_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """One split of one TFDS dataset (TFRecord files) on local disk or in a bucket.
+
+    Attributes:
+        directory: the dataset's versioned directory, the one with `dataset_info.json`.
+        split: name of the split.
+        features: the TFDS feature specification.
+        metadata: what the builder stored beside the features (gallery, class names …).
+        shard_files: file of every shard, in order.
+        shard_lengths: number of examples of every shard.
+        fingerprint: hash of name, version, features and shard sizes; equal for equal data, and kept
+            by a copy to another place.
+    """
+
+    directory: str
+    split: str
+    features: tfds.features.FeaturesDict
+    metadata: dict
+    shard_files: tuple[str, ...]
+    shard_lengths: tuple[int, ...]
+    fingerprint: str
+
+    @property
+    def num_examples(self) -> int:
+        """Number of examples of all shards."""
+        return sum(self.shard_lengths)
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shards."""
+        return len(self.shard_files)
+
+
+def open_corpus(directory: str, split: str) -> Corpus:
+    """Opens a prepared dataset.
+
+    Args:
+        directory: its versioned directory, e.g. `gs://bucket/tfds/image_text/cc3m/1.0.0`; a parent
+            with exactly one version below it will do.
+        split: name of the split.
+
+    Raises:
+        UserError: there is no dataset, or it has no such split.
+    """
+    root = _versioned_directory(epath.Path(directory))
+    builder = tfds.builder_from_directory(root)
+    if split not in builder.info.splits:
+        known = ", ".join(sorted(builder.info.splits)) or "none"
+        raise UserError(f"{root}: no split named {split!r}; it has: {known}")
+    info = builder.info.splits[split]
+    identity = {
+        "name": builder.info.full_name,
+        "split": split,
+        "features": builder.info.features.to_json(),
+        "shard_lengths": list(info.shard_lengths),
+        "num_bytes": info.num_bytes,
+    }
+    return Corpus(
+        directory=str(root),
+        split=split,
+        features=builder.info.features,
+        metadata=dict(builder.info.metadata or {}),
+        shard_files=tuple(str(path) for path in info.filepaths),
+        shard_lengths=tuple(info.shard_lengths),
+        fingerprint=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16],
+    )
+
+
+def read_shard(corpus: Corpus, shard: int, skip: int = 0, decode_images: bool = False) -> tf.data.Dataset:
+    """Examples of one shard in file order.
+
+    Args:
+        corpus: the opened corpus.
+        shard: its index.
+        skip: how many examples to pass over without parsing them.
+        decode_images: decode image features to uint8; otherwise they stay encoded bytes, so that a
+            damaged image is the reader's decision.
+    """
+    images = [name for name, kind in corpus.features.items() if isinstance(kind, tfds.features.Image)]
+    decoders = None if decode_images else {name: tfds.decode.SkipDecoding() for name in images}
+    records = tf.data.TFRecordDataset(corpus.shard_files[shard]).skip(skip)
+    return records.map(
+        lambda record: corpus.features.deserialize_example(record, decoders=decoders),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+
+
+def _versioned_directory(root: epath.Path) -> epath.Path:
+    if (root / "dataset_info.json").exists():
+        return root
+    below = [p for p in root.iterdir() if (p / "dataset_info.json").exists()] if root.is_dir() else []
+    if len(below) == 1:
+        return below[0]
+    raise UserError(f"no TFDS dataset at {root}; prepare it first, see: python -m data_prep --help")

@@ -1,0 +1,49 @@
+"""Stopping long work cleanly on Ctrl-C and SIGTERM."""
+
+import signal
+from types import FrameType
+
+
+class Stopped(Exception):
+    """Work was stopped on request after everything finished was saved.
+
+    The message says how to go on. `main.py` prints it and exits with status 0.
+    """
+
+
+class StopRequest:
+    """Context manager that turns the first SIGINT or SIGTERM into a flag.
+
+    Loops look at `requested` between units of work, save, and raise `Stopped`. A second signal acts
+    as it did before: it interrupts at once. Nested uses share the outermost one's signals.
+
+        with StopRequest() as stop:
+            for shard in shards:
+                if stop.requested:
+                    raise Stopped("stopped after 12 of 64 shards; run the same command to go on")
+    """
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in self._SIGNALS:
+            self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        self._restore()
+        for previous in self._previous.values():
+            if isinstance(getattr(previous, "__self__", None), StopRequest):
+                previous.__self__.requested = True
+
+    def _restore(self) -> None:
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)

@@ -1,0 +1,77 @@
+"""Runs one job of cocu-jax: `python main.py --config=configs/cocu.py --workdir=runs/cocu`.
+
+The job's name is `config.job`; the program it names is a function of (config, workdir). This file
+stays short on purpose: it reads flags, joins the other hosts, and reports errors in one line.
+"""
+
+import importlib
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported by a job
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from cocu_jax.errors import UserError
+from cocu_jax.stopping import Stopped
+
+JOBS = {
+    "train": "cocu_jax.training.loop:train",
+    "curate": "cocu_jax.curation.job:curate",
+    "evaluate": "eval.job:evaluate",
+    "demo": "cocu_jax.demo.job:run_demo",
+}
+
+FLAGS = flags.FLAGS
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The job, e.g. configs/demo.py.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of this run: local or gs://.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", None, "Join other hosts; default: yes on TPU pods and Slurm.")
+_COMPILE_FOR = flags.DEFINE_string("compile_for", None, "Only compile for this TPU slice, e.g. v5e-256.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs the job that the config names."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    try:
+        run(_CONFIG.value, _WORKDIR.value)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+
+
+def run(config, workdir: str) -> None:
+    """Dispatches to the job's function, or to the ahead-of-time compiler."""
+    if config.job not in JOBS:
+        raise UserError(f"config.job={config.job!r} is no job; choose one of {', '.join(JOBS)}")
+    if _COMPILE_FOR.value:
+        from cocu_jax.training.ahead_of_time import compile_for
+
+        return compile_for(config, _COMPILE_FOR.value)
+    if not workdir:
+        raise UserError("--workdir is not set; give this run a directory, e.g. --workdir=runs/demo")
+    if _DISTRIBUTED.value or (_DISTRIBUTED.value is None and _in_cluster()):
+        import jax
+
+        jax.distributed.initialize()
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")  # tf.data runs on the host; JAX owns the accelerators
+    tf.config.set_visible_devices([], "TPU")
+    module, function = JOBS[config.job].split(":")
+    getattr(importlib.import_module(module), function)(config, workdir)
+
+
+def _in_cluster() -> bool:
+    """Whether the environment announces more than one host (TPU pod slice or Slurm)."""
+    workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
+    return workers > 1 or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
+    flags.mark_flag_as_required("config")
+    app.run(main)
