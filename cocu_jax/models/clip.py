@@ -1,0 +1,119 @@
+"""CLIP (Radford et al., 2021, arXiv 2103.00020) as Hugging Face's `CLIPModel` computes it.
+
+Checkpoint layout:
+
+    CLIP         image (VisionTower), text (text.TextTransformer), image_projection,
+                 text_projection (Dense without bias), log_scale (scalar)
+    VisionTower  patch_embed (Dense without bias; input axis = patch row, patch column, channel),
+                 class_embedding [width], position_embedding [1 + patches, width] (class token
+                 first), pre_norm, blocks (list of layers.Block), post_norm
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from cocu_jax.models.layers import Block, BlockInits, Dense, layer_norm
+from cocu_jax.models.position import extract_patches, resize_positions
+from cocu_jax.models.text import TextConfig, TextTransformer
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """A CLIP with a Vision Transformer; the defaults are OpenAI's ViT-B/32.
+
+    Attributes:
+        activation: of the vision tower, "quick_gelu" (OpenAI) or "gelu" (LAION); the text tower has
+            its own in `text`.
+        dtype: "float32" or "bfloat16", the type of matrix products.
+        remat: compute each block again in the backward pass instead of keeping its activations.
+    """
+
+    image_size: int = 224
+    patch_size: int = 32
+    vision_width: int = 768
+    vision_layers: int = 12
+    vision_heads: int = 12
+    vision_mlp_ratio: float = 4
+    text: TextConfig = TextConfig(width=512, heads=8)
+    projection_dim: int = 512
+    activation: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    dtype: str = "float32"
+    remat: bool = False
+
+
+class VisionTower(nnx.Module):
+    """Vision Transformer with a class token and a norm before the blocks."""
+
+    def __init__(self, config: CLIPConfig, *, rngs: nnx.Rngs):
+        self.patch_size = config.patch_size
+        width, normal = config.vision_width, nnx.initializers.normal
+        shared = dict(dtype=config.dtype, rngs=rngs)
+        self.patch_embed = Dense(
+            3 * config.patch_size**2, width, use_bias=False, kernel_init=normal(0.02), **shared
+        )
+        positions = 1 + (config.image_size // config.patch_size) ** 2
+        init = normal(width**-0.5)
+        self.class_embedding = nnx.Param(init(rngs.params(), (width,)))
+        self.position_embedding = nnx.Param(init(rngs.params(), (positions, width)))
+        self.pre_norm = layer_norm(width, config.layer_norm_eps, **shared)
+        self.blocks = nnx.List(
+            Block(
+                width,
+                config.vision_heads,
+                round(width * config.vision_mlp_ratio),
+                inits=BlockInits.clip(width, config.vision_layers),
+                activation=config.activation,
+                eps=config.layer_norm_eps,
+                remat=config.remat,
+                **shared,
+            )
+            for _ in range(config.vision_layers)
+        )
+        self.post_norm = layer_norm(width, config.layer_norm_eps, **shared)
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
+        """Normalised images, of any size that is a multiple of the patch -> class token."""
+        patches, grid = extract_patches(images, self.patch_size)
+        positions = self.position_embedding[...]
+        x = self.patch_embed(patches)
+        x = x + resize_positions(positions[1:], grid).astype(x.dtype)
+        start = (self.class_embedding[...] + positions[0]).astype(x.dtype)
+        start = jnp.broadcast_to(start, (x.shape[0], 1, x.shape[2]))
+        x = self.pre_norm(jnp.concatenate([start, x], axis=1))
+        for block in self.blocks:
+            x = block(x)
+        return self.post_norm(x[:, 0])
+
+
+class CLIP(nnx.Module):
+    """The two towers, their linear projections and the temperature."""
+
+    def __init__(self, config: CLIPConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        shared = dict(dtype=config.dtype, rngs=rngs)
+        self.image = VisionTower(config, rngs=rngs)
+        self.text = TextTransformer(config.text, remat=config.remat, **shared)
+        self.image_projection, self.text_projection = (
+            Dense(
+                width,
+                config.projection_dim,
+                use_bias=False,
+                kernel_init=nnx.initializers.normal(width**-0.5),
+                **shared,
+            )
+            for width in (config.vision_width, config.text.width)
+        )
+        self.log_scale = nnx.Param(jnp.array(math.log(1 / 0.07)))
+
+    def encode_image(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b p"]:
+        """Float32 features, not normalised, of images normalised with CLIP's mean and deviation."""
+        return self.image_projection(self.image(images)).astype(jnp.float32)
+
+    def encode_text(self, tokens: Int[Array, "*b t"]) -> Float[Array, "*b p"]:
+        """Text features, float32, not normalised; any static length up to the context."""
+        return self.text_projection(self.text(tokens)).astype(jnp.float32)

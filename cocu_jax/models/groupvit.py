@@ -1,0 +1,297 @@
+"""GroupViT: an image tower that groups patches into segments, a text tower, two projectors.
+
+Published by Xu et al., 2022 (arXiv 2202.11094); CoCu (arXiv 2309.13505) trains it unchanged.
+
+Checkpoint layout:
+
+    GroupViT    image, text (text.TextTransformer), image_projector, text_projector
+                (layers.Projector), log_scale, multi_label_log_scale (scalars)
+    ImageTower  patch_embed (Dense; input axis = patch row, patch column, channel), patch_norm,
+                position_embedding [patches, width], stages (list of 3), final_norm
+    Stage       blocks (list of layers.Block); stages 0 and 1 also group_tokens [groups, width] and
+                grouping (grouping.GroupingBlock); stage 1 also projector_norm and projector_mlp,
+                which carry stage 0's group tokens over
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from cocu_jax.models.grouping import GroupingBlock, mix_tokens
+from cocu_jax.models.layers import (
+    Block,
+    BlockInits,
+    Dense,
+    Mlp,
+    Projector,
+    layer_norm,
+    truncated_normal,
+)
+from cocu_jax.models.position import extract_patches, resize_positions
+from cocu_jax.models.text import TextConfig, TextTransformer
+
+
+@dataclass(frozen=True)
+class GroupViTConfig:
+    """GroupViT-S as published; the last four fields exist for small models (see docs of each).
+
+    Attributes:
+        depths: blocks of the three stages; any may be 0.
+        groups: group tokens, and segments, of stages one and two.
+        drop_path: rate of the last block; it rises linearly from 0 over all blocks.
+        dtype: "float32" or "bfloat16", the type of matrix products.
+        remat: compute each block again in the backward pass instead of keeping its activations.
+        dense_init_std: deviation of the image tower's kernels and position embedding.
+        assign_init_std: deviation of the value and output projections of the assignments.
+        assign_logit_scale: factor on assignment logits, which drown in the Gumbel noise in small
+            models at 1.
+        group_token_init_std: deviation of stage one's group tokens.
+    """
+
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 384
+    heads: int = 6
+    mlp_ratio: float = 4.0
+    depths: tuple[int, int, int] = (6, 3, 3)
+    groups: tuple[int, int] = (64, 8)
+    drop_path: float = 0.1
+    projection_hidden: int = 4096
+    projection_dim: int = 256
+    text: TextConfig = TextConfig()
+    layer_norm_eps: float = 1e-5
+    dtype: str = "float32"
+    remat: bool = False
+    dense_init_std: float = 0.02
+    assign_init_std: float = 0.02
+    assign_logit_scale: float = 1.0
+    group_token_init_std: float = 0.02
+
+
+class ImageEncoding(NamedTuple):
+    """What the image tower says about a batch, all float32.
+
+    Attributes:
+        feature: [b, p] projected image feature, not normalised.
+        segments: [b, g, p] projected segment tokens, not normalised; None in training.
+        assignments: soft assignments [b, s1, n] of patches and [b, s2, s1] of stage-one segments;
+            each column is a distribution over segments.
+    """
+
+    feature: Float[Array, "b p"]
+    segments: Float[Array, "b g p"] | None
+    assignments: tuple[Float[Array, "b s n"], Float[Array, "b g s"]]
+
+
+class Stage(nnx.Module):
+    """Transformer blocks over tokens and group tokens, then a grouping block (not in the last)."""
+
+    def __init__(
+        self,
+        config: GroupViTConfig,
+        index: int,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        width = config.width
+        hidden = round(width * config.mlp_ratio)
+        init = truncated_normal(config.dense_init_std)
+        shared = dict(dtype=config.dtype, rngs=rngs)
+        first = sum(config.depths[:index])
+        last = max(sum(config.depths) - 1, 1)
+        self.blocks = nnx.List(
+            Block(
+                width,
+                config.heads,
+                hidden,
+                inits=BlockInits.uniform(init),
+                activation="gelu",
+                eps=config.layer_norm_eps,
+                drop_path=config.drop_path * (first + i) / last,
+                remat=config.remat,
+                **shared,
+            )
+            for i in range(config.depths[index])
+        )
+        if index == len(config.groups):
+            return
+        groups = config.groups[index]
+        if index == 0:
+            group_init = truncated_normal(config.group_token_init_std)
+        else:
+            group_init = nnx.initializers.zeros
+            before = config.groups[index - 1]
+            self.projector_norm = layer_norm(width, config.layer_norm_eps, **shared)
+            self.projector_mlp = Mlp(
+                before,
+                width // 2,
+                groups,
+                init_in=init,
+                init_out=init,
+                activation="gelu",
+                **shared,
+            )
+        self.group_tokens = nnx.Param(group_init(rngs.params(), (groups, width), jnp.float32))
+        self.grouping = GroupingBlock(
+            width,
+            config.heads,
+            hidden,
+            groups,
+            groups,
+            init=init,
+            init_value=truncated_normal(config.assign_init_std),
+            logit_scale=config.assign_logit_scale,
+            eps=config.layer_norm_eps,
+            **shared,
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        previous: Float[Array, "b g d"] | None,
+        key: PRNGKeyArray | None,
+        gumbel: Float[Array, "b s n"] | None,
+    ):
+        """Returns tokens or segments, group tokens, soft assignment; the last stage only tokens."""
+        grouped = hasattr(self, "grouping")
+        if grouped:
+            tokens = jnp.broadcast_to(
+                self.group_tokens[...].astype(x.dtype), (x.shape[0], *self.group_tokens.shape)
+            )
+            if previous is not None:
+                tokens = tokens + mix_tokens(self.projector_mlp, self.projector_norm(previous))
+            x = jnp.concatenate([x, tokens], axis=1)
+        for i, block in enumerate(self.blocks):
+            x = block(x, None if key is None else jax.random.fold_in(key, i))
+        if not grouped:
+            return x, None, None
+        count = self.group_tokens.shape[0]
+        x, tokens = x[:, :-count], x[:, -count:]
+        segments, soft = self.grouping(x, tokens, gumbel)
+        return segments, tokens, soft
+
+
+class ImageTower(nnx.Module):
+    """Patches -> segments in three stages (GroupViT, section 3)."""
+
+    def __init__(self, config: GroupViTConfig, *, rngs: nnx.Rngs):
+        self.patch_size = config.patch_size
+        self.dtype = config.dtype
+        init = truncated_normal(config.dense_init_std)
+        width, shared = config.width, dict(dtype=config.dtype, rngs=rngs)
+        self.patch_embed = Dense(3 * config.patch_size**2, width, kernel_init=init, **shared)
+        self.patch_norm = layer_norm(width, config.layer_norm_eps, **shared)
+        patches = (config.image_size // config.patch_size) ** 2
+        self.position_embedding = nnx.Param(init(rngs.params(), (patches, width), jnp.float32))
+        self.stages = nnx.List(Stage(config, i, rngs=rngs) for i in range(len(config.depths)))
+        self.final_norm = layer_norm(width, config.layer_norm_eps, **shared)
+
+    def __call__(
+        self,
+        images: Float[Array, "b h w 3"],
+        key: PRNGKeyArray | None = None,
+        gumbel: tuple[Float[Array, "b s n"], ...] | None = None,
+    ) -> tuple[Float[Array, "b g d"], tuple[Float[Array, "b s n"], ...]]:
+        """Returns the normed segments of the last stage and the soft assignments.
+
+        Args:
+            images: normalised pixels of any size that is a multiple of the patch size.
+            key: in training, drop-path randomness; None drops nothing.
+            gumbel: in training, Gumbel noise of each grouping block; None assigns by argmax.
+        """
+        patches, grid = extract_patches(images, self.patch_size)
+        x = self.patch_norm(self.patch_embed(patches))
+        x = x + resize_positions(self.position_embedding[...], grid).astype(x.dtype)
+        groups, assignments = None, []
+        for i, stage in enumerate(self.stages):
+            stage_key = None if key is None else jax.random.fold_in(key, i)
+            noise = gumbel[i] if gumbel is not None and i < len(gumbel) else None
+            x, groups, soft = stage(x, groups, stage_key, noise)
+            assignments.append(soft)
+        return self.final_norm(x), tuple(assignments[:-1])
+
+
+class GroupViT(nnx.Module):
+    """The two towers, their projectors and the two temperatures."""
+
+    def __init__(self, config: GroupViTConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        project = dict(hidden=config.projection_hidden, out=config.projection_dim)
+        shared = dict(dtype=config.dtype, rngs=rngs)
+        self.image = ImageTower(config, rngs=rngs)
+        self.text = TextTransformer(config.text, remat=config.remat, **shared)
+        self.image_projector = Projector(config.width, **project, **shared)
+        self.text_projector = Projector(config.text.width, **project, **shared)
+        self.log_scale = nnx.Param(jnp.array(math.log(1 / 0.07)))
+        self.multi_label_log_scale = nnx.Param(jnp.array(math.log(1 / 0.07)))
+
+    def encode_image(
+        self,
+        images: Float[Array, "b h w 3"],
+        *,
+        train: bool = False,
+        key: PRNGKeyArray | None = None,
+        gumbel: tuple[Float[Array, "b s n"], Float[Array, "b g s"]] | None = None,
+    ) -> ImageEncoding:
+        """Encodes normalised images of any size that is a multiple of the patch size.
+
+        Args:
+            images: pixels, normalised with the training mean and deviation.
+            train: batch statistics, Gumbel noise and drop-path.
+            key: needed in training, unless `gumbel` is given; then no key means no drop-path.
+            gumbel: Gumbel(0, 1) noise to use in training instead of drawing it from `key`.
+
+        Raises:
+            ValueError: training without randomness, or randomness outside training.
+        """
+        if train == (key is None and gumbel is None):
+            raise ValueError("encode_image needs a key or gumbel noise in training, and only there")
+        if train and gumbel is None:
+            key, noise_key = jax.random.split(key)
+            gumbel = self._gumbel(noise_key, images.shape)
+        tokens, assignments = self.image(images, key, gumbel)
+        feature = self.image_projector(tokens.astype(jnp.float32).mean(1), train=train)
+        segments = None if train else self.image_projector(tokens, train=False)
+        return ImageEncoding(feature, segments, assignments)
+
+    def _gumbel(self, key: PRNGKeyArray, images: tuple[int, ...]) -> tuple[Array, Array]:
+        batch, height, width, _ = images
+        patches = (height // self.config.patch_size) * (width // self.config.patch_size)
+        first, second = self.config.groups
+        keys = jax.random.split(key)
+        return (
+            jax.random.gumbel(keys[0], (batch, first, patches)),
+            jax.random.gumbel(keys[1], (batch, second, first)),
+        )
+
+    def encode_text(
+        self, tokens: Int[Array, "*b t"], *, train: bool = False
+    ) -> Float[Array, "*b p"]:
+        """Encodes token ids of any static length up to the context (see `text.trim_tokens`).
+
+        In training all rows share one batch normalisation: captions and prompts of a step go in
+        together, as one [batch * (1 + prompts), t] array, or through `encode_texts`.
+        """
+        return self.encode_texts((tokens,), train=train)[0]
+
+    def encode_texts(
+        self, texts: tuple[Int[Array, "..."], ...], *, train: bool = False
+    ) -> tuple[Float[Array, "..."], ...]:
+        """Encodes token arrays of different lengths as if they were one batch.
+
+        The same as padding them to one length, at the cost of each at its own: prompts are ~10
+        tokens long where captions have 77. Returns one [..., p] array per [..., t] array.
+        """
+        features = [self.text(tokens.reshape(-1, tokens.shape[-1])) for tokens in texts]
+        projected = self.text_projector(jnp.concatenate(features), train=train)
+        ends = list(np.cumsum([len(f) for f in features])[:-1])
+        return tuple(
+            rows.reshape(*tokens.shape[:-1], -1)
+            for rows, tokens in zip(jnp.split(projected, ends), texts, strict=True)
+        )

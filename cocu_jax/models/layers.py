@@ -1,0 +1,270 @@
+"""The parts that every tower is made of: dense layers, attention, MLP, pre-norm block, projector.
+
+Attribute names are the layout of checkpoints; kernels are [in, out]:
+
+    Attention  query, key, value, out          Dense each, with bias
+    Mlp        fc1, fc2                        Dense each
+    Block      norm1, attention, norm2, mlp    pre-norm residual block
+    Projector  dense1, norm, dense2            Dense -> BatchNorm -> ReLU -> Dense
+    BatchNorm  scale, bias (Param), mean, var (BatchStat)
+
+Parameters are always float32; `dtype` is the type matrix products run in. Softmax, norms and
+whatever leaves a tower are float32. On TPU and on GPUs with TF32, float32 products are rounded by
+default: wrap the call in `jax.default_matmul_precision("highest")` for results to the last digit.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+Initializer = Callable[..., Array]
+
+
+def truncated_normal(std: float) -> Initializer:
+    """Normal of the given deviation cut at +-2, in absolute terms as the published models do."""
+    return nnx.initializers.truncated_normal(std, lower=-2 / std, upper=2 / std)
+
+
+@dataclass(frozen=True)
+class BlockInits:
+    """Kernel initialisers of a block: into and out of its attention and its MLP."""
+
+    attention_in: Initializer
+    attention_out: Initializer
+    mlp_in: Initializer
+    mlp_out: Initializer
+
+    @classmethod
+    def uniform(cls, init: Initializer) -> "BlockInits":
+        """The same initialiser for every kernel (the image tower)."""
+        return cls(init, init, init, init)
+
+    @classmethod
+    def clip(cls, width: int, layers: int) -> "BlockInits":
+        """CLIP's depth-aware normals (Radford et al., 2021, released code)."""
+        normal = nnx.initializers.normal
+        out = width**-0.5 * (2 * layers) ** -0.5
+        return cls(normal(width**-0.5), normal(out), normal((2 * width) ** -0.5), normal(out))
+
+
+def activate(x: Float[Array, "*b d"], activation: str) -> Float[Array, "*b d"]:
+    """`gelu` (exact, with erf), or `quick_gelu`: x * sigmoid(1.702 x)."""
+    if activation == "gelu":
+        return jax.nn.gelu(x, approximate=False)
+    if activation == "quick_gelu":
+        return x * jax.nn.sigmoid(1.702 * x)
+    raise ValueError(f"activation {activation!r} is neither 'gelu' nor 'quick_gelu'")
+
+
+class Dense(nnx.Linear):
+    """`nnx.Linear` that multiplies one flat [rows, features] matrix: much faster on XLA's CPU."""
+
+    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+        """Applies the layer over the last axis."""
+        flat = super().__call__(x.reshape(-1, x.shape[-1]))
+        return flat.reshape(*x.shape[:-1], flat.shape[-1])
+
+
+def layer_norm(width: int, eps: float, dtype: str, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Layer norm with float32 statistics in two passes, output in `dtype`."""
+    return nnx.LayerNorm(width, epsilon=eps, dtype=dtype, use_fast_variance=False, rngs=rngs)
+
+
+def dot_product_attention(
+    q: Float[Array, "b n h d"],
+    k: Float[Array, "b m h d"],
+    v: Float[Array, "b m h d"],
+    causal: bool = False,
+) -> Float[Array, "b n h d"]:
+    """softmax(q k^T / sqrt(d)) v with a float32 softmax; a fused kernel where there is one."""
+    if jax.default_backend() != "cpu":
+        return jax.nn.dot_product_attention(q, k, v, is_causal=causal)
+    # XLA's CPU runs batched products well only when the batch axes lead.
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
+    logits = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(2, 3), preferred_element_type="float32")
+    if causal:
+        logits = jnp.where(jnp.tri(*logits.shape[2:], dtype=bool), logits, -jnp.inf)
+    probabilities = jax.nn.softmax(logits).astype(v.dtype)
+    return jnp.matmul(probabilities, v).transpose(0, 2, 1, 3)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention (Vaswani et al., 2017), of `x` over itself or over `context`."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        init_in: Initializer,
+        init_out: Initializer,
+        dtype: str,
+        rngs: nnx.Rngs,
+        causal: bool = False,
+    ):
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        self.heads = heads
+        self.causal = causal
+        self.query, self.key, self.value = (
+            Dense(width, width, kernel_init=init_in, dtype=dtype, rngs=rngs) for _ in range(3)
+        )
+        self.out = Dense(width, width, kernel_init=init_out, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "b n d"], context: Float[Array, "b m d"] | None = None
+    ) -> Float[Array, "b n d"]:
+        """Queries from `x`; keys and values from `context`, or from `x` without one."""
+        context = x if context is None else context
+        q, k, v = (
+            y.reshape(*y.shape[:2], self.heads, -1)
+            for y in (self.query(x), self.key(context), self.value(context))
+        )
+        return self.out(dot_product_attention(q, k, v, self.causal).reshape(x.shape))
+
+
+class Mlp(nnx.Module):
+    """Dense -> activation -> Dense over the last axis."""
+
+    def __init__(
+        self,
+        width_in: int,
+        hidden: int,
+        width_out: int,
+        *,
+        init_in: Initializer,
+        init_out: Initializer,
+        activation: str,
+        dtype: str,
+        rngs: nnx.Rngs,
+    ):
+        self.activation = activation
+        self.fc1 = Dense(width_in, hidden, kernel_init=init_in, dtype=dtype, rngs=rngs)
+        self.fc2 = Dense(hidden, width_out, kernel_init=init_out, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+        """Applies the MLP to every row."""
+        return self.fc2(activate(self.fc1(x), self.activation))
+
+
+def drop_path(
+    x: Float[Array, "b n d"], rate: float, key: PRNGKeyArray | None
+) -> Float[Array, "b n d"]:
+    """Drops a residual branch per sample (Huang et al., 2016); no key means no dropping."""
+    if key is None or rate == 0:
+        return x
+    keep = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, 1))
+    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block with stochastic depth."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        inits: BlockInits,
+        activation: str,
+        eps: float,
+        dtype: str,
+        rngs: nnx.Rngs,
+        causal: bool = False,
+        drop_path: float = 0.0,
+        remat: bool = False,
+    ):
+        self.drop_path = drop_path
+        self.remat = remat
+        self.norm1 = layer_norm(width, eps, dtype, rngs)
+        self.attention = Attention(
+            width,
+            heads,
+            init_in=inits.attention_in,
+            init_out=inits.attention_out,
+            causal=causal,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.norm2 = layer_norm(width, eps, dtype, rngs)
+        self.mlp = Mlp(
+            width,
+            hidden,
+            width,
+            init_in=inits.mlp_in,
+            init_out=inits.mlp_out,
+            activation=activation,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self, x: Float[Array, "b n d"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "b n d"]:
+        """One block; with a key, its two branches are dropped at the block's rate.
+
+        With `remat` the backward pass computes the block again instead of keeping its activations.
+        """
+        return nnx.remat(Block.residuals)(self, x, key) if self.remat else self.residuals(x, key)
+
+    def residuals(
+        self, x: Float[Array, "b n d"], key: PRNGKeyArray | None
+    ) -> Float[Array, "b n d"]:
+        """x + attention(norm(x)), then x + mlp(norm(x))."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        x = x + drop_path(self.attention(self.norm1(x)), self.drop_path, keys[0])
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, keys[1])
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all rows of the global batch (Ioffe and Szegedy, 2015).
+
+    PyTorch's conventions, which `nnx.BatchNorm` does not follow: the running variance is the
+    unbiased one. Rows of a global array may be sharded any way; the mean is over all of them.
+    """
+
+    def __init__(self, width: int, *, momentum: float = 0.1, eps: float = 1e-5):
+        self.momentum = momentum
+        self.eps = eps
+        self.scale = nnx.Param(jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width))
+        self.mean = nnx.BatchStat(jnp.zeros(width))
+        self.var = nnx.BatchStat(jnp.ones(width))
+
+    def __call__(self, x: Float[Array, "rows d"], *, train: bool) -> Float[Array, "rows d"]:
+        """Normalises in float32; in training by this batch, moving the running statistics."""
+        x = x.astype(jnp.float32)
+        mean, var = self.mean[...], self.var[...]
+        if train:
+            mean, var = x.mean(0), x.var(0)
+            self._track(mean, var * (x.shape[0] / max(x.shape[0] - 1, 1)))
+        return (x - mean) * (jax.lax.rsqrt(var + self.eps) * self.scale) + self.bias
+
+    def _track(self, mean: Float[Array, " d"], var: Float[Array, " d"]) -> None:
+        for running, value in ((self.mean, mean), (self.var, var)):
+            value = jax.lax.stop_gradient(value)
+            running[...] = (1 - self.momentum) * running[...] + self.momentum * value
+
+
+class Projector(nnx.Module):
+    """Dense -> BatchNorm -> ReLU -> Dense into the joint space (GroupViT, section 4.1).
+
+    The paper gives no initialisation: kernels are uniform in +-1/sqrt(inputs), PyTorch's default.
+    """
+
+    def __init__(self, width: int, hidden: int, out: int, *, dtype: str, rngs: nnx.Rngs):
+        init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        self.dense1 = Dense(width, hidden, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.norm = BatchNorm(hidden)
+        self.dense2 = Dense(hidden, out, kernel_init=init, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*b d"], *, train: bool) -> Float[Array, "*b p"]:
+        """Projects every row, float32 out; batch statistics are over all rows together."""
+        hidden = self.norm(self.dense1(x.reshape(-1, x.shape[-1])), train=train)
+        out = self.dense2(jax.nn.relu(hidden)).astype(jnp.float32)
+        return out.reshape(*x.shape[:-1], out.shape[-1])

@@ -1,0 +1,96 @@
+"""The causal text transformer that GroupViT and CLIP share, and the text shortcut.
+
+The tower is causal and its feature is read at the end token, so positions after the longest end
+token of a batch change nothing: any static length that holds every end token gives the same
+features as the full context. `trim_tokens` cuts host batches to one of a few lengths, so that a
+jitted function is compiled once per length.
+
+Checkpoint layout: token_embedding [vocabulary, width], position_embedding [context, width],
+blocks (a list of layers.Block), final_norm.
+"""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from cocu_jax.errors import UserError
+from cocu_jax.models.layers import Block, BlockInits, layer_norm
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A CLIP text transformer; the defaults are GroupViT's."""
+
+    vocab_size: int = 49408
+    context_length: int = 77
+    width: int = 256
+    heads: int = 4
+    layers: int = 12
+    mlp_ratio: float = 4
+    activation: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+
+class TextTransformer(nnx.Module):
+    """Token ids -> feature at the end token (Radford et al., 2021, section 2.4)."""
+
+    def __init__(
+        self, config: TextConfig, *, rngs: nnx.Rngs, dtype: str = "float32", remat: bool = False
+    ):
+        self.config = config
+        self.dtype = dtype
+        normal = nnx.initializers.normal
+        self.token_embedding = nnx.Param(
+            normal(0.02)(rngs.params(), (config.vocab_size, config.width))
+        )
+        self.position_embedding = nnx.Param(
+            normal(0.01)(rngs.params(), (config.context_length, config.width))
+        )
+        self.blocks = nnx.List(
+            Block(
+                config.width,
+                config.heads,
+                round(config.width * config.mlp_ratio),
+                inits=BlockInits.clip(config.width, config.layers),
+                activation=config.activation,
+                eps=config.layer_norm_eps,
+                causal=True,
+                dtype=dtype,
+                remat=remat,
+                rngs=rngs,
+            )
+            for _ in range(config.layers)
+        )
+        self.final_norm = layer_norm(config.width, config.layer_norm_eps, dtype, rngs)
+
+    def __call__(self, tokens: Int[Array, "*b t"]) -> Float[Array, "*b d"]:
+        """Features at the end token, the largest id of each row.
+
+        Raises:
+            UserError: `tokens` are longer than the context.
+        """
+        length, context = tokens.shape[-1], self.config.context_length
+        if length > context:
+            raise UserError(f"text of {length} tokens: the context is {context}; truncate it first")
+        rows = tokens.reshape(-1, length)
+        x = self.token_embedding[...][rows] + self.position_embedding[:length]
+        x = x.astype(self.dtype)
+        for block in self.blocks:
+            x = block(x)
+        end = jnp.take_along_axis(x, rows.argmax(-1)[:, None, None], axis=1)[:, 0]
+        return self.final_norm(end).reshape(*tokens.shape[:-1], -1)
+
+
+def trim_tokens(
+    tokens: Int[np.ndarray, "*b 77"], lengths: tuple[int, ...] = (16, 32, 77)
+) -> Int[np.ndarray, "*b t"]:
+    """Cuts a host batch to the smallest of `lengths` that keeps every end token.
+
+    In a run of several processes all must cut alike: choose the length of the global batch, or a
+    fixed one.
+    """
+    needed = int(tokens.argmax(-1).max(initial=0)) + 1
+    return tokens[..., : next((n for n in sorted(lengths) if n >= needed), tokens.shape[-1])]
