@@ -254,13 +254,14 @@ class GroupViT(nnx.Module):
             raise ValueError("encode_image needs a key or gumbel noise in training, and only there")
         if train and gumbel is None:
             key, noise_key = jax.random.split(key)
-            gumbel = self._gumbel(noise_key, images.shape)
+            gumbel = self.draw_gumbel(noise_key, images.shape)
         tokens, assignments = self.image(images, key, gumbel)
         feature = self.image_projector(tokens.astype(jnp.float32).mean(1), train=train)
         segments = None if train else self.image_projector(tokens, train=False)
         return ImageEncoding(feature, segments, assignments)
 
-    def _gumbel(self, key: PRNGKeyArray, images: tuple[int, ...]) -> tuple[Array, Array]:
+    def draw_gumbel(self, key: PRNGKeyArray, images: tuple[int, ...]) -> tuple[Array, Array]:
+        """Gumbel(0, 1) noise of both grouping blocks for images of shape (b, h, w, 3)."""
         batch, height, width, _ = images
         patches = (height // self.config.patch_size) * (width // self.config.patch_size)
         first, second = self.config.groups
