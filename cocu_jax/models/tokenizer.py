@@ -28,7 +28,7 @@ _CACHED_LENGTH = 32
 
 
 def clean(text: str) -> str:
-    """Text as CLIP sees it: mojibake repaired, HTML unescaped twice, whitespace collapsed, lower case."""
+    """Text as CLIP sees it: mojibake and HTML entities repaired, spaces single, lower case."""
     # Printable ASCII holds no mojibake, curly quote, ligature, control character or line break,
     # and without "&" no entity: ftfy and unescape would change nothing.
     if not (text.isascii() and text.isprintable() and "&" not in text):

@@ -1,0 +1,96 @@
+"""The gallery of visual concepts: what captions are searched for and curation ranks."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+
+import inflect
+from etils import epath
+
+from cocu_jax.errors import UserError
+
+DEFAULT_GALLERY = epath.resource_path("data_prep") / "default_gallery.json"
+
+# Singular, although they end like a plural.
+_SINGULAR_IN_S = frozenset({"atlas", "canvas", "christmas", "cosmos", "gas", "lens", "rhinoceros"})
+_LAST_LATIN = "\u024f"
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """Visual concepts in their final order; a concept's id is its position.
+
+    Attributes:
+        concepts: lower-case concepts of one or more words, each once.
+    """
+
+    concepts: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the concepts and their order."""
+        return hashlib.sha256(json.dumps(self.concepts).encode()).hexdigest()[:16]
+
+    @classmethod
+    def build(cls, concepts: Iterable[str]) -> "Gallery":
+        """Lower case, first occurrences only, then the plurals that are not there yet.
+
+        Building from the concepts of a built gallery changes nothing.
+        """
+        known = dict.fromkeys(" ".join(concept.lower().split()) for concept in concepts)
+        known.pop("", None)
+        plurals = [plural(concept) for concept in known]
+        # A concept that is the plural of another one has no plural of its own.
+        taken = set(plurals)
+        new = [many for one, many in zip(known, plurals, strict=True) if one not in taken]
+        return cls(tuple(dict.fromkeys([*known, *new])))
+
+    @classmethod
+    def load(cls, path: epath.PathLike = DEFAULT_GALLERY) -> "Gallery":
+        """Reads lists of concepts from JSON, e.g. `{"concept": ["person", "girl"]}`.
+
+        Args:
+            path: a file with an object of lists; the lists are concatenated, whatever their keys.
+
+        Raises:
+            UserError: the file is missing or holds something else.
+        """
+        try:
+            lists = json.loads(epath.Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"gallery {path}: cannot be read as JSON ({error})") from None
+        concepts = _concatenated(lists)
+        if not concepts:
+            raise UserError(
+                f'gallery {path}: holds no list of concepts; write {{"concept": ["person", …]}}'
+            )
+        return cls.build(concepts)
+
+    def save(self, path: epath.PathLike) -> None:
+        """Writes the concepts as JSON that `load` reads back unchanged."""
+        epath.Path(path).write_text(json.dumps({"concept": self.concepts}, indent=1))
+
+
+def plural(concept: str) -> str:
+    """The concept with its last word in the plural; one that is plural already stays as it is."""
+    before, space, word = concept.rpartition(" ")
+    return before + space + _plural_word(word)
+
+
+def _plural_word(word: str) -> str:
+    if word.endswith(("us", "ss")) or word in _SINGULAR_IN_S:
+        return f"{word}es"
+    if word.endswith("s") or not word or word[-1] > _LAST_LATIN:
+        return word
+    engine = inflect.engine()
+    # What ends in s is decided above, because inflect takes "bus" for the plural of "bu".
+    return word if engine.singular_noun(word) else engine.plural_noun(word).lower()
+
+
+def _concatenated(lists: object) -> list[str]:
+    """Strings of all lists of a JSON object, or none at all when it holds anything else."""
+    if not isinstance(lists, dict) or not all(isinstance(part, list) for part in lists.values()):
+        return []
+    concepts = [concept for part in lists.values() for concept in part]
+    return concepts if all(isinstance(concept, str) for concept in concepts) else []
