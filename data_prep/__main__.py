@@ -1,0 +1,48 @@
+"""Prepares data: `python -m data_prep COMMAND --help`.
+
+Every command is a module with `add_arguments(parser)` and `run(arguments)`. It is imported only
+when it is asked for, so that one command's missing dependency does not stand in another's way.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before a command imports TensorFlow
+
+from cocu_jax.errors import UserError
+from cocu_jax.stopping import Stopped
+
+# Command, its module, and one line for the overview.
+COMMANDS = {
+    "scenes": ("data_prep.scenes", "draw OpenMoji Scenes, the demo corpus"),
+}
+
+
+def main(argv: list[str]) -> None:
+    """Runs the command that `argv` names."""
+    overview = "\n".join(f"  {name:<14}{line}" for name, (_, line) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep",
+        description="Prepare data for curation, training and evaluation.",
+        epilog=f"commands:\n{overview}\n\nEach has its own --help.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=not argv or argv[0] not in COMMANDS,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    name = parser.parse_known_args(argv)[0].command
+    module = importlib.import_module(COMMANDS[name][0])
+    parser = argparse.ArgumentParser(prog=f"python -m data_prep {name}")
+    module.add_arguments(parser)
+    try:
+        module.run(parser.parse_args(argv[1:]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
