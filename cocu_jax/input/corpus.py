@@ -80,7 +80,9 @@ def open_corpus(directory: str, split: str) -> Corpus:
     )
 
 
-def read_shard(corpus: Corpus, shard: int, skip: int = 0, decode_images: bool = False) -> tf.data.Dataset:
+def read_shard(
+    corpus: Corpus, shard: int, skip: int = 0, decode_images: bool = False
+) -> tf.data.Dataset:
     """Examples of one shard in file order.
 
     Args:
@@ -90,7 +92,9 @@ def read_shard(corpus: Corpus, shard: int, skip: int = 0, decode_images: bool = 
         decode_images: decode image features to uint8; otherwise they stay encoded bytes, so that a
             damaged image is the reader's decision.
     """
-    images = [name for name, kind in corpus.features.items() if isinstance(kind, tfds.features.Image)]
+    images = [
+        name for name, kind in corpus.features.items() if isinstance(kind, tfds.features.Image)
+    ]
     decoders = None if decode_images else {name: tfds.decode.SkipDecoding() for name in images}
     records = tf.data.TFRecordDataset(corpus.shard_files[shard]).skip(skip)
     return records.map(
@@ -103,7 +107,9 @@ def read_shard(corpus: Corpus, shard: int, skip: int = 0, decode_images: bool = 
 def _versioned_directory(root: epath.Path) -> epath.Path:
     if (root / "dataset_info.json").exists():
         return root
-    below = [p for p in root.iterdir() if (p / "dataset_info.json").exists()] if root.is_dir() else []
+    below = (
+        [p for p in root.iterdir() if (p / "dataset_info.json").exists()] if root.is_dir() else []
+    )
     if len(below) == 1:
         return below[0]
     raise UserError(f"no TFDS dataset at {root}; prepare it first, see: python -m data_prep --help")

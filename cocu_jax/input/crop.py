@@ -1,0 +1,82 @@
+"""From an encoded image to a square of uint8: random resized crop and flip, or a plain resize."""
+
+import math
+
+import tensorflow as tf
+from jaxtyping import Float, Int, UInt8
+
+_ATTEMPTS = 10
+_RATIO = (3 / 4, 4 / 3)
+NUM_DRAWS = 4 * _ATTEMPTS + 1
+
+
+def random_crop(
+    encoded: tf.Tensor, draws: Float[tf.Tensor, "d"], size: int, area: tuple[float, float]
+) -> UInt8[tf.Tensor, "size size 3"]:
+    """A random part of the image, resized to a square and flipped half of the time.
+
+    Args:
+        encoded: a JPEG, PNG, GIF (first frame) or BMP file; of a JPEG only the part is decoded.
+        draws: `NUM_DRAWS` draws from [0, 1).
+        size: side of the result in pixels.
+        area: smallest and largest share of the image's area that the part takes.
+    """
+    window = lambda shape: crop_window(shape[0], shape[1], draws[:-1], area)  # noqa: E731
+    image = resize(_decode(encoded, window), size)
+    return tf.where(draws[-1] < 0.5, image, tf.reverse(image, [1]))
+
+
+def whole_image(encoded: tf.Tensor, size: int) -> UInt8[tf.Tensor, "size size 3"]:
+    """The image, resized to a square without keeping its aspect."""
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    return resize(image, size)
+
+
+def crop_window(
+    height: Int[tf.Tensor, ""],
+    width: Int[tf.Tensor, ""],
+    draws: Float[tf.Tensor, "d"],
+    area: tuple[float, float],
+) -> Int[tf.Tensor, "4"]:
+    """Top, left, height and width of a random part, as torchvision's RandomResizedCrop draws it.
+
+    Area uniform in `area`, logarithm of the aspect ratio uniform between 3/4 and 4/3, place uniform;
+    the first of ten attempts that fits, else the largest centred part with an allowed ratio.
+    """
+    share, ratio, down, right = tf.unstack(tf.reshape(draws, [4, _ATTEMPTS]))
+    tall, wide = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
+    pixels = tall * wide * (area[0] + (area[1] - area[0]) * share)
+    low, high = (math.log(bound) for bound in _RATIO)
+    aspect = tf.exp(low + (high - low) * ratio)
+    heights = tf.round(tf.sqrt(pixels / aspect))
+    widths = tf.round(tf.sqrt(pixels * aspect))
+    tops = tf.floor(down * (tall - heights + 1))
+    lefts = tf.floor(right * (wide - widths + 1))
+    fits = (heights >= 1) & (heights <= tall) & (widths >= 1) & (widths <= wide)
+    first = tf.argmax(fits)
+    attempt = tf.stack([tops, lefts, heights, widths])[:, first]
+    h = tf.minimum(tall, tf.round(wide / _RATIO[0]))
+    w = tf.minimum(wide, tf.round(tall * _RATIO[1]))
+    centre = tf.stack([(tall - h) // 2, (wide - w) // 2, h, w])
+    return tf.cast(tf.where(fits[first], attempt, centre), tf.int32)
+
+
+def resize(image: UInt8[tf.Tensor, "h w 3"], size: int) -> UInt8[tf.Tensor, "size size 3"]:
+    """Bilinear resize, half-pixel centres, rounded."""
+    resized = tf.raw_ops.ResizeBilinear(
+        images=image[None], size=[size, size], half_pixel_centers=True
+    )
+    return tf.ensure_shape(tf.cast(resized[0] + 0.5, tf.uint8), [size, size, 3])
+
+
+def _decode(encoded, window):
+    def jpeg():
+        shape = tf.io.extract_jpeg_shape(encoded)
+        return tf.image.decode_and_crop_jpeg(encoded, window(shape), channels=3)
+
+    def other():
+        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        top, left, height, width = tf.unstack(window(tf.shape(image)))
+        return image[top : top + height, left : left + width]
+
+    return tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
