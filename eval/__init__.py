@@ -1,0 +1,1 @@
+"""Zero-shot segmentation and classification: benchmarks in, tables and pictures out."""

@@ -1,0 +1,75 @@
+"""Class names -> text embeddings: prompts of every template, averaged, normalised."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from cocu_jax.errors import UserError
+from cocu_jax.models.losses import normalize
+from cocu_jax.models.templates import IMAGENET_TEMPLATES, SIMPLE_TEMPLATE, SUBSET_TEMPLATES
+from cocu_jax.models.text import trim_tokens
+from cocu_jax.models.tokenizer import Tokenizer
+
+_TEXTS_PER_CALL = 256
+
+
+def embed_classes(
+    model: nnx.Module, classes: tuple[str, ...], template_set: str, tokenizer: Tokenizer
+) -> Float[np.ndarray, "c p"]:
+    """Unit-norm embedding of each class: the mean of its prompts' projected features, normalised.
+
+    Args:
+        model: a GroupViT or CLIP.
+        classes: names, background not among them.
+        template_set: "simple" (one template), "subset" (7) or "full" (80).
+        tokenizer: the tokenizer.
+    """
+    templates = {
+        "simple": (SIMPLE_TEMPLATE,),
+        "subset": SUBSET_TEMPLATES,
+        "full": IMAGENET_TEMPLATES,
+    }[template_set]
+    prompts = [template.format(name) for name in classes for template in templates]
+    tokens = trim_tokens(tokenizer(prompts))
+    rows = min(len(prompts), _TEXTS_PER_CALL)
+    blocks = math.ceil(len(prompts) / rows)
+    tokens = np.pad(tokens, ((0, blocks * rows - len(prompts)), (0, 0)), mode="edge")
+    graphdef, state = nnx.split(model)
+    features = [
+        np.asarray(_encode(state, block, graphdef=graphdef)) for block in np.split(tokens, blocks)
+    ]
+    features = np.concatenate(features)[: len(prompts)].reshape(len(classes), len(templates), -1)
+    return np.asarray(normalize(jnp.asarray(features.mean(1))))
+
+
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _encode(
+    state: nnx.State, tokens: Int[Array, "n t"], *, graphdef: nnx.GraphDef
+) -> Float[Array, "n p"]:
+    return nnx.merge(graphdef, state).encode_text(tokens)
+
+
+def read_class_names(path: str) -> tuple[str, ...]:
+    """Class names from a text file, one a line; empty lines and `#` comments are skipped.
+
+    Raises:
+        UserError: no such file, no names in it, or a name twice.
+    """
+    file = epath.Path(path)
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UserError(f"{path}: cannot read class names ({reason}); one name a line") from None
+    names = tuple(name for line in lines if (name := line.split("#")[0].strip()))
+    if not names:
+        raise UserError(f"{path}: no class names in it; write one name a line")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"{path}: class {twice[0]!r} is there more than once; keep one")
+    return names

@@ -1,0 +1,65 @@
+"""The confusion matrix, and the scores that are read off it."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+IGNORE = 65535  # pixels of this label are counted nowhere; padding carries it too
+
+
+def confusion_matrix(
+    labels: Int[Array, "*p"], predictions: Int[Array, "*p"], num_classes: int
+) -> Int[Array, "c c"]:
+    """Pixels of class i (row) that were called class j (column).
+
+    Args:
+        labels: true classes; `IGNORE` is not counted.
+        predictions: predicted classes, all below `num_classes`.
+        num_classes: classes, background included.
+    """
+    cell = labels.astype(jnp.int32) * num_classes + predictions
+    cell = jnp.where(labels == IGNORE, num_classes**2, cell)  # past the end: dropped by bincount
+    counts = jnp.bincount(cell.reshape(-1), length=num_classes**2 + 1)
+    return counts[:-1].reshape(num_classes, num_classes)
+
+
+def group_label_counts(
+    labels: Int[Array, "*p"], groups: Int[Array, "*p"], num_groups: int, num_classes: int
+) -> Int[Array, "g c"]:
+    """Pixels of each true class in each group; `IGNORE` is not counted."""
+    cell = groups.astype(jnp.int32) * num_classes + labels
+    cell = jnp.where(labels == IGNORE, num_groups * num_classes, cell)
+    counts = jnp.bincount(cell.reshape(-1), length=num_groups * num_classes + 1)
+    return counts[:-1].reshape(num_groups, num_classes)
+
+
+def iou(confusion: Int[np.ndarray, "c c"]) -> Float[np.ndarray, "c"]:
+    """TP / (TP + FP + FN) of each class; NaN where neither truth nor prediction has the class."""
+    hits = np.diagonal(confusion).astype(np.float64)
+    union = confusion.sum(0) + confusion.sum(1) - hits
+    return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
+
+
+def class_accuracy(confusion: Int[np.ndarray, "c c"]) -> Float[np.ndarray, "c"]:
+    """Share of each true class's pixels that were found; NaN where the truth lacks the class."""
+    hits, total = np.diagonal(confusion).astype(np.float64), confusion.sum(1)
+    return np.divide(hits, total, out=np.full(len(hits), np.nan), where=total > 0)
+
+
+def pixel_accuracy(confusion: Int[np.ndarray, "c c"]) -> float:
+    """Share of all counted pixels that were called right; NaN without any."""
+    total = confusion.sum()
+    return float(np.trace(confusion) / total) if total else float("nan")
+
+
+def mean_iou(confusion: Int[np.ndarray, "c c"]) -> float:
+    """Mean of the classes' IoU, those that never occur left out; NaN without any."""
+    scores = iou(confusion)
+    return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("nan")
+
+
+def constant_mean_iou(confusion: Int[np.ndarray, "c c"]) -> float:
+    """mIoU of calling every pixel the most frequent true class: what a blind model gets."""
+    pixels = confusion.sum(1)
+    present = np.count_nonzero(pixels)
+    return float(pixels.max() / pixels.sum() / present) if present else float("nan")

@@ -1,0 +1,63 @@
+"""How an image is shown to the model and how its scores become labels, as plain settings."""
+
+import dataclasses
+
+from cocu_jax.errors import UserError
+
+TEMPLATE_SETS = ("simple", "subset", "full")
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Zero-shot segmentation settings of one benchmark (GroupViT, appendix; see eval/README.md).
+
+    Attributes:
+        crop: side of the square window that the model sees, in pixels of the resized image.
+        stride: distance of neighbouring windows. The last one is shifted back to end at the border.
+        resize_long_short: the short side becomes [1] unless the long side would pass [0]; None
+            leaves images as they are.
+        has_background: class 0 is background and has no text embedding.
+        bg_thresh: background wins where the best class scores less (only with a background class).
+        templates: prompt templates, "simple", "subset" (7) or "full" (80).
+        image_classes: how many of the image-level best classes may appear in a window.
+        mean: of the model's input normalisation, in [0, 1].
+        std: of the model's input normalisation, in [0, 1].
+    """
+
+    crop: int = 448
+    stride: int = 224
+    resize_long_short: tuple[int, int] | None = (2048, 448)
+    has_background: bool = False
+    bg_thresh: float | None = None
+    templates: str = "simple"
+    image_classes: int = 5
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if not 0 < self.stride <= self.crop:
+            raise UserError(
+                f"stride={self.stride} leaves gaps between windows of {self.crop}; "
+                f"choose 1..{self.crop}"
+            )
+        if self.has_background == (self.bg_thresh is None):
+            raise UserError(
+                "bg_thresh is for benchmarks with a background class, and those need one; "
+                f"got has_background={self.has_background}, bg_thresh={self.bg_thresh}"
+            )
+        if self.templates not in TEMPLATE_SETS:
+            known = ", ".join(TEMPLATE_SETS)
+            raise UserError(
+                f"templates={self.templates!r} is no template set; choose one of {known}"
+            )
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """Size (height, width) at which an image of this size is evaluated; aspect is kept."""
+        if self.resize_long_short is None:
+            return height, width
+        long, short = self.resize_long_short
+        scale = min(long / max(height, width), short / min(height, width))
+        return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
