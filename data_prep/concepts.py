@@ -61,7 +61,7 @@ class ConceptExtractor:
         return ConceptExtractor, (self._gallery,)
 
     def __call__(self, caption: str) -> list[int]:
-        """Ids of the caption's concepts, each once, by first occurrence; of one place short first."""
+        """Ids of the caption's concepts, each once, by place of first occurrence."""
         words = self._words(caption)
         found: dict[int, None] = {}
         for start, word in enumerate(words):

@@ -12,8 +12,25 @@ from cocu_jax.errors import UserError
 
 DEFAULT_GALLERY = epath.resource_path("data_prep") / "default_gallery.json"
 
-# Singular, although they end like a plural.
-_SINGULAR_IN_S = frozenset({"atlas", "canvas", "christmas", "cosmos", "gas", "lens", "rhinoceros"})
+# What neither the rules nor inflect get right.
+_PLURALS = {
+    "atlas": "atlases",
+    "cactus": "cacti",
+    "canvas": "canvases",
+    "christmas": "christmases",
+    "gas": "gases",
+    "golf": "golf",
+    "ibis": "ibises",
+    "iris": "irises",
+    "lens": "lenses",
+    "mantis": "mantises",
+    "mine": "mines",
+    "money": "money",
+    "oasis": "oases",
+    "rhinoceros": "rhinoceroses",
+    "thermos": "thermoses",
+    "trellis": "trellises",
+}
 _LAST_LATIN = "\u024f"
 
 
@@ -79,7 +96,9 @@ def plural(concept: str) -> str:
 
 
 def _plural_word(word: str) -> str:
-    if word.endswith(("us", "ss")) or word in _SINGULAR_IN_S:
+    if word in _PLURALS:
+        return _PLURALS[word]
+    if word.endswith(("us", "ss")):
         return f"{word}es"
     if word.endswith("s") or not word or word[-1] > _LAST_LATIN:
         return word

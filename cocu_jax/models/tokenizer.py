@@ -36,20 +36,26 @@ def clean(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
+def merges() -> list[tuple[str, str]]:
+    """The pairs of tokens that are joined, the most frequent pair first."""
+    lines = gzip.decompress(_MERGES_FILE.read_bytes()).decode().splitlines()
+    return [tuple(line.split(" ")) for line in lines]
+
+
+def vocabulary() -> dict[str, int]:
+    """Every token and its id: the bytes, the same ending a word, the merges, start and end."""
+    letters = list(_byte_letters().values())
+    tokens = letters + [f"{letter}</w>" for letter in letters]
+    tokens += ["".join(pair) for pair in merges()]
+    return {token: number for number, token in enumerate([*tokens, _START, _END])}
+
+
 class Tokenizer:
     """CLIP's tokenizer (Radford et al., 2021): 49,408 tokens, the last two start and end a text."""
 
     def __init__(self) -> None:
-        merges = gzip.decompress(_MERGES_FILE.read_bytes()).decode().splitlines()
         self._letters = _byte_letters()
-        letters = list(self._letters.values())
-        vocabulary = letters + [f"{letter}</w>" for letter in letters]
-        vocabulary += [merge.replace(" ", "") for merge in merges]
-        self._bpe = BPE(
-            vocab={token: number for number, token in enumerate(vocabulary)},
-            merges=[tuple(merge.split(" ")) for merge in merges],
-            end_of_word_suffix="</w>",
-        )
+        self._bpe = BPE(vocab=vocabulary(), merges=merges(), end_of_word_suffix="</w>")
         self._cache = {_START: [SOT], _END: [EOT]}
 
     def __reduce__(self):
