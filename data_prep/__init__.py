@@ -1,0 +1,1 @@
+"""Raw bytes to TFDS datasets on disk. Nothing in here imports JAX."""

@@ -55,18 +55,30 @@ def render_scene(settings: ScenesConfig, split: str, index: int) -> CaptionedSce
     )
 
 
-def render_split(settings: ScenesConfig, split: str) -> Iterator[CaptionedScene]:
-    """All scenes of a split in order, the same for any number of processes."""
+def render_split(
+    settings: ScenesConfig, split: str, processes: int | None = None
+) -> Iterator[CaptionedScene]:
+    """All scenes of a split in order, the same for any number of processes.
+
+    Args:
+        settings: which scenes.
+        split: name of the split.
+        processes: how many draw; by default one per usable core if there is enough to draw.
+    """
     count = settings.split_sizes[split]
     render = functools.partial(render_scene, settings, split)
-    processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if processes < 2 or count < _WORTH_WORKERS:
+    processes = processes or (_usable_cores() if count >= _WORTH_WORKERS else 1)
+    if processes == 1:
         yield from map(render, range(count))
         return
     # Spawned, not forked: the parent may run TensorFlow's and JAX's threads.
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes, initializer=_leave_interrupts_to_parent) as pool:
         yield from pool.imap(render, range(count), chunksize=_CHUNK)
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _leave_interrupts_to_parent() -> None:
