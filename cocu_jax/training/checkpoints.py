@@ -1,0 +1,132 @@
+"""Checkpoints of a run: written in the background, the newest readable one is restored."""
+
+import json
+from typing import NamedTuple
+
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from cocu_jax.errors import UserError
+from cocu_jax.training.state import TrainState
+
+# What evaluation calls the figure that decides which checkpoint is best.
+BEST_METRIC = "miou"
+
+
+class Restored(NamedTuple):
+    """A checkpoint that was read.
+
+    Attributes:
+        step: its step.
+        state: its arrays, placed as asked for.
+    """
+
+    step: int
+    state: TrainState
+
+
+class Checkpoints:
+    """The checkpoints below one directory.
+
+    Attributes:
+        facts: what must be equal for a run to go on (fingerprints of the data, batch size, seed);
+            stored beside the arrays. The position of the input is a pure function of the step.
+    """
+
+    def __init__(self, directory: epath.PathLike, keep: int, facts: dict):
+        self.facts = facts
+        self._directory = epath.Path(directory)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(keep),
+                    policies.BestN(
+                        n=1,
+                        get_metric_fn=lambda metrics: metrics[BEST_METRIC],
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+        )
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=options,
+            item_names=("state", "facts"),
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest checkpoint, readable or not."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, step: int, miou: float | None = None) -> None:
+        """Starts writing; returns once the arrays are copied, and they may be donated.
+
+        A checkpoint of the same step is replaced: it was found damaged, or lacked `miou`.
+        """
+        self._manager.wait_until_finished()
+        if step in self._manager.all_steps():
+            self._manager.delete(step)
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(self.facts)
+            ),
+            metrics=None if miou is None else {BEST_METRIC: miou},
+        )
+
+    def restore(self, target: TrainState) -> Restored | None:
+        """Reads the newest checkpoint that can be read.
+
+        Args:
+            target: shapes, types and shardings to restore to (`Plan.targets`); the mesh may differ
+                from the one that saved.
+
+        Returns:
+            The state, or None if there is no checkpoint.
+
+        Raises:
+            UserError: there are checkpoints but none can be read, or they belong to another run.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                restored = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(target), facts=ocp.args.JsonRestore()
+                    ),
+                )
+            except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+                reason = str(error).strip().split("\n")[0][:200]
+                logging.warning("checkpoint of step %d cannot be read (%s)", step, reason)
+                continue
+            self._check(restored.facts, step)
+            return Restored(step, restored.state)
+        if steps:
+            raise UserError(
+                f"{self._directory}: none of the {len(steps)} checkpoints can be read; "
+                "restore the directory from a copy, or remove it to start anew"
+            )
+        return None
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finishes writing and releases the threads."""
+        self._manager.close()
+
+    def _check(self, facts: dict, step: int) -> None:
+        # Both through JSON, where tuples are lists.
+        for name, value in json.loads(json.dumps(self.facts)).items():
+            if facts.get(name) != value:
+                raise UserError(
+                    f"{self._directory}: checkpoint {step} was made with {name}={facts.get(name)}, "
+                    f"this run has {value}; use another --workdir"
+                )

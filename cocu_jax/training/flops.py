@@ -1,0 +1,72 @@
+"""Floating-point operations of a training step, counted by hand from the architecture.
+
+Only matrix products count, two operations per multiply-add, as utilisation figures usually do;
+norms, softmax and the like add a few percent.
+"""
+
+from cocu_jax.models.clip import CLIPConfig
+from cocu_jax.models.groupvit import GroupViTConfig
+from cocu_jax.models.text import TextConfig
+
+
+def step_flops(
+    config: GroupViTConfig | CLIPConfig, batch: int, text_lengths: tuple[int, ...]
+) -> float:
+    """Forward and backward pass of one step: three times the forward pass.
+
+    Args:
+        config: of the model.
+        batch: images of the global batch.
+        text_lengths: token positions of each text of an image (caption, prompts).
+    """
+    count = _groupvit if isinstance(config, GroupViTConfig) else _clip
+    texts = sum(_text(config.text, length) for length in text_lengths)
+    logits = 2 * batch * config.projection_dim * len(text_lengths)
+    return 3.0 * batch * (count(config, len(text_lengths)) + texts + logits)
+
+
+def _dense(rows: float, *widths: int) -> float:
+    """Dense layers one after the other."""
+    return sum(2 * rows * i * o for i, o in zip(widths, widths[1:], strict=False))
+
+
+def _block(tokens: int, width: int, ratio: float) -> float:
+    products = 4 * _dense(tokens, width, width) + _dense(tokens, width, round(width * ratio), width)
+    return products + 4 * tokens * tokens * width
+
+
+def _text(config: TextConfig, length: int) -> float:
+    return config.layers * _block(length, config.width, config.mlp_ratio)
+
+
+def _clip(config: CLIPConfig, texts: int) -> float:
+    patches = (config.image_size // config.patch_size) ** 2
+    width = config.vision_width
+    blocks = config.vision_layers * _block(1 + patches, width, config.vision_mlp_ratio)
+    project = _dense(1, width, config.projection_dim)
+    project += _dense(texts, config.text.width, config.projection_dim)
+    return _dense(patches, 3 * config.patch_size**2, width) + blocks + project
+
+
+def _groupvit(config: GroupViTConfig, texts: int) -> float:
+    width, out = config.width, (config.projection_hidden, config.projection_dim)
+    tokens = (config.image_size // config.patch_size) ** 2
+    total = _dense(tokens, 3 * config.patch_size**2, width)
+    for stage, depth in enumerate(config.depths):
+        groups = config.groups[stage] if stage < len(config.groups) else 0
+        total += depth * _block(tokens + groups, width, config.mlp_ratio)
+        if not groups:
+            continue
+        if stage:
+            total += _dense(width, config.groups[stage - 1], width // 2, groups)
+        total += _grouping(tokens, groups, width, config.mlp_ratio)
+        tokens = groups
+    return total + _dense(1, width, *out) + _dense(texts, config.text.width, *out)
+
+
+def _grouping(tokens: int, segments: int, width: int, ratio: float) -> float:
+    """Token mixing, cross-attention, assignment, and the two MLPs over segments."""
+    mix = _dense(width, segments, width // 2, segments)
+    projections = 2 * (_dense(2 * segments, width, width) + _dense(2 * tokens, width, width))
+    products = 2 * 4 * segments * tokens * width
+    return mix + projections + products + 2 * _dense(segments, width, round(width * ratio), width)

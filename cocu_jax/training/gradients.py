@@ -1,0 +1,95 @@
+"""Gradients of the loss of the whole batch, with the batch at once or in parts.
+
+In parts the towers see a part of the batch at a time, yet the result is that of the whole batch
+(GradCache; Gao et al., 2021, arXiv 2101.06983): a first pass computes the features of all parts
+without keeping activations; the loss, with every row as every other row's negative, gives the
+gradient by feature; a second pass computes each part again and pulls its gradient back. Batch
+normalisation sits in the projectors, behind the features, so its statistics are those of the whole
+batch, moved once. Only the noise differs from that of a step at once: each part draws its own.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from cocu_jax.training.mesh import BATCH, REPLICATED
+from cocu_jax.training.objective import Batch, Features, Metrics, Objective
+from cocu_jax.training.state import Arrays, batch_stats_of, graph_of, merge_model
+
+Gradients = tuple[Float[Array, ""], Metrics, Arrays, Arrays]
+
+
+def make_gradients(
+    objective: Objective, accumulate: int, mesh: Mesh
+) -> Callable[[Arrays, Arrays, Batch, PRNGKeyArray], Gradients]:
+    """(params, batch_stats, batch, key) -> loss, metrics, gradients, new batch statistics."""
+    graphdef = graph_of(objective.build)
+    everywhere = NamedSharding(mesh, REPLICATED)
+
+    def gather(x: Array) -> Array:
+        return jax.lax.with_sharding_constraint(x, everywhere)
+
+    def features(params: Arrays, stats: Arrays, batch: Batch, key: PRNGKeyArray):
+        return objective.features(merge_model(graphdef, params, stats), batch, key)
+
+    def loss(params: Arrays, stats: Arrays, features: Features):
+        model = merge_model(graphdef, params, stats)
+        value, metrics = objective.loss(model, features, gather)
+        return value, (metrics, batch_stats_of(model))
+
+    def at_once(params, stats, batch, key) -> Gradients:
+        def whole(params):
+            rows, seen = features(params, stats, batch, key)
+            value, (metrics, new_stats) = loss(params, stats, rows)
+            return value, (metrics | seen, new_stats)
+
+        (value, (metrics, stats)), grads = jax.value_and_grad(whole, has_aux=True)(params)
+        return value, metrics, grads, stats
+
+    def in_parts(params, stats, batch, key) -> Gradients:
+        parts = _split_rows(batch, accumulate, mesh)
+        keys = jax.random.split(key, accumulate)
+        rows, seen = jax.lax.map(lambda part: features(params, stats, *part), (parts, keys))
+        value_and_grad = jax.value_and_grad(loss, argnums=(0, 2), has_aux=True)
+        (value, (metrics, new_stats)), (grads, pull) = value_and_grad(
+            params, stats, _join_rows(rows, mesh)
+        )
+
+        def add(grads: Arrays, part):
+            inputs, pull = part
+            _, backward = jax.vjp(lambda p: features(p, stats, *inputs)[0], params)
+            return jax.tree.map(jnp.add, grads, backward(pull)[0]), None
+
+        pulls = _split_rows(pull, accumulate, mesh)
+        grads, _ = jax.lax.scan(add, grads, ((parts, keys), pulls))
+        return value, metrics | jax.tree.map(jnp.mean, seen), grads, new_stats
+
+    def gradients(params: Arrays, stats: Arrays, batch: Batch, key: PRNGKeyArray) -> Gradients:
+        params, stats = jax.tree.map(gather, (params, stats))
+        return (at_once if accumulate == 1 else in_parts)(params, stats, batch, key)
+
+    return gradients
+
+
+def _split_rows(tree, parts: int, mesh: Mesh):
+    """[b, ...] -> [parts, b / parts, ...]; every device keeps its own rows, part p every p-th."""
+    rows = NamedSharding(mesh, PartitionSpec(None, *BATCH))
+
+    def split(x: Array) -> Array:
+        x = x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+        return jax.lax.with_sharding_constraint(x, rows)
+
+    return jax.tree.map(split, tree)
+
+
+def _join_rows(tree, mesh: Mesh):
+    """The inverse of `_split_rows`."""
+
+    def join(x: Array) -> Array:
+        x = x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, BATCH))
+
+    return jax.tree.map(join, tree)

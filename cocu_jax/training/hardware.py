@@ -1,0 +1,39 @@
+"""What accelerators can do at best, for utilisation and rooflines."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """Peaks of one device as JAX counts them; from the vendors' data sheets.
+
+    Attributes:
+        flops: bf16 matrix products without sparsity, FLOP/s.
+        bandwidth: of its memory, bytes/s.
+        memory: bytes.
+        link: of all links to other chips of the slice, bytes/s in one direction; 0 if unknown.
+    """
+
+    flops: float
+    bandwidth: float
+    memory: float
+    link: float = 0.0
+
+
+# By `device_kind`. A v4 or v5p chip appears as one device (megacore).
+CHIPS = {
+    "TPU v4": Chip(275e12, 1.2e12, 32e9, 300e9),
+    "TPU v5 lite": Chip(197e12, 0.82e12, 16e9, 200e9),
+    "TPU v5": Chip(459e12, 2.77e12, 95e9, 600e9),
+    "TPU v6 lite": Chip(918e12, 1.64e12, 32e9, 400e9),
+    "NVIDIA A100-SXM4-40GB": Chip(312e12, 1.55e12, 40e9),
+    "NVIDIA A100-SXM4-80GB": Chip(312e12, 2.04e12, 80e9),
+    "NVIDIA H100 80GB HBM3": Chip(989e12, 3.35e12, 80e9),
+    "NVIDIA H100 PCIe": Chip(756e12, 2.04e12, 80e9),
+    "NVIDIA H200": Chip(989e12, 4.8e12, 141e9),
+}
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip that JAX calls `device_kind`, or None if its peaks are not known (a CPU)."""
+    return CHIPS.get(device_kind)

@@ -1,0 +1,227 @@
+"""The train job: runs a config to its end, however often it is interrupted.
+
+Reads top to bottom: open the work directory, plan, restore or initialise, step, evaluate, export.
+What is computed is a function of (config, step) alone, so a run that was killed ends in the same
+bits as one that was not.
+"""
+
+import collections
+import json
+import math
+import os
+import time
+
+import jax
+import ml_collections
+from etils import epath
+from flax import nnx
+from jax.sharding import NamedSharding
+
+from cocu_jax.errors import UserError
+from cocu_jax.input.pipeline import count_examples, train_batches
+from cocu_jax.progress import progress_bar
+from cocu_jax.stopping import Stopped
+from cocu_jax.training.agreement import Agreement
+from cocu_jax.training.checkpoints import Checkpoints
+from cocu_jax.training.evaluation import Evaluation, open_evaluation
+from cocu_jax.training.mesh import REPLICATED, put_batch
+from cocu_jax.training.metrics import MetricsLog
+from cocu_jax.training.plan import Plan, make_plan
+from cocu_jax.training.records import data_facts, write_records
+from cocu_jax.training.state import TrainState, evaluated_arrays, graph_of, merge_model
+from cocu_jax.training.timing import Clock, Profile
+from cocu_jax.workdir import open_workdir
+
+RESULT_FILE = "metrics.json"
+EXPORT_DIRECTORY = "export"
+
+# Fields that change nothing of what is learned: they may differ between runs of one directory.
+FREE_FIELDS = (
+    "checkpoint_every",
+    "checkpoint_minutes",
+    "compile_cache",
+    "keep",
+    "log_every",
+    "mesh",
+    "profile_at",
+    "profile_steps",
+)
+
+# Steps given to the devices ahead of the one that is finished; bounds memory and hides the host.
+_IN_FLIGHT = 2
+
+
+def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
+    """Trains, or goes on training, or returns at once if `workdir` holds the finished run.
+
+    Args:
+        config: `configs/cocu.py` explains every field.
+        workdir: local or `gs://` directory for checkpoints, logs, the exported model and
+            `metrics.json`.
+
+    Returns:
+        The figures of `metrics.json`: the last line of the log and the last evaluation.
+
+    Raises:
+        UserError: config or data cannot be used, or training diverged.
+        Stopped: on request, after everything was saved.
+    """
+    root = open_workdir(workdir, config, FREE_FIELDS, writer=jax.process_index() == 0)
+    if (root / RESULT_FILE).exists():
+        return json.loads((root / RESULT_FILE).read_text())
+    use_compile_cache(config.compile_cache)
+    evaluation = open_evaluation(config)
+    plan = make_plan(config, count_examples(config.data))
+    checkpoints = Checkpoints(root / "checkpoints", config.keep, data_facts(config))
+    try:
+        restored = checkpoints.restore(plan.targets())
+        state = restored.state if restored else plan.init()
+        if jax.process_index() == 0:
+            write_records(root, plan)
+        run = Run(config, root, plan, checkpoints, evaluation)
+        return run(state, restored.step if restored else 0)
+    finally:
+        checkpoints.close()
+
+
+def use_compile_cache(directory: str) -> None:
+    """Keeps compiled programs in `directory`, for the next run to start at once; "" keeps none."""
+    if directory:
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
+
+
+class Run:
+    """One attempt at a run: from a state to the end, or to where it is stopped."""
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        root: epath.Path,
+        plan: Plan,
+        checkpoints: Checkpoints,
+        evaluation: Evaluation | None,
+    ):
+        self.config = config
+        self.root = root
+        self.plan = plan
+        self.checkpoints = checkpoints
+        self.evaluation = evaluation
+        self.agreement = Agreement()
+        self.clock = Clock()
+        self.evaluated: dict[str, float] = {}
+        self.saved_at = time.monotonic()
+
+    def __call__(self, state: TrainState, first_step: int) -> dict[str, float]:
+        """Steps to the end, evaluates, exports; returns the final figures."""
+        self.log = MetricsLog(self.root, first_step, jax.process_index() == 0)
+        try:
+            with self.agreement:
+                state = self._steps(state, first_step)
+                if self.evaluation and not self.evaluated:  # stopped just before the last one
+                    self._evaluate(state, first_step)
+            result = self.log.latest() | self.evaluated
+        finally:
+            self.log.close()
+        self._export(state)
+        self.checkpoints.wait()
+        result = {name: v if math.isfinite(v) else None for name, v in result.items()}
+        if jax.process_index() == 0:
+            (self.root / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
+        return result
+
+    def _steps(self, state: TrainState, first_step: int) -> TrainState:
+        config, total = self.config, self.plan.total_steps
+        processes = jax.process_index(), jax.process_count()
+        batches = train_batches(config.data, config.batch_size, config.seed, first_step, *processes)
+        profile = Profile(self.root, config.profile_at, config.profile_steps)
+        in_flight = collections.deque()
+        with progress_bar(f"train {self.root.name}", total, "steps", first_step) as bar:
+            for step in range(first_step + 1, total + 1):
+                with self.clock.waiting():
+                    batch = put_batch(self.plan.mesh, next(batches))
+                profile.before(step)
+                state, metrics = self.plan.step(state, batch)
+                self.log.add(metrics)
+                in_flight.append(metrics["loss/total"])
+                if len(in_flight) > _IN_FLIGHT:
+                    in_flight.popleft().block_until_ready()
+                profile.after(step, metrics)
+                self.clock.step()
+                bar.update()
+                if step % config.log_every == 0 or step == total:
+                    bar.set_postfix(self._write_log(step), refresh=False)
+                self._save(state, step)
+        self._check_finite(self.log.latest())
+        return state
+
+    def _write_log(self, step: int) -> dict[str, str]:
+        """Logs the interval that ends; checks and returns the one before, which is ready."""
+        line = self.log.write(step, self.clock.rates(self.config.batch_size, self.plan))
+        self._check_finite(line)
+        shown = {"loss": line.get("loss/total"), "mIoU": self.evaluated.get("evaluation/miou")}
+        return {name: f"{value:.3f}" for name, value in shown.items() if value is not None}
+
+    def _save(self, state: TrainState, step: int) -> None:
+        """Evaluates and writes a checkpoint if it is time; stops if that was requested."""
+        last = step == self.plan.total_steps
+        evaluate = self.evaluation and (last or _due(step, self.config.eval_every))
+        if evaluate:
+            with self.clock.paused():
+                self._evaluate(state, step)
+        stop = self.agreement.stop(step)
+        if evaluate or stop or last or self._checkpoint_due(step):
+            with self.clock.paused():
+                self.checkpoints.save(
+                    state, step, self.evaluated["evaluation/miou"] if evaluate else None
+                )
+            self.saved_at = time.monotonic()
+        if stop and not last:
+            self.checkpoints.wait()
+            raise Stopped(
+                f"{self.root}: stopped and saved after step {step} of {self.plan.total_steps}; "
+                "run the same command to go on"
+            )
+
+    def _checkpoint_due(self, step: int) -> bool:
+        if _due(step, self.config.checkpoint_every):
+            return True
+        if not self.config.checkpoint_minutes or step % self.config.log_every:
+            return False
+        late = time.monotonic() - self.saved_at >= 60 * self.config.checkpoint_minutes
+        return self.agreement.of_first(late)
+
+    def _check_finite(self, line: dict[str, float]) -> None:
+        bad = int(line.get("skipped_in_row", 0))
+        if bad < self.config.nonfinite_limit:
+            return
+        self.checkpoints.wait()
+        saved = self.checkpoints.latest
+        kept = f"the newest checkpoint is of step {saved}" if saved else "no checkpoint was due yet"
+        raise UserError(
+            f"{self.root}: loss or gradient not finite in the {bad} steps up to {line['step']}; "
+            f"{kept}; lower config.learning_rate, or look at the data there"
+        )
+
+    def _evaluate(self, state: TrainState, step: int) -> None:
+        self.evaluated = self.evaluation(self._model(state), self.agreement.request)
+        self.log.write_now(step, self.evaluated)
+
+    def _model(self, state: TrainState) -> nnx.Module:
+        """The model that is evaluated and exported, whole on every device."""
+        everywhere = NamedSharding(self.plan.mesh, REPLICATED)
+        gathered = jax.jit(evaluated_arrays, out_shardings=everywhere)(state)
+        return merge_model(graph_of(self.plan.objective.build), *gathered)
+
+    def _export(self, state: TrainState) -> None:
+        if not self.config.export:
+            return
+        model = self._model(state)
+        if jax.process_index() == 0:
+            from cocu_jax.models.weights.huggingface import save_clip, save_groupvit
+
+            save = {"groupvit": save_groupvit, "clip": save_clip}[self.config.objective]
+            save(model, str(self.root / EXPORT_DIRECTORY))
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

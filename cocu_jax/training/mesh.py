@@ -1,0 +1,74 @@
+"""The device mesh, and where every array of a training step lives on it.
+
+Two axes: `data` splits the batch only; `fsdp` splits the batch and the parameters with everything
+that has their shape (moments, average). Parameters are gathered when a step begins and gradients
+are scattered when it ends, so `fsdp` divides what is kept, not what is sent.
+"""
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cocu_jax.errors import UserError
+
+BATCH = PartitionSpec(("data", "fsdp"))
+REPLICATED = PartitionSpec()
+
+# Splitting small arrays costs a collective each and saves nothing.
+_SMALLEST_SPLIT = 2**16
+
+
+def make_mesh(data: int, fsdp: int, batch_size: int, devices=None) -> Mesh:
+    """A mesh over all devices.
+
+    Args:
+        data: size of the axis that splits only the batch; -1 takes all devices that `fsdp` leaves.
+        fsdp: size of the axis that also splits parameters.
+        batch_size: global batch, checked to be a multiple of the number of devices.
+        devices: default all of them.
+
+    Raises:
+        UserError: the sizes do not multiply to the number of devices, or do not divide the batch.
+    """
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
+    if fsdp < 1 or count % fsdp or data not in (-1, count // fsdp):
+        raise UserError(
+            f"config.mesh data={data} fsdp={fsdp}: there are {count} devices; "
+            "data x fsdp must be that number (data=-1 fills in)"
+        )
+    if batch_size % count:
+        raise UserError(
+            f"config.batch_size={batch_size} is no multiple of the {count} devices; change it"
+        )
+    return jax.make_mesh(
+        (count // fsdp, fsdp),
+        ("data", "fsdp"),
+        axis_types=(jax.sharding.AxisType.Auto,) * 2,
+        devices=devices,
+    )
+
+
+def state_shardings(mesh: Mesh, state):
+    """A sharding for each leaf of a train state of shapes: the longest axis that `fsdp` divides."""
+
+    def sharding(leaf) -> NamedSharding:
+        size = mesh.shape["fsdp"]
+        if size == 1 or np.prod(leaf.shape) < _SMALLEST_SPLIT:
+            return NamedSharding(mesh, REPLICATED)
+        axes = [i for i, length in enumerate(leaf.shape) if length % size == 0]
+        if not axes:
+            return NamedSharding(mesh, REPLICATED)
+        longest = max(axes, key=lambda i: leaf.shape[i])
+        return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
+
+    return jax.tree.map(sharding, state)
+
+
+def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Makes global arrays, split by rows, of the rows that this process has read.
+
+    Names of rows (`key`, bytes) stay behind.
+    """
+    batch = {name: rows for name, rows in batch.items() if rows.dtype.kind in "iuf"}
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, BATCH), batch)

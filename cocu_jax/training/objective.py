@@ -1,0 +1,157 @@
+"""What a run trains: a model and its loss, cut in two where the rows of a batch first meet.
+
+`features` treats every row alone, so it can run on parts of the batch; `loss` needs all rows at
+once, for it holds the batch normalisation of the projectors and the contrastive losses. Gradient
+accumulation (`training.step`) relies on that cut.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from cocu_jax.errors import UserError
+from cocu_jax.input.augment import device_augment
+from cocu_jax.models.clip import CLIP, CLIPConfig
+from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
+from cocu_jax.models.losses import contrastive_loss, multi_label_loss, normalize, temperature_scale
+from cocu_jax.models.text import TextConfig
+
+Batch = dict[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+# Puts an array of all rows on every device.
+Gather = Callable[[Array], Array]
+
+
+class Features(NamedTuple):
+    """What the towers say about some rows, before the projectors.
+
+    Attributes:
+        image: [b, d].
+        texts: [b, 1 + k, e]: of each row's caption, then of its prompts. One array, rows first, so
+            that neither a mesh over rows nor batch normalisation sees where captions end.
+    """
+
+    image: Float[Array, "b d"]
+    texts: Float[Array, "b n e"]
+
+
+class Objective(NamedTuple):
+    """A model and its loss.
+
+    Attributes:
+        settings: the model's.
+        build: makes the model from random streams.
+        features: (model, batch with uint8 images, key) -> features and metrics of those rows.
+        loss: (model, features of all rows, gather) -> loss and metrics; moves batch statistics.
+    """
+
+    settings: GroupViTConfig | CLIPConfig
+    build: Callable[[nnx.Rngs], nnx.Module]
+    features: Callable[[nnx.Module, Batch, PRNGKeyArray], tuple[Features, Metrics]]
+    loss: Callable[[nnx.Module, Features, Gather], tuple[Float[Array, ""], Metrics]]
+
+
+def make_objective(config) -> Objective:
+    """The objective of a train config.
+
+    Args:
+        config: `objective`, `model` (fields of `GroupViTConfig` or `CLIPConfig`), and of `data` the
+            fields `augment`, `mean` and `std`.
+
+    Raises:
+        UserError: no such objective.
+    """
+    if config.objective not in ("groupvit", "clip"):
+        raise UserError(f"config.objective={config.objective!r} is neither 'groupvit' nor 'clip'")
+    fields = config.model.to_dict()
+    text = TextConfig(**fields.pop("text"))
+    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    model_class, config_class, features, loss = {
+        "groupvit": (GroupViT, GroupViTConfig, groupvit_features, groupvit_loss),
+        "clip": (CLIP, CLIPConfig, clip_features, clip_loss),
+    }[config.objective]
+    settings = config_class(text=text, **fields)
+    mode, mean, std = config.data.augment, tuple(config.data.mean), tuple(config.data.std)
+
+    def features_of(model, batch: Batch, key: PRNGKeyArray) -> tuple[Features, Metrics]:
+        image_key, key = jax.random.split(key)
+        images = device_augment(batch["image"], image_key, mode=mode, mean=mean, std=std)
+        return features(model, batch | {"image": images}, key)
+
+    return Objective(settings, lambda rngs: model_class(settings, rngs=rngs), features_of, loss)
+
+
+def groupvit_features(model: GroupViT, batch: Batch, key: PRNGKeyArray) -> tuple[Features, Metrics]:
+    """Mean segment of each image, with Gumbel noise and drop-path, and text features."""
+    drop_key, noise_key = jax.random.split(key)
+    gumbel = model.draw_gumbel(noise_key, batch["image"].shape)
+    tokens, assignments = model.image(batch["image"], drop_key, gumbel)
+    metrics = {
+        f"group_entropy/stage{i + 1}": usage_entropy(jax.lax.stop_gradient(soft))
+        for i, soft in enumerate(assignments)
+    }
+    return Features(tokens.astype(jnp.float32).mean(1), _text_features(model, batch)), metrics
+
+
+def groupvit_loss(
+    model: GroupViT, features: Features, gather: Gather
+) -> tuple[Float[Array, ""], Metrics]:
+    """Contrastive loss of image and caption plus multi-label loss of image and prompts.
+
+    The images' features stay split by rows and those of the texts are gathered once, so a device
+    holds the logits of its own images only.
+    """
+    image = normalize(model.image_projector(features.image, train=True))
+    texts = gather(normalize(model.text_projector(features.texts, train=True)))
+    contrastive = contrastive_loss(image, texts[:, 0], model.log_scale[...])
+    metrics = {
+        "loss/contrastive": contrastive,
+        "temperature/contrastive": temperature_scale(model.log_scale[...]),
+    }
+    if texts.shape[1] == 1:
+        return contrastive, metrics
+    multi_label = multi_label_loss(image, texts[:, 1:], model.multi_label_log_scale[...])
+    metrics |= {
+        "loss/multi_label": multi_label,
+        "temperature/multi_label": temperature_scale(model.multi_label_log_scale[...]),
+    }
+    return contrastive + multi_label, metrics
+
+
+def clip_features(model: CLIP, batch: Batch, key: PRNGKeyArray) -> tuple[Features, Metrics]:
+    """Projected features of images and captions; nothing is random."""
+    texts = model.encode_text(batch["caption"][:, None])
+    return Features(model.encode_image(batch["image"]), texts), {}
+
+
+def clip_loss(model: CLIP, features: Features, gather: Gather) -> tuple[Float[Array, ""], Metrics]:
+    """Contrastive loss of images and captions."""
+    texts = gather(normalize(features.texts))
+    loss = contrastive_loss(normalize(features.image), texts[:, 0], model.log_scale[...])
+    metrics = {
+        "loss/contrastive": loss,
+        "temperature/contrastive": temperature_scale(model.log_scale[...]),
+    }
+    return loss, metrics
+
+
+def usage_entropy(soft: Float[Array, "b s n"]) -> Float[Array, ""]:
+    """How evenly an image's tokens spread over its segments: 0 is one segment, 1 all alike.
+
+    Entropy of the share of tokens that each segment wins, over log(s), mean over images.
+    """
+    won = jax.nn.one_hot(soft.argmax(1), soft.shape[1]).mean(1)
+    return jax.scipy.special.entr(won).sum(-1).mean() / math.log(soft.shape[1])
+
+
+def _text_features(model: GroupViT, batch: Batch) -> Float[Array, "b n e"]:
+    """Text features of captions and prompts, each encoded at its own length."""
+    texts = [batch["caption"][:, None]]
+    if "prompts" in batch:
+        texts.append(batch["prompts"])
+    return jnp.concatenate([model.text(tokens) for tokens in texts], axis=1)
