@@ -1,0 +1,90 @@
+"""Mask files -> arrays of classes; images and masks that do not fit each other are named."""
+
+import io
+
+import numpy as np
+from etils import epath
+from jaxtyping import Int
+from PIL import Image, UnidentifiedImageError
+
+from cocu_jax.errors import UserError
+from data_prep.segmentation_ids import UNKNOWN
+
+_LABEL_MODES = ("P", "L", "I;16", "I")
+
+
+def open_image(path: epath.Path) -> tuple[bytes, Image.Image]:
+    """Reads an image file: its bytes, and the image, decoded.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        content = path.read_bytes()
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; unpack the official archive again") from None
+    except (UnidentifiedImageError, OSError, SyntaxError):  # SyntaxError: Pillow's broken PNG
+        raise UserError(f"{path}: not a readable image; fetch it again") from None
+    return content, image
+
+
+def read_ids(path: epath.Path) -> Int[np.ndarray, "h w"]:
+    """Raw ids of a palette PNG (the indices) or a label PNG (the values)."""
+    _, image = open_image(path)
+    if image.mode not in _LABEL_MODES:
+        raise UserError(
+            f"{path}: a {image.mode} picture, but masks are palette or label PNGs; "
+            "use the official file, not a coloured copy"
+        )
+    return np.asarray(image).astype(np.int32)
+
+
+def read_colour_ids(path: epath.Path) -> Int[np.ndarray, "h w"]:
+    """Raw ids of an ImageNet-S mask: red + 256 * green."""
+    _, image = open_image(path)
+    if image.mode != "RGB":
+        raise UserError(
+            f"{path}: a {image.mode} picture, but ImageNet-S masks are RGB (id = R + 256 G); "
+            "use the official file"
+        )
+    red, green, _ = np.moveaxis(np.asarray(image).astype(np.int32), -1, 0)
+    return red + 256 * green
+
+
+def to_classes(
+    raw: Int[np.ndarray, "h w"], table: Int[np.ndarray, "n"], name: str
+) -> Int[np.ndarray, "h w"]:
+    """Looks raw ids up.
+
+    Args:
+        raw: raw ids of a mask.
+        table: raw id -> class.
+        name: of the mask, for messages.
+
+    Raises:
+        UserError: the mask holds an id that it cannot hold.
+    """
+    known = (raw >= 0) & (raw < len(table))
+    classes = table[np.where(known, raw, 0)]
+    known &= classes != UNKNOWN
+    if not known.all():
+        wrong = raw[~known]
+        raise UserError(
+            f"{name}: holds id {wrong[0]} ({wrong.size} unexpected pixels); is --root the dataset "
+            "that --benchmark names, with its official masks?"
+        )
+    return classes
+
+
+def require_same_size(
+    image: Image.Image, path: epath.Path, mask: Int[np.ndarray, "h w"], name: str
+) -> None:
+    """Raises UserError if image and mask differ in size."""
+    height, width = mask.shape
+    if image.size != (width, height):
+        raise UserError(
+            f"{path}: {image.width} x {image.height} pixels, but its mask {name} has "
+            f"{width} x {height}; fetch both again"
+        )

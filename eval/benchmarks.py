@@ -1,0 +1,68 @@
+"""The eight published benchmarks and their settings. No JAX here: `data_prep` reads this too."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+from cocu_jax.errors import UserError
+from eval.protocol import Protocol
+
+_FILE = pathlib.Path(__file__).with_name("benchmarks.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """One benchmark as published.
+
+    Attributes:
+        name: short name, as in configs and on command lines.
+        title: what it is, for tables.
+        classes: class names in label order; with a background class, that one first.
+        protocol: how it is evaluated.
+        split_size: number of images of the official split.
+        layout: official files, in words, for error messages.
+    """
+
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    protocol: Protocol
+    split_size: int
+    layout: str
+
+
+@functools.cache
+def benchmarks() -> dict[str, Benchmark]:
+    """All benchmarks by name, in the paper's order."""
+    return {name: _parse(name, fields) for name, fields in json.loads(_FILE.read_text()).items()}
+
+
+def get_benchmark(name: str) -> Benchmark:
+    """The benchmark of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in benchmarks():
+        known = ", ".join(benchmarks())
+        raise UserError(f"{name!r} is no benchmark; choose from {known}")
+    return benchmarks()[name]
+
+
+def _parse(name: str, fields: dict) -> Benchmark:
+    protocol = Protocol(
+        crop=fields["crop"],
+        stride=fields["stride"],
+        resize_long_short=tuple(fields["resize_long_short"]),
+        has_background=fields["has_background"],
+        bg_thresh=fields["bg_thresh"],
+    )
+    return Benchmark(
+        name=name,
+        title=fields["title"],
+        classes=tuple(fields["classes"]),
+        protocol=protocol,
+        split_size=fields["split_size"],
+        layout=fields["layout"],
+    )
