@@ -1,0 +1,128 @@
+"""Models to and from the tensors of a checkpoint, by a table of names."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cocu_jax.errors import UserError
+from cocu_jax.models.weights.names import BUFFERS, Place, Table, find
+from cocu_jax.models.weights.stored import StoredTensor
+
+Shape = tuple[int, ...]
+_FLOATS = ("float32", "bfloat16", "float16", "float64")
+
+
+def fill(
+    make: Callable[[], nnx.Module],
+    table: Table,
+    tensors: Mapping[str, StoredTensor],
+    given: Mapping[str, np.ndarray],
+    source: str,
+    adjust: Callable[[str, np.ndarray], np.ndarray] = lambda path, array: array,
+) -> nnx.Module:
+    """A model with the tensors' values; nothing is initialised, and read one tensor at a time.
+
+    Args:
+        make: builds the model; only its shapes are computed.
+        table: names of our paths in the checkpoint.
+        tensors: the checkpoint.
+        given: values of our paths that the checkpoint has no place for.
+        source: the checkpoint's name, for messages.
+        adjust: last change to the value of a path.
+
+    Raises:
+        UserError: a tensor is missing, superfluous, or of another shape than the model's.
+    """
+    graph, state = nnx.split(nnx.eval_shape(make))
+    variables = {_dotted(path): variable for path, variable in nnx.to_flat_state(state)}
+    places = {path: find(table, path) for path in variables if path not in given}
+    for path, place in places.items():
+        _check(place, variables[path].shape, tensors, source)
+    expected = {place.name for place in places.values()}
+    extra = sorted(name for name in tensors.keys() - expected if not BUFFERS.fullmatch(name))
+    if extra:
+        raise UserError(
+            f"{source}: tensor {extra[0]} has no place in the model "
+            f"({len(extra)} such); its config describes another architecture"
+        )
+    for path, variable in variables.items():
+        shape = variable.shape
+        value = given[path] if path in given else _read(places[path], shape, tensors)
+        variable.set_value(jnp.array(adjust(path, value), jnp.float32).reshape(shape))
+    return nnx.merge(graph, state)
+
+
+def _check(place: Place, shape: Shape, tensors: Mapping[str, StoredTensor], source: str) -> None:
+    stored = tensors.get(place.name)
+    if stored is None:
+        raise UserError(f"{source}: tensor {place.name} is missing; the checkpoint is incomplete")
+    expected = _their_shape(place, shape)
+    if stored.shape != expected:
+        raise UserError(
+            f"{stored.file}: tensor {place.name} has shape {list(stored.shape)}, "
+            f"the model needs {list(expected)}; its config describes another architecture"
+        )
+    if stored.dtype not in _FLOATS:
+        raise UserError(
+            f"{stored.file}: tensor {place.name} is {stored.dtype}; "
+            f"weights are {', '.join(_FLOATS)}"
+        )
+
+
+def _their_shape(place: Place, shape: Shape) -> Shape:
+    theirs = place.layout.their_shape(shape)
+    return theirs if place.third is None else (3 * theirs[0], *theirs[1:])
+
+
+def _read(place: Place, shape: Shape, tensors: Mapping[str, StoredTensor]) -> np.ndarray:
+    theirs = tensors[place.name].read()
+    if place.third is not None:
+        theirs = np.split(theirs, 3)[place.third]
+    return place.layout.to_ours(theirs, shape)
+
+
+def arrays(model: nnx.Module) -> dict[str, np.ndarray]:
+    """The model's arrays by dotted path, on this host, float32.
+
+    In a run of several processes all of them must call this together.
+    """
+    return {
+        _dotted(path): np.asarray(_whole(variable.get_value()), np.float32)
+        for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))
+    }
+
+
+def _whole(value: jax.Array) -> jax.Array | np.ndarray:
+    if getattr(value, "is_fully_addressable", True):
+        return value
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(value, tiled=True)
+
+
+def rename(ours: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:
+    """Their tensors, by their names, from our arrays by path; each batch norm gets its counter."""
+    pieces: dict[str, list[np.ndarray]] = {}
+    for path, array in ours.items():
+        place = find(table, path)
+        if place is None:
+            continue
+        pieces.setdefault(place.name, [array] * (1 if place.third is None else 3))
+        pieces[place.name][place.third or 0] = place.layout.to_theirs(array)
+    theirs = {
+        name: np.asarray(parts[0] if len(parts) == 1 else np.concatenate(parts), order="C")
+        for name, parts in pieces.items()
+    }
+    counters = (
+        name.replace("running_mean", "num_batches_tracked")
+        for name in theirs
+        if name.endswith(".running_mean")
+    )
+    return theirs | {name: np.zeros((), np.int64) for name in counters}
+
+
+def _dotted(path: tuple) -> str:
+    return ".".join(map(str, path))

@@ -1,0 +1,146 @@
+"""Hugging Face checkpoints in and out: what `transformers` reads and writes, without torch."""
+
+import functools
+import math
+import pathlib
+
+import jax
+import numpy as np
+from flax import nnx
+from safetensors.numpy import save_file
+
+from cocu_jax.errors import UserError
+from cocu_jax.models.clip import CLIP, CLIPConfig
+from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
+from cocu_jax.models.text import TextConfig
+from cocu_jax.models.weights import assignment_scale
+from cocu_jax.models.weights.companions import write_companions, write_json
+from cocu_jax.models.weights.config_json import (
+    OURS,
+    read_clip_config,
+    read_groupvit_config,
+    write_clip_config,
+    write_groupvit_config,
+)
+from cocu_jax.models.weights.convert import arrays, fill, rename
+from cocu_jax.models.weights.image_processing import (
+    ImageProcessing,
+    imagenet_processing,
+    read_processing,
+)
+from cocu_jax.models.weights.names import HUGGINGFACE_CLIP, HUGGINGFACE_GROUPVIT
+from cocu_jax.models.weights.source import (
+    CONFIG,
+    PREPROCESSOR,
+    WEIGHTS,
+    model_folder,
+    open_weights,
+    read_json,
+)
+from cocu_jax.models.weights.target import new_folder
+
+_MULTI_LABEL = "multi_label_logit_scale"
+
+
+def load_clip(path_or_hub_id: str, dtype: str = "float32") -> tuple[CLIP, ImageProcessing]:
+    """A `CLIPModel` checkpoint as our CLIP, and how its images are prepared.
+
+    Args:
+        path_or_hub_id: a folder, e.g. one written by `save_clip`, or a hub id such as
+            `openai/clip-vit-base-patch32`.
+        dtype: of the matrix products, "float32" or "bfloat16"; parameters are float32.
+
+    Raises:
+        UserError: there is no such model, it is damaged, or it is not a CLIP; one line says why.
+    """
+    with model_folder(path_or_hub_id) as folder:
+        config = _checked(read_clip_config, folder / CONFIG, dtype)
+        make = functools.partial(_make_clip, config)
+        model = fill(make, HUGGINGFACE_CLIP, open_weights(folder), {}, str(path_or_hub_id))
+        processing = ImageProcessing(config.image_size)
+        if (folder / PREPROCESSOR).exists():
+            processing = _checked(read_processing, folder / PREPROCESSOR, config.image_size)
+    return model, processing
+
+
+def load_groupvit(path_or_hub_id: str, dtype: str = "float32") -> GroupViT:
+    """A `GroupViTModel` checkpoint as our GroupViT; arguments and errors as `load_clip`.
+
+    The temperature of the multi-label loss and the other settings that transformers does not know
+    are restored if we wrote the checkpoint; else they have their initial values.
+    """
+    with model_folder(path_or_hub_id) as folder:
+        config = _checked(read_groupvit_config, folder / CONFIG, dtype)
+        ours = read_json(folder / CONFIG).get(OURS, {})
+        restored = assignment_scale.restored(config)
+        return fill(
+            lambda: GroupViT(restored, rngs=nnx.Rngs(0)),
+            HUGGINGFACE_GROUPVIT,
+            open_weights(folder),
+            {"multi_label_log_scale": np.float32(ours.get(_MULTI_LABEL, math.log(1 / 0.07)))},
+            str(path_or_hub_id),
+            functools.partial(assignment_scale.unfold, scale=restored.assign_logit_scale),
+        )
+
+
+def save_clip(model: CLIP, folder: str, processing: ImageProcessing | None = None) -> None:
+    """Writes a folder that `transformers.CLIPModel.from_pretrained` loads.
+
+    In a run of several processes all must call it; the first one writes.
+
+    Args:
+        model: the model.
+        folder: a new folder, local or in a bucket, or one with an earlier model to replace.
+        processing: how images were prepared; None: CLIP's way.
+
+    Raises:
+        UserError: the folder is something else already, or cannot be written.
+    """
+    config = model.config
+    tensors = rename(arrays(model), HUGGINGFACE_CLIP)
+    processing = processing or ImageProcessing(config.image_size)
+    _save(folder, write_clip_config(config), tensors, config.text, processing)
+
+
+def save_groupvit(model: GroupViT, folder: str, processing: ImageProcessing | None = None) -> None:
+    """Writes a folder that `transformers.GroupViTModel.from_pretrained` loads.
+
+    Arguments and errors as `save_clip`; without `processing` it is GroupViT's way (ImageNet's mean
+    and deviation). `assignment_scale` says what becomes of `assign_logit_scale`.
+    """
+    config = model.config
+    scale = config.assign_logit_scale
+    ours = {path: assignment_scale.fold(path, a, scale) for path, a in arrays(model).items()}
+    settings = {_MULTI_LABEL: float(ours["multi_label_log_scale"])}
+    tensors = rename(ours, HUGGINGFACE_GROUPVIT)
+    processing = processing or imagenet_processing(config.image_size)
+    _save(folder, write_groupvit_config(config, settings), tensors, config.text, processing)
+
+
+def _make_clip(config: CLIPConfig) -> CLIP:
+    return CLIP(config, rngs=nnx.Rngs(0))
+
+
+def _checked(read, file: pathlib.Path, argument) -> CLIPConfig | GroupViTConfig | ImageProcessing:
+    """Reads a JSON file into a config; what makes no sense in it is the user's error."""
+    content = read_json(file)
+    try:
+        return read(content, str(file), argument)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{file}: not as transformers writes it ({reason})") from None
+
+
+def _save(
+    folder: str,
+    config: dict,
+    tensors: dict[str, np.ndarray],
+    text: TextConfig,
+    processing: ImageProcessing,
+) -> None:
+    if jax.process_index():
+        return
+    with new_folder(folder) as staging:
+        save_file(tensors, staging / WEIGHTS, metadata={"format": "pt"})
+        write_companions(staging, config["architectures"][0], text, processing)
+        write_json(staging / CONFIG, config)

@@ -1,0 +1,104 @@
+"""How images are prepared for a model: Hugging Face's `preprocessor_config.json`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from cocu_jax.errors import UserError
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# PIL's numbers, which Hugging Face writes.
+_RESAMPLES = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+
+
+@dataclass(frozen=True)
+class ImageProcessing:
+    """Resize to a square, scale to 0..1, normalise.
+
+    Attributes:
+        size: side of the square that the model sees, in pixels.
+        mean: of the colour channels, red, green, blue, on the scale 0..1.
+        std: deviation of the same.
+        keep_aspect: resize the short side and cut out the centre; False: squeeze both sides.
+        resample: PIL's name of the interpolation.
+    """
+
+    size: int
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    keep_aspect: bool = True
+    resample: str = "bicubic"
+
+
+def imagenet_processing(size: int) -> ImageProcessing:
+    """What GroupViT was trained with: ImageNet's mean and deviation, bilinear."""
+    return ImageProcessing(size, IMAGENET_MEAN, IMAGENET_STD, resample="bilinear")
+
+
+def read_processing(settings: dict, source: str, image_size: int) -> ImageProcessing:
+    """Translates `preprocessor_config.json`, of transformers 4 and 5 or older.
+
+    Args:
+        settings: its content; what it leaves out is CLIP's.
+        source: its name, for messages.
+        image_size: the model's.
+
+    Raises:
+        UserError: it asks for something we do not do, or for another size than the model's.
+    """
+    for step in ("do_resize", "do_rescale", "do_normalize"):
+        if not settings.get(step, True):
+            raise UserError(f"{source}: {step} is off; such a model is not supported")
+    if abs(settings.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
+        raise UserError(f"{source}: rescale_factor is not 1/255; not supported")
+    stated = settings.get("size", image_size)
+    keep_aspect = not isinstance(stated, dict) or "shortest_edge" in stated
+    if keep_aspect and not settings.get("do_center_crop", True):
+        raise UserError(f"{source}: do_center_crop is off, sides stay unequal; not supported")
+    size = _side(stated, source)
+    cut = _side(settings.get("crop_size", size), source) if keep_aspect else size
+    if not size == cut == image_size:
+        raise UserError(
+            f"{source}: resizes to {size} and crops to {cut} for a model of {image_size}; "
+            "only equal sizes are supported"
+        )
+    names = {number: name for name, number in _RESAMPLES.items()}
+    resample = settings.get("resample", 3)
+    if resample not in names:
+        raise UserError(f"{source}: resample {resample} is none of PIL's")
+    return ImageProcessing(
+        size,
+        tuple(settings.get("image_mean", CLIP_MEAN)),
+        tuple(settings.get("image_std", CLIP_STD)),
+        keep_aspect,
+        names[resample],
+    )
+
+
+def write_processing(processing: ImageProcessing) -> dict[str, Any]:
+    """`preprocessor_config.json` for transformers' `CLIPImageProcessor`."""
+    square = {"height": processing.size, "width": processing.size}
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": processing.size} if processing.keep_aspect else square,
+        "resample": _RESAMPLES[processing.resample],
+        "do_center_crop": processing.keep_aspect,
+        "crop_size": square,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(processing.mean),
+        "image_std": list(processing.std),
+    }
+
+
+def _side(size: int | dict, source: str) -> int:
+    """The side of a square, in the old form (a number) or the new one (a dictionary)."""
+    if not isinstance(size, dict):
+        return size
+    sides = {size[name] for name in ("height", "width", "shortest_edge") if name in size}
+    if len(sides) != 1:
+        raise UserError(f"{source}: size {size} is not square; not supported")
+    return sides.pop()

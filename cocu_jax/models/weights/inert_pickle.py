@@ -1,0 +1,107 @@
+"""Reading what a torch pickle says without running anything it asks for.
+
+A pickle names functions and classes and asks for them to be called. Here every name is answered by
+a stand-in of ours: the few that describe tensors become plain records, all others (optimisers,
+configs, whatever somebody saved along) become `Inert`, which swallows what is done to it. Nothing
+is imported and nothing foreign is called.
+"""
+
+import collections
+import io
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+_STORAGE_DTYPES = {
+    "FloatStorage": "float32",
+    "DoubleStorage": "float64",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+}
+
+
+class Inert:
+    """An object of a class that is never loaded; it accepts everything and does nothing."""
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+    def __setitem__(self, key, value):
+        pass
+
+    def append(self, item):
+        """Swallows one item of a list-like object."""
+
+    def extend(self, items):
+        """Swallows the items of a list-like object."""
+
+    def add(self, item):
+        """Swallows one item of a set-like object."""
+
+
+@dataclass(frozen=True)
+class StorageRecord:
+    """The buffer that tensors are views of: its key in the archive, type and element count."""
+
+    key: str
+    dtype: str
+    size: int
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """A tensor as the pickle describes it: a strided view of a storage, in elements."""
+
+    storage: StorageRecord
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def read_pickle(data: bytes) -> Any:
+    """The pickled object, with `TensorRecord` for tensors and `Inert` for what is not plain data.
+
+    Raises:
+        ValueError: the bytes are no pickle, or describe tensors in a way torch does not.
+    """
+    try:
+        return _Unpickler(io.BytesIO(data)).load()
+    except Exception as error:  # a damaged pickle can fail in any way at all
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in _STORAGE_DTYPES:
+            return _STORAGE_DTYPES[name]
+        stand_ins = {
+            ("collections", "OrderedDict"): collections.OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+            ("torch._utils", "_rebuild_parameter"): _parameter,
+        }
+        return stand_ins.get((module, name), Inert)
+
+    def persistent_load(self, pid: Any) -> StorageRecord:
+        kind, dtype, key, _, size = pid
+        if kind != "storage" or not (isinstance(key, str) and isinstance(size, int)):
+            raise ValueError(f"unknown reference {pid!r}")
+        return StorageRecord(key, dtype if isinstance(dtype, str) else "unknown", size)
+
+
+def _tensor(storage, offset, shape, strides, *_) -> TensorRecord:
+    if not isinstance(storage, StorageRecord):
+        raise ValueError("a tensor without storage")
+    return TensorRecord(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
+
+
+def _parameter(tensor, *_) -> TensorRecord:
+    return tensor

@@ -1,0 +1,218 @@
+"""The names of our tensors, and of the same tensors in other people's checkpoints.
+
+Every table has rows of (our path, their name, parts). A `*` is a number and is the same on both
+sides, in order. `parts` says which arrays the row stands for: what is appended to both names, and
+how theirs is laid out. A path of ours is in exactly one row of a table.
+"""
+
+import re
+from dataclasses import dataclass
+
+from cocu_jax.models.weights.layouts import CONV1D, LINEAR, PATCHES, ROW, SAME, Layout
+
+
+@dataclass(frozen=True)
+class Part:
+    """One array of a row.
+
+    Attributes:
+        ours: ending of our path.
+        theirs: ending of their name.
+        layout: how theirs is laid out.
+        third: theirs is three arrays of one shape on top of each other (query, key, value), and
+            this is the one meant; None: theirs is this one alone.
+    """
+
+    ours: str
+    theirs: str
+    layout: Layout
+    third: int | None = None
+
+
+Row = tuple[str, str, tuple[Part, ...]]
+Table = tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an array of ours is in their checkpoint: see `Part`."""
+
+    name: str
+    layout: Layout
+    third: int | None
+
+
+def find(table: Table, path: str) -> Place | None:
+    """Where our `path`, e.g. `"text.blocks.3.norm1.scale"`, is; None if it has no place there."""
+    for ours, theirs, parts in table:
+        for part in parts:
+            pattern = re.escape(ours + part.ours).replace(r"\*", r"(\d+)")
+            if match := re.fullmatch(pattern, path):
+                numbers = iter(match.groups())
+                name = re.sub(r"\*", lambda _: next(numbers), theirs + part.theirs)  # noqa: B023
+                return Place(name, part.layout, part.third)
+    return None
+
+
+def _under(ours: str, theirs: str, table: Table) -> Table:
+    return tuple((f"{ours}.{a}", f"{theirs}.{b}", parts) for a, b, parts in table)
+
+
+def _dense(layout: Layout, joint: str = ".", third: int | None = None) -> tuple[Part, ...]:
+    return (
+        Part(".kernel", f"{joint}weight", layout, third),
+        Part(".bias", f"{joint}bias", SAME, third),
+    )
+
+
+def _array(layout: Layout = SAME) -> tuple[Part, ...]:
+    return (Part("", "", layout),)
+
+
+_DENSE = _dense(LINEAR)
+_CONVOLUTION = _dense(PATCHES)
+_NORM = (Part(".scale", ".weight", SAME), Part(".bias", ".bias", SAME))
+_BATCH_NORM = (
+    *_NORM,
+    Part(".mean", ".running_mean", SAME),
+    Part(".var", ".running_var", SAME),
+)
+_MLP = (("fc1", "fc1", _DENSE), ("fc2", "fc2", _DENSE))
+
+# ---- Hugging Face -------------------------------------------------------------------------------
+
+_HF_ATTENTION = (
+    ("query", "q_proj", _DENSE),
+    ("key", "k_proj", _DENSE),
+    ("value", "v_proj", _DENSE),
+    ("out", "out_proj", _DENSE),
+)
+_HF_BLOCK = (
+    ("norm1", "layer_norm1", _NORM),
+    *_under("attention", "self_attn", _HF_ATTENTION),
+    ("norm2", "layer_norm2", _NORM),
+    *_under("mlp", "mlp", _MLP),
+)
+_HF_TEXT = (
+    ("log_scale", "logit_scale", _array()),
+    ("text.token_embedding", "text_model.embeddings.token_embedding.weight", _array()),
+    ("text.position_embedding", "text_model.embeddings.position_embedding.weight", _array()),
+    *_under("text.blocks.*", "text_model.encoder.layers.*", _HF_BLOCK),
+    ("text.final_norm", "text_model.final_layer_norm", _NORM),
+)
+
+HUGGINGFACE_CLIP: Table = (
+    *_HF_TEXT,
+    ("image.class_embedding", "vision_model.embeddings.class_embedding", _array()),
+    ("image.patch_embed", "vision_model.embeddings.patch_embedding", _CONVOLUTION),
+    ("image.position_embedding", "vision_model.embeddings.position_embedding.weight", _array()),
+    ("image.pre_norm", "vision_model.pre_layrnorm", _NORM),  # their spelling
+    *_under("image.blocks.*", "vision_model.encoder.layers.*", _HF_BLOCK),
+    ("image.post_norm", "vision_model.post_layernorm", _NORM),
+    ("image_projection", "visual_projection", _DENSE),
+    ("text_projection", "text_projection", _DENSE),
+)
+
+# ---- Grouping: Hugging Face and the authors agree on most names ---------------------------------
+
+_GROUPING = (
+    ("norm_tokens", "norm_tokens", _NORM),
+    ("norm_x", "norm_x", _NORM),
+    *_under("mlp_tokens", "mlp_inter", _MLP),
+    ("norm_post_tokens", "norm_post_tokens", _NORM),
+    ("cross_attention.norm2", "pre_assign_attn.norm2", _NORM),
+    *_under("cross_attention.mlp", "pre_assign_attn.mlp", _MLP),
+    ("cross_attention.norm_post", "pre_assign_attn.norm_post", _NORM),
+    ("assign.query", "assign.q_proj", _DENSE),
+    ("assign.key", "assign.k_proj", _DENSE),
+    ("assign.value", "assign.v_proj", _DENSE),
+    ("assign.out", "assign.proj", _DENSE),
+    ("norm_out", "norm_new_x", _NORM),
+    *_under("mlp_out", "mlp_channels", _MLP),
+)
+_STAGE = (
+    ("group_tokens", "group_token", _array(ROW)),
+    ("projector_norm", "group_projector.0", _NORM),
+    *_under("projector_mlp", "group_projector.1", _MLP),
+    *_under("grouping", "downsample", _GROUPING),
+)
+
+_HF_STAGE = (
+    *_STAGE,
+    *_under("blocks.*", "layers.*", _HF_BLOCK),
+    *_under("grouping.cross_attention.attention", "downsample.pre_assign_attn.attn", _HF_ATTENTION),
+)
+HUGGINGFACE_GROUPVIT: Table = (
+    *_HF_TEXT,
+    ("image.patch_embed", "vision_model.embeddings.patch_embeddings.projection", _CONVOLUTION),
+    ("image.patch_norm", "vision_model.embeddings.layernorm", _NORM),
+    ("image.position_embedding", "vision_model.embeddings.position_embeddings", _array(ROW)),
+    *_under("image.stages.*", "vision_model.encoder.stages.*", _HF_STAGE),
+    ("image.final_norm", "vision_model.layernorm", _NORM),
+    ("image_projector.dense1", "visual_projection.0", _DENSE),
+    ("image_projector.norm", "visual_projection.1", _BATCH_NORM),
+    ("image_projector.dense2", "visual_projection.3", _DENSE),
+    ("text_projector.dense1", "text_projection.0", _DENSE),
+    ("text_projector.norm", "text_projection.1", _BATCH_NORM),
+    ("text_projector.dense2", "text_projection.3", _DENSE),
+)
+
+# ---- The authors' files -------------------------------------------------------------------------
+
+_OFFICIAL_CROSS_ATTENTION = (
+    ("query", "q_proj", _DENSE),
+    ("key", "k_proj", _DENSE),
+    ("value", "v_proj", _DENSE),
+    ("out", "proj", _DENSE),
+)
+_OFFICIAL_BLOCK = (
+    ("norm1", "norm1", _NORM),
+    ("attention.query", "attn.qkv", _dense(LINEAR, third=0)),
+    ("attention.key", "attn.qkv", _dense(LINEAR, third=1)),
+    ("attention.value", "attn.qkv", _dense(LINEAR, third=2)),
+    ("attention.out", "attn.proj", _DENSE),
+    ("norm2", "norm2", _NORM),
+    *_under("mlp", "mlp", _MLP),
+)
+_OFFICIAL_STAGE = (
+    *_STAGE,
+    *_under("blocks.*", "blocks.*", _OFFICIAL_BLOCK),
+    *_under(
+        "grouping.cross_attention.attention",
+        "downsample.pre_assign_attn.attn",
+        _OFFICIAL_CROSS_ATTENTION,
+    ),
+)
+_OFFICIAL_TEXT_BLOCK = (
+    ("norm1", "ln_1", _NORM),
+    ("attention.query", "attn", _dense(LINEAR, ".in_proj_", third=0)),
+    ("attention.key", "attn", _dense(LINEAR, ".in_proj_", third=1)),
+    ("attention.value", "attn", _dense(LINEAR, ".in_proj_", third=2)),
+    ("attention.out", "attn.out_proj", _DENSE),
+    ("norm2", "ln_2", _NORM),
+    ("mlp.fc1", "mlp.c_fc", _DENSE),
+    ("mlp.fc2", "mlp.c_proj", _DENSE),
+)
+_OFFICIAL_PROJECTOR = (
+    ("dense1", "linear_hidden.0", _dense(CONV1D)),
+    ("norm", "linear_hidden.1", _BATCH_NORM),
+    ("dense2", "linear_out", _dense(CONV1D)),
+)
+OFFICIAL_GROUPVIT: Table = (
+    ("log_scale", "logit_scale", _array()),
+    ("multi_label_log_scale", "multi_label_logit_scale", _array()),
+    ("image.patch_embed", "img_encoder.patch_embed.proj", _CONVOLUTION),
+    ("image.patch_norm", "img_encoder.patch_embed.norm", _NORM),
+    ("image.position_embedding", "img_encoder.pos_embed", _array(ROW)),
+    *_under("image.stages.*", "img_encoder.layers.*", _OFFICIAL_STAGE),
+    ("image.final_norm", "img_encoder.norm", _NORM),
+    ("text.token_embedding", "text_encoder.token_embedding.weight", _array()),
+    ("text.position_embedding", "text_encoder.positional_embedding", _array()),
+    *_under("text.blocks.*", "text_encoder.transformer.resblocks.*", _OFFICIAL_TEXT_BLOCK),
+    ("text.final_norm", "text_encoder.ln_final", _NORM),
+    *_under("image_projector", "img_projector", _OFFICIAL_PROJECTOR),
+    *_under("text_projector", "text_projector", _OFFICIAL_PROJECTOR),
+)
+
+# Buffers that carry no learned value: positions 0, 1, 2 … and a counter torch's BatchNorm keeps.
+BUFFERS = re.compile(r"(.*\.)?(position_ids|num_batches_tracked)")

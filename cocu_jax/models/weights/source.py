@@ -1,0 +1,143 @@
+"""Where a model comes from: a local folder, a bucket, or a Hugging Face hub id."""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+from etils import epath
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+
+from cocu_jax.errors import UserError
+from cocu_jax.models.weights.safetensors_file import open_index, open_safetensors
+from cocu_jax.models.weights.stored import StoredTensor
+from cocu_jax.models.weights.torch_file import open_torch
+
+CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
+WEIGHTS = "model.safetensors"
+_SHARDED = "model.safetensors.index.json"
+_TORCH, _TORCH_SHARDED = "pytorch_model.bin", "pytorch_model.bin.index.json"
+_JSON_FILES = (CONFIG, PREPROCESSOR)
+_SAFETENSORS_FILES = (WEIGHTS, _SHARDED, "model-*-of-*.safetensors")
+_TORCH_FILES = (_TORCH, _TORCH_SHARDED, "pytorch_model-*-of-*.bin")
+
+
+@contextlib.contextmanager
+def model_folder(path_or_hub_id: str) -> Iterator[pathlib.Path]:
+    """A local folder with the model's files, while the context lasts.
+
+    Args:
+        path_or_hub_id: a local folder; a folder in a bucket, such as `gs://bucket/run/export`; or
+            a hub id such as `openai/clip-vit-base-patch32`, `@revision` optional.
+
+    Raises:
+        UserError: there is no such model, or the hub is out of reach.
+    """
+    name = str(path_or_hub_id)
+    if pathlib.Path(name).is_dir():
+        yield pathlib.Path(name)
+    elif "://" in name:
+        with tempfile.TemporaryDirectory() as copy:
+            _fetch_bucket(epath.Path(name), pathlib.Path(copy))
+            yield pathlib.Path(copy)
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or pathlib.Path(name).exists():
+        raise UserError(f"{name}: no such folder; give a model's folder or a Hugging Face hub id")
+    else:
+        yield _fetch_hub(name)
+
+
+def _fetch_bucket(source: epath.Path, target: pathlib.Path) -> None:
+    patterns = (*_JSON_FILES, *_SAFETENSORS_FILES, *_TORCH_FILES)
+    files = [file for pattern in patterns for file in source.glob(pattern)]
+    if not files:
+        raise UserError(f"{source}: no such folder, or no model in it")
+    for file in files:
+        file.copy(target / file.name)
+
+
+def _fetch_hub(name: str) -> pathlib.Path:
+    repository, _, revision = name.partition("@")
+    try:
+        for weights in (_SAFETENSORS_FILES, _TORCH_FILES):
+            folder = pathlib.Path(
+                snapshot_download(
+                    repository, revision=revision or None, allow_patterns=[*_JSON_FILES, *weights]
+                )
+            )
+            if _weight_files(folder):
+                break
+    except (OSError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{name}: neither a folder nor a model the hub could deliver ({reason}); "
+            "check the spelling and the network, or give a local folder"
+        ) from None
+    return folder
+
+
+def open_weights(folder: pathlib.Path) -> dict[str, StoredTensor]:
+    """The tensors in a model's folder: safetensors before `.bin`, whole before shards.
+
+    Raises:
+        UserError: there are none, or a file is damaged.
+    """
+    if (folder / WEIGHTS).exists():
+        return open_safetensors(folder / WEIGHTS)
+    if (folder / _SHARDED).exists():
+        return open_index(folder / _SHARDED)
+    if (folder / _TORCH).exists():
+        return open_torch(folder / _TORCH)[0]
+    if (folder / _TORCH_SHARDED).exists():
+        return open_index(folder / _TORCH_SHARDED, lambda shard: open_torch(shard)[0])
+    raise UserError(f"{folder}: no {WEIGHTS} and no {_TORCH} there; is it a model's folder?")
+
+
+def read_json(file: pathlib.Path) -> dict:
+    """A JSON file's object.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        content = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{file}: missing; a model's folder has one") from None
+    except ValueError as error:
+        raise UserError(f"{file}: not readable as JSON ({error}); fetch it again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: holds no JSON object; fetch it again")
+    return content
+
+
+def fingerprint(path_or_hub_id: str) -> str:
+    """SHA-256, in hex, over everything that decides what a model computes.
+
+    These are the weight files, `config.json` and, if there is one, `preprocessor_config.json`.
+    Copies of a folder have equal fingerprints; the same weights in other shards do not.
+
+    Raises:
+        UserError: as `model_folder`.
+    """
+    digest = hashlib.sha256()
+    with model_folder(path_or_hub_id) as folder:
+        settings = [folder / name for name in _JSON_FILES if (folder / name).exists()]
+        for file in (*settings, *_weight_files(folder)):
+            with open(file, "rb") as content:
+                inner = hashlib.file_digest(content, "sha256")
+            digest.update(f"{file.name} {inner.hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files `open_weights` reads."""
+    for single, index in ((WEIGHTS, _SHARDED), (_TORCH, _TORCH_SHARDED)):
+        if (folder / single).exists():
+            return [folder / single]
+        if (folder / index).exists():
+            shards = set(read_json(folder / index).get("weight_map", {}).values())
+            return [folder / index, *(folder / shard for shard in sorted(shards))]
+    return []

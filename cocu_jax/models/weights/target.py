@@ -1,0 +1,90 @@
+"""Writing a folder or file so that it is there whole, or not at all."""
+
+import contextlib
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from etils import epath
+
+from cocu_jax.errors import UserError
+from cocu_jax.models.weights.source import CONFIG
+
+
+@contextlib.contextmanager
+def new_folder(path: str) -> Iterator[pathlib.Path]:
+    """A folder to write into; it takes its place at `path` when the context ends well.
+
+    An earlier model at `path` is replaced. In a bucket, where folders cannot be renamed, files are
+    copied with `config.json` last.
+
+    Raises:
+        UserError: something that is not a model is there, or the place is not writable.
+    """
+    place = epath.Path(path)
+    if place.exists() and not (place / CONFIG).exists() and not _is_empty(place):
+        raise UserError(f"{place}: is there already and is no model; choose another place")
+    with _beside(place) as staging:
+        yield staging
+        if "://" in str(path):
+            _upload(staging, place)
+        else:
+            _replace(staging, pathlib.Path(place))
+
+
+@contextlib.contextmanager
+def new_file(path: str) -> Iterator[pathlib.Path]:
+    """A file to write; it takes its place at `path` when the context ends well.
+
+    Raises:
+        UserError: `path` is a folder, or the place is not writable.
+    """
+    place = epath.Path(path)
+    if place.is_dir():
+        raise UserError(f"{place}: is a folder; give the name of a file in it")
+    with _beside(place) as staging:
+        yield staging / place.name
+        if "://" in str(path):
+            epath.Path(staging / place.name).copy(place, overwrite=True)
+        else:
+            (staging / place.name).replace(place)
+
+
+@contextlib.contextmanager
+def _beside(place: epath.Path) -> Iterator[pathlib.Path]:
+    """A temporary folder on the same disk, so that a rename is enough; removed afterwards."""
+    remote = "://" in str(place)
+    try:
+        if not remote:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        staging = tempfile.mkdtemp(
+            prefix=f".{place.name}.partial-", dir=None if remote else place.parent
+        )
+    except OSError as error:
+        raise UserError(f"{place}: cannot write there ({error.strerror})") from None
+    try:
+        yield pathlib.Path(staging)
+    except OSError as error:
+        raise UserError(f"{place}: writing failed ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _is_empty(place: epath.Path) -> bool:
+    return place.is_dir() and not any(place.iterdir())
+
+
+def _replace(staging: pathlib.Path, place: pathlib.Path) -> None:
+    staging.chmod(0o755)  # mkdtemp's are private
+    before = staging.with_name(f"{staging.name}-before")
+    if place.exists():
+        place.rename(before)
+    staging.rename(place)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _upload(staging: pathlib.Path, place: epath.Path) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    for file in sorted(staging.iterdir(), key=lambda file: file.name == CONFIG):
+        epath.Path(file).copy(place / file.name, overwrite=True)
