@@ -11,7 +11,11 @@ from data_prep.scenes_artwork import drawing_levels, rasterise
 from data_prep.scenes_settings import ScenesConfig
 from data_prep.scenes_stuff import draw_stuff, smooth_noise
 
-_LEAST_VISIBLE = 0.04  # share of the image that every concept of a scene covers, or it is redrawn
+# A scene is drawn anew unless this much is visible of every thing (a share of the thing) and of
+# every background (a share of the image).
+_LEAST_OF_THING = 0.5
+_LEAST_OF_STUFF = 0.04
+_SMALLER_IN_PAIRS = 0.8  # so that two things find room beside each other
 _UPPER_STUFF = ("sky", "brick wall")  # these stand above other backgrounds
 
 
@@ -54,11 +58,8 @@ def compose_scene(settings: ScenesConfig, rng: np.random.Generator) -> Scene:
     things = _choose(rng, settings.things, settings.two_things)
     stuff = _choose(rng, settings.stuff, settings.two_stuff)
     stuff = tuple(sorted(stuff, key=lambda name: name not in _UPPER_STUFF))
-    shown = [settings.classes.index(name) for name in things + stuff]
     while True:
-        scene = _draw(settings, rng, things, stuff)
-        covered = np.bincount(scene.labels.ravel(), minlength=len(settings.classes))
-        if covered[shown].min() >= _LEAST_VISIBLE * scene.labels.size:
+        if (scene := _draw(settings, rng, things, stuff)) is not None:
             return scene
 
 
@@ -66,8 +67,8 @@ def cover(placement: Placement, settings: ScenesConfig) -> Float[np.ndarray, "si
     """The thing alone on a transparent image: RGB 0..255 and coverage 0..1."""
     size = settings.image_size
     least, largest = (share * size for share in settings.thing_size)
+    levels = drawing_levels(_SMALLER_IN_PAIRS * least, largest)
     pixels = placement.size * size
-    levels = drawing_levels(least, largest)
     level = min((level for level in levels if level >= pixels), default=levels[-1])
     drawing = rasterise(placement.thing, level)
     angle, shrink = math.radians(placement.degrees), level / pixels
@@ -95,10 +96,12 @@ def _draw(
     rng: np.random.Generator,
     things: tuple[str, ...],
     stuff: tuple[str, ...],
-) -> Scene:
+) -> Scene | None:
+    """One try; None if it hides a concept."""
     size, classes = settings.image_size, settings.classes
     image = draw_stuff(stuff[0], rng, size)
     labels = np.full((size, size), classes.index(stuff[0]), np.uint8)
+    wanted = dict.fromkeys(stuff, _LEAST_OF_STUFF * labels.size)  # pixels that must be visible
     placements = _place(settings, rng, things)
     layers = [(placement.thing, cover(placement, settings)) for placement in placements]
     if len(stuff) == 2:
@@ -108,6 +111,9 @@ def _draw(
         colour, alpha = layer[..., :3], layer[..., 3]
         image = image + alpha[..., None] * (colour - image)
         labels[alpha > 0.5] = classes.index(name)
+        wanted.setdefault(name, max(1, _LEAST_OF_THING * np.count_nonzero(alpha > 0.5)))
+    if any(np.count_nonzero(labels == classes.index(name)) < wanted[name] for name in wanted):
+        return None
     return Scene(
         image=np.clip(image + 0.5, 0, 255).astype(np.uint8),
         labels=labels,
@@ -129,17 +135,20 @@ def _place(
     settings: ScenesConfig, rng: np.random.Generator, things: tuple[str, ...]
 ) -> tuple[Placement, ...]:
     """Places things at random; two of them may overlap, but not hide each other."""
+    if len(things) == 1:
+        return (_place_one(settings, rng, things[0]),)
     while True:
-        placements = tuple(_place_one(settings, rng, thing) for thing in things)
-        if len(placements) == 1:
-            return placements
-        first, second = placements
+        first, second = placements = tuple(
+            _place_one(settings, rng, thing, _SMALLER_IN_PAIRS) for thing in things
+        )
         if math.dist(first.centre, second.centre) > 0.38 * (first.size + second.size):
             return placements
 
 
-def _place_one(settings: ScenesConfig, rng: np.random.Generator, thing: str) -> Placement:
-    size = rng.uniform(*settings.thing_size)
+def _place_one(
+    settings: ScenesConfig, rng: np.random.Generator, thing: str, shrink: float = 1.0
+) -> Placement:
+    size = shrink * rng.uniform(*settings.thing_size)
     edge = 0.42 * size  # a little of a thing may leave the image
     gain = rng.uniform(0.85, 1.12) * rng.uniform(0.93, 1.07, size=3)
     return Placement(

@@ -20,7 +20,8 @@ class ScenesConfig:
         stuff: names of the backgrounds that appear (keys of `scenes_stuff.TEXTURES`).
         two_things: probability that a scene shows two things instead of one.
         two_stuff: probability that a scene is divided between two backgrounds.
-        thing_size: least and largest long side of a thing, as a share of the image side.
+        thing_size: least and largest long side of a thing, as a share of the image side; two things
+            are a fifth smaller.
         things_omitted: probability that a thing is left out of its `pretrain` caption.
         stuff_omitted: the same for a background. Systematic by default: captions name the thing and
             hardly ever what lies behind it.
@@ -37,7 +38,7 @@ class ScenesConfig:
     stuff: tuple[str, ...] = ("sky", "grass", "sand", "water", "snow", "brick wall")
     two_things: float = 0.35
     two_stuff: float = 0.3
-    thing_size: tuple[float, float] = (0.45, 0.7)
+    thing_size: tuple[float, float] = (0.5, 0.8)
     things_omitted: float = 0.1
     stuff_omitted: float = 0.95
     clip_scenes: int = 8_000
@@ -56,9 +57,9 @@ class ScenesConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"scenes.{name}={getattr(self, name)}: not a probability in 0..1")
         low, high = self.thing_size
-        if not 0.1 <= low <= high <= 0.9:
+        if not 0.3 <= low <= high <= 0.8:
             raise UserError(
-                f"scenes.thing_size={self.thing_size}: wants 0.1 <= least <= largest <= 0.9"
+                f"scenes.thing_size={self.thing_size}: wants 0.3 <= least <= largest <= 0.8"
             )
         if self.image_size < 32:
             raise UserError(f"scenes.image_size={self.image_size}: things need 32 pixels or more")

@@ -81,7 +81,18 @@ def test_every_concept_of_a_scene_is_visible_and_no_other():
         scene = compose_scene(settings, np.random.default_rng([3, index]))
         present = {settings.classes[label] for label in np.unique(scene.labels)}
         assert present == {*scene.things, *scene.stuff}
-        assert np.bincount(scene.labels.ravel())[np.unique(scene.labels)].min() >= 0.04 * 64 * 64
+        assert np.bincount(scene.labels.ravel())[np.unique(scene.labels)].min() >= 0.01 * 64 * 64
+
+
+@pytest.mark.parametrize("size", [0.3, 0.8])
+def test_any_thing_finds_its_place_at_the_extreme_sizes(size):
+    settings = ScenesConfig(
+        things=tuple(ARTWORK), thing_size=(size, size), two_things=0.7, two_stuff=0.7
+    )
+    drawn = set()
+    for index in range(150):
+        drawn.update(compose_scene(settings, np.random.default_rng([5, index])).things)
+    assert drawn == set(ARTWORK)
 
 
 def test_concepts_are_balanced():
