@@ -46,7 +46,9 @@ def open_workdir(
                     "use another --workdir, or the same config to continue"
                 )
         if writer:
-            saved_file.write_text(json.dumps(fields, indent=2))
+            aside = workdir / f"{_CONFIG_FILE}.tmp"  # readers and a kill never see half a file
+            aside.write_text(json.dumps(fields, indent=2))
+            aside.replace(saved_file)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{workdir}: cannot write there ({reason}); choose another --workdir") from None

@@ -1,0 +1,156 @@
+"""CLIP embeddings of a corpus and of a gallery, under `jax.pmap` over the local devices."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorflow as tf
+from flax import nnx
+from jaxtyping import Array, Float, Float16, Int, UInt8
+
+from cocu_jax.curation.images import damaged_file, shard_images
+from cocu_jax.curation.ragged import Ragged
+from cocu_jax.input.corpus import Corpus
+from cocu_jax.models.clip import CLIP
+from cocu_jax.models.tokenizer import Tokenizer
+from cocu_jax.models.weights.image_processing import ImageProcessing
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddedShard:
+    """What the embedding stage knows of one shard, row by row in file order.
+
+    Attributes:
+        embeddings: unit-norm image embeddings; 0 where the image cannot be read.
+        readable: whether the image could be read.
+        keys: UTF-8 keys.
+        concepts: ids of the caption's concepts.
+    """
+
+    embeddings: Float16[np.ndarray, "n d"]
+    readable: np.ndarray
+    keys: Ragged
+    concepts: Ragged
+
+
+class Encoder:
+    """Both towers of a CLIP, copied to every local device.
+
+    Calls take any number of rows; they are cut into batches of one size, `rows_per_device` on each
+    device, the last padded, so that each tower compiles once.
+    """
+
+    def __init__(self, clip: CLIP, processing: ImageProcessing, rows: int):
+        """Args: the model, how it wants its images, and rows per device."""
+        self._devices = jax.local_devices()
+        self.batch = rows * len(self._devices)
+        graph, state = nnx.split(clip)
+        mean, std = np.float32(processing.mean), np.float32(processing.std)
+
+        def images(state, pixels: UInt8[Array, "b s s 3"]) -> Float[Array, "b d"]:
+            pixels = (pixels.astype(jnp.float32) / 255 - mean) / std
+            return _unit_norm(nnx.merge(graph, state).encode_image(pixels))
+
+        def texts(state, tokens: Int[Array, "b t"]) -> Float[Array, "b d"]:
+            return _unit_norm(nnx.merge(graph, state).encode_text(tokens))
+
+        copies = np.arange(len(self._devices))  # pmap wants something to map over
+        copy = jax.pmap(lambda _, state: state, in_axes=(0, None), devices=self._devices)
+        self._state = copy(copies, state)
+        self._images = jax.pmap(images, devices=self._devices)
+        self._texts = jax.pmap(texts, devices=self._devices)
+
+    def images(self, pixels: UInt8[np.ndarray, "b s s 3"]) -> Array:
+        """Unit-norm float16 embeddings of at most one batch of pixels, not waited for."""
+        return self._one_batch(self._images, pixels)
+
+    def texts(self, tokens: Int[np.ndarray, "n t"]) -> Float16[np.ndarray, "n d"]:
+        """Unit-norm float16 embeddings of any number of texts."""
+        batches = [tokens[i : i + self.batch] for i in range(0, len(tokens), self.batch)]
+        parts = [np.asarray(self._one_batch(self._texts, b))[: len(b)] for b in batches]
+        return np.concatenate(parts)
+
+    def _one_batch(self, function: Callable, rows: np.ndarray) -> Array:
+        missing = self.batch - len(rows)
+        padded = np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1))
+        split = padded.reshape(len(self._devices), -1, *rows.shape[1:])
+        embeddings = function(self._state, split)
+        return embeddings.reshape(self.batch, -1)
+
+
+def embed_shard(
+    encoder: Encoder,
+    corpus: Corpus,
+    shard: int,
+    processing: ImageProcessing,
+    on_images: Callable[[int], None] = lambda count: None,
+) -> EmbeddedShard:
+    """Embeds the images of one shard.
+
+    Args:
+        encoder: the CLIP model.
+        corpus: a TFDS image-text corpus.
+        shard: which of its shards.
+        processing: how the model wants its images.
+        on_images: called with the number of images just embedded.
+
+    Raises:
+        UserError: the shard's file is damaged (a damaged *image* is not an error).
+    """
+    parts, readable, keys, concepts = [], [], [], []
+    batches = shard_images(corpus, shard, processing, encoder.batch).as_numpy_iterator()
+    try:
+        for batch, embeddings in _one_ahead(encoder, batches):
+            flags = batch["readable"]
+            embeddings = np.asarray(embeddings)[: len(flags)]
+            parts.append(np.where(flags[:, None], embeddings, np.float16(0)))
+            readable.append(flags)
+            keys.extend(batch["key"])
+            concepts.extend(row[row >= 0] for row in batch["caption_concepts"])
+            on_images(len(flags))
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        raise damaged_file(corpus, shard, error) from None
+    return EmbeddedShard(
+        embeddings=np.concatenate(parts),
+        readable=np.concatenate(readable),
+        keys=Ragged.from_bytes(keys),
+        concepts=Ragged.from_lists(concepts, np.int32),
+    )
+
+
+def embed_concepts(
+    encoder: Encoder, concepts: Sequence[str], prompt: str
+) -> Float16[np.ndarray, "g d"]:
+    """Unit-norm text embeddings of `prompt.format(concept)`."""
+    tokens = Tokenizer()([prompt.format(concept) for concept in concepts])
+    used = int(tokens.argmax(axis=1).max()) + 1  # causal: nothing after the end token matters
+    return encoder.texts(tokens[:, :used])
+
+
+def parameters_hash(clip: CLIP) -> str:
+    """SHA-256 of all parameters, the same however the checkpoint is packed."""
+    digest = hashlib.sha256()
+    leaves, _ = jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(nnx.state(clip)))
+    for path, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()
+
+
+def _one_ahead(encoder: Encoder, batches: Iterator[dict]) -> Iterator[tuple[dict, Array]]:
+    """Batches with their embeddings, the next batch dispatched before the last is waited for."""
+    waiting = None
+    for batch in batches:
+        dispatched = batch, encoder.images(batch.pop("pixels"))
+        if waiting:
+            yield waiting
+        waiting = dispatched
+    if waiting:
+        yield waiting
+
+
+def _unit_norm(x: Float[Array, "b d"]) -> Float16[Array, "b d"]:
+    return (x / jnp.linalg.norm(x, axis=-1, keepdims=True)).astype(jnp.float16)

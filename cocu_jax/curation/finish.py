@@ -1,0 +1,46 @@
+"""The last step, done by one process: dataset metadata, summary and page."""
+
+import json
+
+from cocu_jax.curation.annotations import write_metadata
+from cocu_jax.curation.gallery_page import write_page
+from cocu_jax.curation.plan import Plan
+from cocu_jax.curation.shard_files import write_file
+from cocu_jax.curation.shard_output import finished_report
+from cocu_jax.curation.summary import as_text, summarise, total
+from cocu_jax.curation.waiting import wait_for
+from cocu_jax.stopping import StopRequest
+
+
+def finish(plan: Plan, stop: StopRequest) -> dict:
+    """Waits for all shards, then makes them a dataset.
+
+    Returns:
+        The summary.
+    """
+    reports = {}
+
+    def is_finished(shard: int) -> bool:
+        report = finished_report(plan, shard)
+        if report:
+            reports[shard] = report
+        return report is not None
+
+    wait_for(range(plan.corpus.num_shards), is_finished, "Wait for annotations", stop)
+    ordered = [reports[shard] for shard in range(plan.corpus.num_shards)]
+    summary = summarise(total([report["counts"] for report in ordered]), plan.gallery)
+    recalls = [report["recall"] for report in ordered if report["recall"] is not None]
+    if recalls:
+        summary["measured_recall"] = sum(recalls) / len(recalls)
+    write_file(plan.workdir / "summary.json", json.dumps(summary, indent=1).encode())
+    write_file(plan.workdir / "summary.txt", as_text(summary).encode())
+    if plan.config.page_images:
+        write_page(plan, ordered)
+    write_metadata(
+        plan.workdir / "annotations",
+        plan.corpus.split,
+        plan.corpus.shard_lengths,
+        sum(report["bytes"] for report in ordered),
+        plan.provenance,
+    )
+    return summary

@@ -1,0 +1,167 @@
+"""The curation job: embed, search, rank, cluster, write; shard by shard, resumable at any moment.
+
+Files of a run, each complete as soon as it has its name:
+
+    EMBEDDINGS/<what made them>/concepts.safetensors     text embeddings of the gallery
+    EMBEDDINGS/<what made them>/<corpus>/00007.safetensors
+    WORKDIR/annotations/...tfrecord-00007-of-00064       ranked concepts
+    WORKDIR/parquet/part-00007-of-00064.parquet          the same for everyone else
+    WORKDIR/reports/00007.json                           checksums and counts: the shard is finished
+    WORKDIR/annotations/dataset_info.json, ...           makes the shards a TFDS dataset
+    WORKDIR/summary.json, summary.txt, gallery.html
+
+Processes own shards and meet only through finished files, so one that dies and comes back simply
+goes on, and the others wait for it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import ml_collections
+import numpy as np
+from etils import epath
+
+from cocu_jax.curation.annotate import Annotator
+from cocu_jax.curation.embed import Encoder, embed_concepts, embed_shard
+from cocu_jax.curation.finish import finish
+from cocu_jax.curation.index import Index, shard_arrays
+from cocu_jax.curation.plan import Plan, make_plan
+from cocu_jax.curation.ragged import starts_of
+from cocu_jax.curation.rank import substring_relation
+from cocu_jax.curation.search import SearchSettings, products, search
+from cocu_jax.curation.shard_files import is_complete, open_arrays, write_arrays
+from cocu_jax.curation.shard_output import finished_report, write_shard
+from cocu_jax.curation.waiting import wait_for
+from cocu_jax.input.corpus import Corpus
+from cocu_jax.progress import progress_bar
+from cocu_jax.stopping import Stopped, StopRequest
+
+_RECALL_QUERIES = 1024  # that an approximate search is measured with
+
+
+def curate(config: ml_collections.ConfigDict, workdir: str) -> dict | None:
+    """Annotates every image of a corpus with ranked, clustered concepts.
+
+    Args:
+        config: see `configs/curate.py`.
+        workdir: of this run; annotations are in its `annotations`.
+
+    Returns:
+        The summary (see `summary.summarise`) in the process that finishes the run; None in others.
+
+    Raises:
+        UserError: bad config or data, no space.
+        Stopped: SIGTERM or Ctrl-C; what was finished is kept.
+    """
+    with StopRequest() as stop:
+        plan = make_plan(config, workdir)
+        concepts = _embed(plan, stop)
+        _annotate(plan, concepts, stop)
+        return finish(plan, stop) if plan.share.first else None
+
+
+def _embed(plan: Plan, stop: StopRequest) -> np.ndarray:
+    """Embeds this process's shards, waits for the others'; returns the concepts' embeddings."""
+    encoder = Encoder(plan.clip, plan.processing, plan.config.batch_size)
+    if plan.share.first and not is_complete(plan.concepts_file, plan.concepts_identity):
+        concepts = embed_concepts(encoder, plan.gallery, plan.config.prompt)
+        write_arrays(plan.concepts_file, {"embeddings": concepts}, plan.concepts_identity)
+    wait_for([plan.concepts_file], _there(plan.concepts_identity), "Wait for concepts", stop)
+    concepts = np.array(open_arrays(plan.concepts_file)["embeddings"])
+    relation = substring_relation(plan.gallery) if plan.config.match == "substring" else None
+
+    def is_embedded(shard: tuple[Corpus, int]) -> bool:
+        return is_complete(plan.embedding_file(*shard), plan.embedding_identity(*shard))
+
+    shards = list(plan.embedding_shards(own=True))
+    missing = [shard for shard in shards if not is_embedded(shard)]
+    images = sum(corpus.shard_lengths[shard] for corpus, shard in shards)
+    left = sum(corpus.shard_lengths[shard] for corpus, shard in missing)
+    with progress_bar("Embed images", images, "images", done=images - left) as bar:
+        for corpus, shard in missing:
+            _check_stop(stop, "embedding")
+            embedded = embed_shard(encoder, corpus, shard, plan.processing, bar.update)
+            arrays = shard_arrays(embedded, concepts, relation)
+            identity = plan.embedding_identity(corpus, shard)
+            write_arrays(plan.embedding_file(corpus, shard), arrays, identity)
+    wait_for(list(plan.embedding_shards(own=False)), is_embedded, "Wait for embeddings", stop)
+    return concepts
+
+
+def _annotate(plan: Plan, concepts: np.ndarray, stop: StopRequest) -> None:
+    """Searches, ranks and writes this process's unfinished shards, in groups of many queries."""
+    config, corpus = plan.config, plan.corpus
+    files = [(other, shard) for other in plan.index for shard in range(other.num_shards)]
+    index = Index(
+        [plan.embedding_file(*file) for file in files],
+        [other.shard_lengths[shard] for other, shard in files],
+    )
+    annotator = Annotator(concepts, config.capacity, config.clusters, config.seed)
+    starts = starts_of(corpus.shard_lengths)
+    groups = list(_groups(plan))
+    for number, group in enumerate(groups, start=1):
+        title = f"group {number}/{len(groups)}" if len(groups) > 1 else "images"
+        embedded = [open_arrays(plan.embedding_file(corpus, shard)) for shard in group]
+        queries = [arrays["embeddings"] for arrays in embedded]
+        found, recall = _search(plan, index, queries, title, stop)
+        images = sum(map(len, queries))
+        with progress_bar(f"Annotate {title}", images, "images") as bar:
+            for shard, arrays, rows in zip(group, embedded, found, strict=True):
+                _check_stop(stop, "annotating")
+                rows[~arrays["readable"]] = -1
+                entries = index.entries(rows.reshape(-1))
+                annotations = annotator.annotate(
+                    entries, config.neighbours, arrays["embeddings"], int(starts[shard])
+                )
+                write_shard(plan, shard, arrays, annotations, rows, index, recall)
+                bar.update(len(rows))
+
+
+def _search(
+    plan: Plan, index: Index, queries: list[np.ndarray], title: str, stop: StopRequest
+) -> tuple[list[np.ndarray], float | None]:
+    """Neighbours of a group of shards, and the recall measured if the search is approximate."""
+    config = plan.config
+    settings = SearchSettings(config.neighbours, tile_rows=config.tile_rows, recall=config.recall)
+    total = products([len(part) for part in queries], len(index), settings)
+    with progress_bar(f"Search {title}", total, "blocks") as bar:
+
+        def on_blocks(count: int) -> None:
+            bar.update(count)
+            _check_stop(stop, "searching")
+
+        found = search(queries, index.embeddings, len(index), settings, on_blocks=on_blocks)
+    if config.recall == 1:
+        return found, None
+    sample = queries[0][:_RECALL_QUERIES]
+    exact = dataclasses.replace(settings, recall=1.0)
+    (truth,) = search([sample], index.embeddings, len(index), exact)
+    hits = (truth[:, :, None] == found[0][: len(sample), None, :]).any(-1)
+    return found, float(hits.mean())
+
+
+def _groups(plan: Plan) -> Iterator[list[int]]:
+    """This process's unfinished shards, as many at a time as are searched together."""
+    own = filter(plan.share.owns, range(plan.corpus.num_shards))
+    missing = [shard for shard in own if finished_report(plan, shard) is None]
+    group, rows = [], 0
+    for shard in missing:
+        length = plan.corpus.shard_lengths[shard]
+        if group and rows + length > plan.config.search_rows:
+            yield group
+            group, rows = [], 0
+        group.append(shard)
+        rows += length
+    if group:
+        yield group
+
+
+def _there(identity: dict[str, str]) -> Callable[[epath.Path], bool]:
+    return lambda path: is_complete(path, identity)
+
+
+def _check_stop(stop: StopRequest, doing: str) -> None:
+    if stop.requested:
+        raise Stopped(
+            f"stopped while {doing}; finished shards are kept, run the same command to go on"
+        )

@@ -1,0 +1,206 @@
+"""What a curation run works on: checked inputs, this process's share, and where files go."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+
+import jax
+import ml_collections
+from etils import epath
+
+from cocu_jax.curation.embed import parameters_hash
+from cocu_jax.curation.images import check_processing
+from cocu_jax.errors import UserError
+from cocu_jax.input.corpus import Corpus, open_corpus
+from cocu_jax.models.clip import CLIP
+from cocu_jax.models.weights.huggingface import load_clip
+from cocu_jax.models.weights.image_processing import ImageProcessing
+from cocu_jax.workdir import open_workdir
+
+VERSION = 1  # of the annotations' meaning; raise it when the same inputs give other annotations
+
+# Fields that do not change the result, and so may differ between runs of one work directory.
+_FREE_FIELDS = ("share", "page_images", "search_rows", "embeddings")
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The shards of one of `count` processes: those with number % count == index."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Share":
+        """Reads "1/4"; empty: this process as JAX numbers it."""
+        if not text:
+            return cls(jax.process_index(), jax.process_count())
+        index, _, count = text.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+            raise UserError(f'config.share={text!r} is not like "0/4", the first of four processes')
+        return cls(int(index), int(count))
+
+    @property
+    def first(self) -> bool:
+        """Whether this process does what is done once."""
+        return self.index == 0
+
+    def owns(self, shard: int) -> bool:
+        """Whether the shard is this process's."""
+        return shard % self.count == self.index
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A checked run.
+
+    Attributes:
+        config: see `configs/curate.py`.
+        workdir: of this run.
+        corpus: what is annotated.
+        index: where neighbours are looked for.
+        gallery: all concepts, by id.
+        clip: the model.
+        processing: how it wants its images.
+        embeddings: directory of all that depends on the model, the gallery and its prompt.
+        provenance: what the annotations belong to; saved with them.
+        share: of this process.
+    """
+
+    config: ml_collections.ConfigDict
+    workdir: epath.Path
+    corpus: Corpus
+    index: tuple[Corpus, ...]
+    gallery: tuple[str, ...]
+    clip: CLIP
+    processing: ImageProcessing
+    embeddings: epath.Path
+    provenance: dict
+    share: Share
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that the annotations depend on."""
+        return _hash(self.provenance)
+
+    @property
+    def concepts_file(self) -> epath.Path:
+        """Text embeddings of the gallery."""
+        return self.embeddings / "concepts.safetensors"
+
+    @property
+    def concepts_identity(self) -> dict[str, str]:
+        """What the text embeddings were computed from."""
+        return {"made_from": self.embeddings.name}
+
+    def corpora(self) -> list[Corpus]:
+        """The corpora to embed, each once."""
+        return list({corpus.fingerprint: corpus for corpus in (*self.index, self.corpus)}.values())
+
+    def embedding_file(self, corpus: Corpus, shard: int) -> epath.Path:
+        """Embeddings of a shard."""
+        return self.embeddings / corpus.fingerprint / f"{shard:05d}.safetensors"
+
+    def embedding_identity(self, corpus: Corpus, shard: int) -> dict[str, str]:
+        """What a shard's embeddings were computed from."""
+        return {**self.concepts_identity, "corpus": corpus.fingerprint, "shard": str(shard)}
+
+    def embedding_shards(self, own: bool) -> Iterator[tuple[Corpus, int]]:
+        """Shards of all corpora that this process embeds, or those of the other processes."""
+        for corpus in self.corpora():
+            for shard in range(corpus.num_shards):
+                if self.share.owns(shard) == own:
+                    yield corpus, shard
+
+
+def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
+    """Opens and checks everything that a run needs.
+
+    Raises:
+        UserError: a field makes no sense, or an input is missing or does not fit the others.
+    """
+    _check_fields(config)
+    share = Share.parse(config.share)
+    directory = open_workdir(workdir, config, _FREE_FIELDS, writer=share.first)
+    corpus = _open(config.corpus.directory, config.corpus.split)
+    index = tuple(_open(entry["directory"], entry["split"]) for entry in config.index) or (corpus,)
+    gallery = tuple(corpus.metadata["gallery"])
+    for other in index:
+        if tuple(other.metadata["gallery"]) != gallery:
+            raise UserError(
+                f"{other.directory}: has another concept gallery than {corpus.directory}; "
+                "prepare both with the same gallery"
+            )
+    dtype = config.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    clip, processing = load_clip(config.clip, dtype)
+    check_processing(processing, config.clip)
+    checkpoint = parameters_hash(clip)
+    made_from = {
+        "clip": checkpoint,
+        "activation": [clip.config.activation, clip.config.text.activation],
+        "dtype": dtype,
+        "images": dataclasses.asdict(processing),
+        "gallery": gallery,
+        "prompt": config.prompt,
+        "match": config.match,
+        "version": VERSION,
+    }
+    fields = ("prompt", "neighbours", "match", "capacity", "clusters", "recall", "seed")
+    root = config.embeddings or directory / "embeddings"
+    if "://" in str(root):
+        raise UserError(
+            f"{root}: embeddings are memory-mapped, which needs a local or mounted directory; "
+            "set config.embeddings to one that all processes see"
+        )
+    return Plan(
+        config=config,
+        workdir=directory,
+        corpus=corpus,
+        index=index,
+        gallery=gallery,
+        clip=clip,
+        processing=processing,
+        embeddings=epath.Path(root) / _hash(made_from),
+        provenance={
+            "gallery": list(gallery),
+            "corpus": corpus.fingerprint,
+            "index": [other.fingerprint for other in index],
+            "clip": checkpoint,
+            "config": {**{field: config[field] for field in fields}, "dtype": dtype},
+            "version": VERSION,
+        },
+        share=share,
+    )
+
+
+def _check_fields(config: ml_collections.ConfigDict) -> None:
+    for field in ("corpus.directory", "clip"):
+        value = config.corpus.directory if "." in field else config[field]
+        if not value:
+            raise UserError(f"config.{field} is empty; set it with --config.{field}=...")
+    if config.match not in ("exact", "substring"):
+        raise UserError(f"config.match={config.match!r}; choose exact or substring")
+    if "{}" not in config.prompt:
+        raise UserError(f"config.prompt={config.prompt!r} has no {{}} for the concept")
+    for field in ("neighbours", "capacity", "batch_size", "search_rows", "tile_rows"):
+        if config[field] < 1:
+            raise UserError(f"config.{field}={config[field]} must be at least 1")
+    if not 0 < config.recall <= 1:
+        raise UserError(f"config.recall={config.recall} must be above 0 and at most 1")
+
+
+def _open(directory: str, split: str) -> Corpus:
+    corpus = open_corpus(directory, split)
+    missing = {"key", "image", "caption", "caption_concepts"} - set(corpus.features)
+    if missing or "gallery" not in corpus.metadata:
+        what = ", ".join(sorted(missing)) or "a gallery in its metadata"
+        raise UserError(
+            f"{corpus.directory}: not an image-text dataset, it lacks {what}; "
+            "prepare it with: python -m data_prep image_text --help"
+        )
+    return corpus
+
+
+def _hash(fields: dict) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]

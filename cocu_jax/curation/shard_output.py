@@ -1,0 +1,106 @@
+"""Writes one shard's annotations and the report that makes the shard count as finished."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import numpy as np
+from etils import epath
+from jaxtyping import Int
+
+from cocu_jax.curation.annotate import Annotations
+from cocu_jax.curation.annotations import parquet_shard, shard_name, tfrecord_shard
+from cocu_jax.curation.index import Index
+from cocu_jax.curation.plan import Plan
+from cocu_jax.curation.ragged import Ragged
+from cocu_jax.curation.shard_files import checksum_of, write_file
+from cocu_jax.curation.summary import shard_counts
+
+
+def write_shard(
+    plan: Plan,
+    shard: int,
+    embedded: Mapping[str, np.ndarray],
+    annotations: Annotations,
+    neighbours: Int[np.ndarray, "n l"],
+    index: Index,
+    recall: float | None,
+) -> None:
+    """Writes the TFRecord shard, the Parquet part and, last, the report.
+
+    Args:
+        plan: the run.
+        shard: number of the shard.
+        embedded: the arrays of the shard's embedding file.
+        annotations: of its images.
+        neighbours: rows of the index, -1 for none.
+        index: to look up the neighbours' keys.
+        recall: of an approximate search, measured with this shard; None if it was not.
+    """
+    table = Ragged(embedded["keys"], embedded["key_starts"])
+    keys = [table.bytes(row) for row in range(len(neighbours))]
+    found = iter(index.keys(neighbours.reshape(-1)))
+    near = [[key for row in rows for key in [next(found)] if row >= 0] for rows in neighbours]
+    records, num_bytes = tfrecord_shard(keys, annotations, near)
+    files = {annotation_file(plan, shard): records}
+    if plan.config.parquet:
+        files[_parquet_file(plan, shard)] = parquet_shard(keys, annotations, near, plan.gallery)
+    for path, content in files.items():
+        write_file(path, content)
+    unreadable = [keys[row].decode() for row in np.flatnonzero(~embedded["readable"])]
+    counts = shard_counts(annotations, _captions(embedded), unreadable, len(plan.gallery))
+    report = {
+        "identity": plan.identity,
+        "bytes": num_bytes,
+        "sha256": [hashlib.sha256(content).hexdigest() for content in files.values()],
+        "recall": recall,
+        "counts": counts,
+        "samples": {str(row): neighbours[row].tolist() for row in sampled_rows(plan, shard)},
+    }
+    write_file(report_file(plan, shard), json.dumps(report).encode())
+
+
+def finished_report(plan: Plan, shard: int) -> dict | None:
+    """The report of a shard whose files are all there and undamaged, else None."""
+    try:
+        report = json.loads(report_file(plan, shard).read_text())
+        identity, checksums = report["identity"], report["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    files = [annotation_file(plan, shard)]
+    if plan.config.parquet:
+        files.append(_parquet_file(plan, shard))
+    undamaged = checksums == [checksum_of(path) for path in files]
+    return report if identity == plan.identity and undamaged else None
+
+
+def sampled_rows(plan: Plan, shard: int) -> list[int]:
+    """Rows of the shard that may appear on the page: spread evenly over the corpus."""
+    lengths = plan.corpus.shard_lengths
+    start, images = sum(lengths[:shard]), plan.corpus.num_examples
+    rng = np.random.default_rng(plan.config.seed)
+    count = min(plan.config.page_images, images)
+    chosen = np.sort(rng.choice(images, count, replace=False)) - start
+    return chosen[(chosen >= 0) & (chosen < lengths[shard])].tolist()
+
+
+def annotation_file(plan: Plan, shard: int) -> epath.Path:
+    """TFRecord file of a shard."""
+    name = shard_name(plan.corpus.split, shard, plan.corpus.num_shards)
+    return plan.workdir / "annotations" / name
+
+
+def report_file(plan: Plan, shard: int) -> epath.Path:
+    """Written last, so that a shard with a report is finished."""
+    return plan.workdir / "reports" / f"{shard:05d}.json"
+
+
+def _parquet_file(plan: Plan, shard: int) -> epath.Path:
+    return plan.workdir / "parquet" / f"part-{shard:05d}-of-{plan.corpus.num_shards:05d}.parquet"
+
+
+def _captions(embedded: Mapping[str, np.ndarray]) -> Ragged:
+    """The captions' concepts, without those that only match (`match="substring"`)."""
+    kept = embedded["in_caption"]
+    before = np.concatenate([[0], np.cumsum(kept)])
+    return Ragged(embedded["concepts"][kept], before[embedded["concept_starts"]])

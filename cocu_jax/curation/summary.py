@@ -1,0 +1,105 @@
+"""What a curation run found, per shard and in all, for people to read."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from cocu_jax.curation.annotate import Annotations
+from cocu_jax.curation.ragged import Ragged
+
+_SHOWN = 20
+
+
+def shard_counts(
+    annotations: Annotations, captions: Ragged, unreadable: Sequence[str], gallery_size: int
+) -> dict:
+    """Counts of one shard, ready for JSON; counts of all shards add up, see `total`.
+
+    Args:
+        annotations: of the shard's images.
+        captions: concepts of their captions.
+        unreadable: keys of the images that could not be embedded.
+        gallery_size: number of concepts.
+    """
+    capacity = annotations.concepts.shape[1]
+    rows, columns = np.nonzero(annotations.concepts >= 0)
+    found = rows * gallery_size + annotations.concepts[rows, columns]
+    captioned = np.repeat(np.arange(len(captions.lengths)), captions.lengths)
+    added = np.setdiff1d(found, captioned * gallery_size + captions.values) % gallery_size
+    sizes = np.minimum(annotations.found, capacity)
+    return {
+        "images": len(sizes),
+        "unreadable": list(unreadable),
+        "without_caption_concepts": int((captions.lengths == 0).sum()),
+        "without_concepts": int((sizes == 0).sum()),
+        "truncated_archives": int((annotations.found > capacity).sum()),
+        "archive_sizes": np.bincount(sizes, minlength=capacity + 1).tolist(),
+        "concept_counts": np.bincount(found % gallery_size, minlength=gallery_size).tolist(),
+        "added_counts": np.bincount(added, minlength=gallery_size).tolist(),
+    }
+
+
+def total(shards: Sequence[dict]) -> dict:
+    """Sums of the shards' counts; lists of keys are joined."""
+    sums = {}
+    for field in shards[0]:
+        values = [shard[field] for shard in shards]
+        if field == "unreadable":
+            sums[field] = [key for keys in values for key in keys]
+        else:
+            sums[field] = np.sum(values, axis=0).tolist()
+    return sums
+
+
+def summarise(counts: dict, gallery: Sequence[str]) -> dict:
+    """The summary as JSON fields, from the counts of all shards."""
+    images = max(counts["images"], 1)
+    sizes = np.array(counts["archive_sizes"])
+    added = np.array(counts["added_counts"])
+    return {
+        "images": counts["images"],
+        "unreadable_images": counts["unreadable"],
+        "share_without_caption_concepts": counts["without_caption_concepts"] / images,
+        "share_without_concepts": counts["without_concepts"] / images,
+        "truncated_archives": counts["truncated_archives"],
+        "mean_concepts_per_image": float((sizes * np.arange(len(sizes))).sum() / images),
+        "mean_added_per_image": float(added.sum() / images),
+        "concepts_per_image": {str(n): int(sizes[n]) for n in np.flatnonzero(sizes)},
+        "most_frequent": _top(np.array(counts["concept_counts"]), gallery),
+        "most_added": _top(added, gallery),
+    }
+
+
+def as_text(summary: dict) -> str:
+    """The summary as lines for a terminal."""
+    images, unreadable = summary["images"], summary["unreadable_images"]
+    lines = [
+        f"images                     {images:,}",
+        f"unreadable images          {len(unreadable):,}",
+        f"captions without concepts  {summary['share_without_caption_concepts']:.1%}",
+        f"images without concepts    {summary['share_without_concepts']:.1%}",
+        f"concepts per image         {summary['mean_concepts_per_image']:.2f}",
+        f"  not in the caption       {summary['mean_added_per_image']:.2f}",
+        f"archives cut to capacity   {summary['truncated_archives']:,}",
+        "",
+        "images by number of concepts",
+        *_bars(summary["concepts_per_image"]),
+        "",
+        "most frequent              most added",
+    ]
+    pairs = zip(summary["most_frequent"].items(), summary["most_added"].items(), strict=False)
+    lines += [f"{a:<18}{n:>7,}  {b:<18}{m:>7,}" for (a, n), (b, m) in pairs]
+    lines += ["", *(f"unreadable: {json.dumps(key)}" for key in unreadable)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _bars(histogram: dict[str, int]) -> list[str]:
+    largest = max(histogram.values(), default=1)
+    return [f"{n:>5} {'#' * -(-40 * count // largest)} {count:,}" for n, count in histogram.items()]
+
+
+def _top(counts: Int[np.ndarray, "g"], gallery: Sequence[str]) -> dict[str, int]:
+    order = np.argsort(-counts, kind="stable")[:_SHOWN]
+    return {gallery[i]: int(counts[i]) for i in order if counts[i]}

@@ -1,0 +1,39 @@
+"""Curates the concepts of an image-text corpus: `main.py --config=configs/curate.py`.
+
+Needs `--config.corpus.directory`, `--config.clip` and `--workdir`. The result is in
+`WORKDIR/annotations`; run the same command again to go on after an interruption.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The published method: exact search, 8 neighbours, exact matches, clusters."""
+    config = ml_collections.ConfigDict()
+    config.job = "curate"
+    config.seed = 0
+
+    config.corpus = ml_collections.ConfigDict({"directory": "", "split": "train"})
+    # Where neighbours are looked for: more dictionaries like `corpus`; empty: the corpus itself.
+    config.index = ()
+    config.clip = ""  # Hugging Face folder or hub id, e.g. openai/clip-vit-base-patch32
+    config.prompt = "a photo of a {}"
+
+    config.neighbours = 8
+    config.match = "exact"  # or "substring": the published code, where "cat" matches "cattle"
+    config.capacity = 64  # concepts kept per image; the summary tells how many archives were cut
+    config.clusters = True
+
+    config.dtype = ""  # of CLIP: "float32" or "bfloat16"; empty: bfloat16 on accelerators
+    config.batch_size = 128  # images per device
+    config.search_rows = 65_536  # queries searched in one pass over the index
+    config.tile_rows = 5_120  # index rows per product; 65_536 suits accelerators
+    config.recall = 1.0  # less: approximate search on TPUs; the summary tells the recall measured
+
+    # Embeddings, reusable by other runs; local or mounted. Empty: WORKDIR/embeddings.
+    config.embeddings = ""
+    # "0/4": this process does the first quarter of the shards; empty: as JAX numbers processes.
+    config.share = ""
+    config.parquet = True
+    config.page_images = 24  # images on WORKDIR/gallery.html
+    return config
