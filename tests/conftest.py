@@ -1,7 +1,13 @@
 """The tests run on eight forced host devices, so that every sharded path is a real one."""
 
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+forced = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {forced}"
+
+# torch imports Triton if it finds it, and Triton crashes the process once TensorFlow is loaded (both
+# carry an LLVM). The oracles run on the CPU and need no Triton: torch does without.
+sys.modules["triton"] = None
