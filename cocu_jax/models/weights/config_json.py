@@ -61,6 +61,19 @@ _GROUPVIT_VISION = {
 }
 
 
+def architecture(config: dict, source: str) -> str:
+    """Transformers' name of the model class that a `config.json` describes.
+
+    Raises:
+        UserError: it is neither CLIP's nor GroupViT's.
+    """
+    found = config.get("model_type") or " ".join(config.get("architectures") or ["nothing named"])
+    for model_type, name in (("clip", "CLIPModel"), ("groupvit", "GroupViTModel")):
+        if found in (model_type, name):
+            return name
+    raise UserError(f"{source}: describes {found}, neither CLIPModel nor GroupViTModel")
+
+
 def read_clip_config(config: dict, source: str, dtype: str) -> CLIPConfig:
     """The config of a `CLIPModel`.
 
@@ -72,7 +85,7 @@ def read_clip_config(config: dict, source: str, dtype: str) -> CLIPConfig:
     Raises:
         UserError: it is not CLIP's, or describes a variant we do not compute.
     """
-    _require_type(config, "clip", "CLIPModel", source)
+    _require_architecture(config, "CLIPModel", source)
     text = _tower(config, "text", _CLIP_TEXT)
     vision = _tower(config, "vision", _CLIP_VISION)
     _require(vision, {"num_channels": 3}, source)
@@ -94,7 +107,7 @@ def read_clip_config(config: dict, source: str, dtype: str) -> CLIPConfig:
 
 def read_groupvit_config(config: dict, source: str, dtype: str) -> GroupViTConfig:
     """The config of a `GroupViTModel`; arguments and errors as `read_clip_config`."""
-    _require_type(config, "groupvit", "GroupViTModel", source)
+    _require_architecture(config, "GroupViTModel", source)
     vision = _tower(config, "vision", _GROUPVIT_VISION)
     groups = tuple(vision["num_group_tokens"])
     _require(
@@ -184,10 +197,9 @@ def write_groupvit_config(config: GroupViTConfig, ours: dict[str, float]) -> dic
     }
 
 
-def _require_type(config: dict, model_type: str, architecture: str, source: str) -> None:
-    found = config.get("model_type") or " ".join(config.get("architectures") or ["nothing named"])
-    if found not in (model_type, architecture):
-        raise UserError(f"{source}: describes {found}, not {architecture} ({model_type})")
+def _require_architecture(config: dict, wanted: str, source: str) -> None:
+    if (found := architecture(config, source)) != wanted:
+        raise UserError(f"{source}: describes {found}, not {wanted}; give the other kind of model")
 
 
 def _require(settings: dict, wanted: dict, source: str) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -51,7 +50,8 @@ def fill(
     for path, variable in variables.items():
         shape = variable.shape
         value = given[path] if path in given else _read(places[path], shape, tensors)
-        variable.set_value(jnp.array(adjust(path, value), jnp.float32).reshape(shape))
+        value = adjust(path, value.astype(np.float32)).reshape(shape)
+        variable.set_value(jnp.array(value))
     return nnx.merge(graph, state)
 
 
@@ -85,22 +85,11 @@ def _read(place: Place, shape: Shape, tensors: Mapping[str, StoredTensor]) -> np
 
 
 def arrays(model: nnx.Module) -> dict[str, np.ndarray]:
-    """The model's arrays by dotted path, on this host, float32.
-
-    In a run of several processes all of them must call this together.
-    """
+    """The model's arrays by dotted path, on this host, float32."""
     return {
-        _dotted(path): np.asarray(_whole(variable.get_value()), np.float32)
+        _dotted(path): np.asarray(variable.get_value(), np.float32)
         for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat)))
     }
-
-
-def _whole(value: jax.Array) -> jax.Array | np.ndarray:
-    if getattr(value, "is_fully_addressable", True):
-        return value
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(value, tiled=True)
 
 
 def rename(ours: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:

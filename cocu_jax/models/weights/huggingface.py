@@ -4,7 +4,6 @@ import functools
 import math
 import pathlib
 
-import jax
 import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
@@ -55,12 +54,14 @@ def load_clip(path_or_hub_id: str, dtype: str = "float32") -> tuple[CLIP, ImageP
     """
     with model_folder(path_or_hub_id) as folder:
         config = _checked(read_clip_config, folder / CONFIG, dtype)
-        make = functools.partial(_make_clip, config)
-        model = fill(make, HUGGINGFACE_CLIP, open_weights(folder), {}, str(path_or_hub_id))
-        processing = ImageProcessing(config.image_size)
-        if (folder / PREPROCESSOR).exists():
-            processing = _checked(read_processing, folder / PREPROCESSOR, config.image_size)
-    return model, processing
+        model = fill(
+            lambda: CLIP(config, rngs=nnx.Rngs(0)),
+            HUGGINGFACE_CLIP,
+            open_weights(folder),
+            {},
+            str(path_or_hub_id),
+        )
+        return model, processing_of(folder, ImageProcessing(config.image_size))
 
 
 def load_groupvit(path_or_hub_id: str, dtype: str = "float32") -> GroupViT:
@@ -83,13 +84,22 @@ def load_groupvit(path_or_hub_id: str, dtype: str = "float32") -> GroupViT:
         )
 
 
+def processing_of(folder: pathlib.Path, default: ImageProcessing) -> ImageProcessing:
+    """How the images of the model in `folder` are prepared; the default if nothing says so.
+
+    Raises:
+        UserError: `preprocessor_config.json` is damaged or asks for what we do not do.
+    """
+    if not (folder / PREPROCESSOR).exists():
+        return default
+    return _checked(read_processing, folder / PREPROCESSOR, default.size)
+
+
 def save_clip(model: CLIP, folder: str, processing: ImageProcessing | None = None) -> None:
     """Writes a folder that `transformers.CLIPModel.from_pretrained` loads.
 
-    In a run of several processes all must call it; the first one writes.
-
     Args:
-        model: the model.
+        model: the model; in a run of several processes replicated on all devices, and one calls.
         folder: a new folder, local or in a bucket, or one with an earlier model to replace.
         processing: how images were prepared; None: CLIP's way.
 
@@ -117,10 +127,6 @@ def save_groupvit(model: GroupViT, folder: str, processing: ImageProcessing | No
     _save(folder, write_groupvit_config(config, settings), tensors, config.text, processing)
 
 
-def _make_clip(config: CLIPConfig) -> CLIP:
-    return CLIP(config, rngs=nnx.Rngs(0))
-
-
 def _checked(read, file: pathlib.Path, argument) -> CLIPConfig | GroupViTConfig | ImageProcessing:
     """Reads a JSON file into a config; what makes no sense in it is the user's error."""
     content = read_json(file)
@@ -138,9 +144,9 @@ def _save(
     text: TextConfig,
     processing: ImageProcessing,
 ) -> None:
-    if jax.process_index():
-        return
     with new_folder(folder) as staging:
         save_file(tensors, staging / WEIGHTS, metadata={"format": "pt"})
         write_companions(staging, config["architectures"][0], text, processing)
         write_json(staging / CONFIG, config)
+        # The library writes for the owner only; readable like the other files is what one expects.
+        (staging / WEIGHTS).chmod((staging / CONFIG).stat().st_mode)

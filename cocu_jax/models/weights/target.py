@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 
 from etils import epath
+from safetensors import SafetensorError
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.weights.source import CONFIG
@@ -26,6 +27,7 @@ def new_folder(path: str) -> Iterator[pathlib.Path]:
     if place.exists() and not (place / CONFIG).exists() and not _is_empty(place):
         raise UserError(f"{place}: is there already and is no model; choose another place")
     with _beside(place) as staging:
+        staging.mkdir()
         yield staging
         if "://" in str(path):
             _upload(staging, place)
@@ -44,31 +46,31 @@ def new_file(path: str) -> Iterator[pathlib.Path]:
     if place.is_dir():
         raise UserError(f"{place}: is a folder; give the name of a file in it")
     with _beside(place) as staging:
-        yield staging / place.name
+        yield staging
         if "://" in str(path):
-            epath.Path(staging / place.name).copy(place, overwrite=True)
+            epath.Path(staging).copy(place, overwrite=True)
         else:
-            (staging / place.name).replace(place)
+            staging.replace(place)
 
 
 @contextlib.contextmanager
 def _beside(place: epath.Path) -> Iterator[pathlib.Path]:
-    """A temporary folder on the same disk, so that a rename is enough; removed afterwards."""
+    """A free path of the same name on the same disk, so that a rename is enough."""
     remote = "://" in str(place)
     try:
         if not remote:
             place.parent.mkdir(parents=True, exist_ok=True)
-        staging = tempfile.mkdtemp(
+        private = tempfile.mkdtemp(
             prefix=f".{place.name}.partial-", dir=None if remote else place.parent
         )
     except OSError as error:
         raise UserError(f"{place}: cannot write there ({error.strerror})") from None
     try:
-        yield pathlib.Path(staging)
-    except OSError as error:
-        raise UserError(f"{place}: writing failed ({error.strerror or error})") from error
+        yield pathlib.Path(private) / place.name
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{place}: writing failed ({error}); nothing was left there") from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(private, ignore_errors=True)
 
 
 def _is_empty(place: epath.Path) -> bool:
@@ -76,12 +78,9 @@ def _is_empty(place: epath.Path) -> bool:
 
 
 def _replace(staging: pathlib.Path, place: pathlib.Path) -> None:
-    staging.chmod(0o755)  # mkdtemp's are private
-    before = staging.with_name(f"{staging.name}-before")
     if place.exists():
-        place.rename(before)
+        place.rename(staging.with_name(f"{staging.name}-before"))  # removed with the staging
     staging.rename(place)
-    shutil.rmtree(before, ignore_errors=True)
 
 
 def _upload(staging: pathlib.Path, place: epath.Path) -> None:

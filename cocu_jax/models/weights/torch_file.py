@@ -156,11 +156,16 @@ def write_torch(
         notes: further entries of that dictionary.
     """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("archive/data.pkl", _pickled(tensors, entry, notes))
-        archive.writestr("archive/byteorder", "little")
+
+        def add(name: str, data: bytes) -> None:
+            # Without a date, so that equal models are equal files.
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
+
+        add("data.pkl", _pickled(tensors, entry, notes))
+        add("byteorder", b"little")
         for key, array in enumerate(tensors.values()):
-            archive.writestr(f"archive/data/{key}", np.ascontiguousarray(array).tobytes())
-        archive.writestr("archive/version", "3\n")
+            add(f"data/{key}", array.tobytes())
+        add("version", b"3\n")
 
 
 def _pickled(tensors: Mapping[str, np.ndarray], entry: str, notes: Mapping[str, str]) -> bytes:

@@ -1,0 +1,110 @@
+"""Checkpoints in and out: `python -m cocu_jax.models.weights --help`."""
+
+import argparse
+import os
+import sys
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # conversions leave accelerators to whoever is using them
+
+from etils import epath
+
+from cocu_jax.errors import UserError
+from cocu_jax.models.clip import CLIP
+from cocu_jax.models.groupvit import GroupViT
+from cocu_jax.models.weights.config_json import architecture
+from cocu_jax.models.weights.convert import arrays
+from cocu_jax.models.weights.huggingface import (
+    load_clip,
+    load_groupvit,
+    processing_of,
+    save_clip,
+    save_groupvit,
+)
+from cocu_jax.models.weights.image_processing import ImageProcessing, imagenet_processing
+from cocu_jax.models.weights.official import load_official, save_official
+from cocu_jax.models.weights.source import CONFIG, model_folder, read_json
+
+_DESCRIPTION = """\
+Brings CLIP and GroupViT checkpoints in, and takes them out.
+
+  import  from the Hugging Face hub (an id), a Hugging Face folder or the authors' .pth file
+          to a folder that every job of cocu-jax reads, and transformers too
+  export  from such a folder, e.g. a run's export/
+          to a Hugging Face folder ready to upload, or to the authors' .pth format
+
+Nothing in a checkpoint is executed. Every tensor is checked, and the target is written whole or
+not at all.
+"""
+_EXAMPLES = """\
+examples:
+  python -m cocu_jax.models.weights import openai/clip-vit-base-patch32 models/clip
+  python -m cocu_jax.models.weights import group_vit_gcc_yfcc_30e.pth models/groupvit
+  python -m cocu_jax.models.weights export runs/cocu/export cocu.pth
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cocu_jax.models.weights",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="import | export")
+    bring = commands.add_parser("import", help="bring a checkpoint in")
+    bring.add_argument("source", help="hub id, Hugging Face folder, or .pth file")
+    bring.add_argument("target", help="new folder to write")
+    take = commands.add_parser("export", help="take a model out")
+    take.add_argument("source", help="folder of the model, e.g. a run's export/")
+    take.add_argument("target", help="new folder, or a file that ends in .pth")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "import" and _is_official(options.target):
+            raise UserError(f"{options.target}: import writes a folder; use export for a .pth")
+        print(convert(options.source, options.target))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def convert(source: str, target: str) -> str:
+    """Reads a model and writes it in the target's format; returns what was done, in one line.
+
+    Raises:
+        UserError: the source is not readable, the target is there already, or the model has no
+            place in the target's format.
+    """
+    place = epath.Path(target)
+    if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+        raise UserError(f"{target}: is there already; remove it or choose another place")
+    model, processing = _read(source)
+    if not _is_official(target):
+        save = save_clip if isinstance(model, CLIP) else save_groupvit
+        save(model, target, processing)
+    elif isinstance(model, GroupViT):
+        save_official(model, target)
+    else:
+        raise UserError(f"{source}: is a CLIP; .pth is the format of GroupViT only, give a folder")
+    count = sum(array.size for array in arrays(model).values())
+    return f"{target}: {type(model).__name__}, {count:,} values"
+
+
+def _read(source: str) -> tuple[CLIP | GroupViT, ImageProcessing | None]:
+    """The model, and how its images are prepared where the source says so."""
+    if _is_official(source):
+        return load_official(source), None
+    with model_folder(source) as folder:
+        if architecture(read_json(folder / CONFIG), source) == "CLIPModel":
+            return load_clip(str(folder))
+        model = load_groupvit(str(folder))
+        return model, processing_of(folder, imagenet_processing(model.config.image_size))
+
+
+def _is_official(name: str) -> bool:
+    return name.endswith(".pth")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

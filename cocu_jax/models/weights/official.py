@@ -1,0 +1,133 @@
+"""The checkpoint files of the GroupViT and CoCu authors, `.pth`, in and out.
+
+Such a file says nothing of itself that can be read safely, so the model's size is told by the
+shapes of its tensors; heads are 64 wide, as in all published ones. Files that we write carry their
+config as text besides, and come back exactly as they were.
+"""
+
+import functools
+import json
+import math
+import pathlib
+import re
+from collections.abc import Mapping
+
+import numpy as np
+from flax import nnx
+
+from cocu_jax.errors import UserError
+from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
+from cocu_jax.models.text import TextConfig
+from cocu_jax.models.weights import assignment_scale
+from cocu_jax.models.weights.config_json import OURS, read_groupvit_config, write_groupvit_config
+from cocu_jax.models.weights.convert import arrays, fill, rename
+from cocu_jax.models.weights.names import OFFICIAL_GROUPVIT
+from cocu_jax.models.weights.stored import StoredTensor
+from cocu_jax.models.weights.target import new_file
+from cocu_jax.models.weights.torch_file import open_torch, write_torch
+
+_ENTRY = "model"
+_HEAD_WIDTH = 64
+
+
+def load_official(file: str, dtype: str = "float32") -> GroupViT:
+    """An authors' `.pth` as our GroupViT; nothing that the file contains is executed.
+
+    Args:
+        file: with the weights under `model`; their names may start with `module.`.
+        dtype: of the matrix products, "float32" or "bfloat16"; parameters are float32.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it is no GroupViT; one line says why.
+    """
+    if not pathlib.Path(file).is_file():
+        raise UserError(f"{file}: no such file")
+    tensors, content = open_torch(pathlib.Path(file), _ENTRY)
+    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    if isinstance(content.get(OURS), str):
+        config = read_groupvit_config(json.loads(content[OURS]), str(file), dtype)
+    else:
+        config = _config_from_shapes(tensors, str(file), dtype)
+    restored = assignment_scale.restored(config)
+    given = {"multi_label_log_scale": np.float32(math.log(1 / 0.07))}  # trained without prompts
+    return fill(
+        lambda: GroupViT(restored, rngs=nnx.Rngs(0)),
+        OFFICIAL_GROUPVIT,
+        tensors,
+        {} if "multi_label_logit_scale" in tensors else given,
+        str(file),
+        functools.partial(assignment_scale.unfold, scale=restored.assign_logit_scale),
+    )
+
+
+def save_official(model: GroupViT, file: str) -> None:
+    """Writes a `.pth` as the authors' code reads it; `torch.load(weights_only=True)` does too.
+
+    Args:
+        model: the model.
+        file: where to; an existing file is replaced.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    scale = model.config.assign_logit_scale
+    ours = {path: assignment_scale.fold(path, a, scale) for path, a in arrays(model).items()}
+    config = json.dumps(write_groupvit_config(model.config, {}))
+    with new_file(file) as staging:
+        write_torch(staging, rename(ours, OFFICIAL_GROUPVIT), _ENTRY, {OURS: config})
+
+
+def _config_from_shapes(
+    tensors: Mapping[str, StoredTensor], source: str, dtype: str
+) -> GroupViTConfig:
+    def shape(name: str, rank: int) -> tuple[int, ...]:
+        if name not in tensors:
+            raise UserError(f"{source}: tensor {name} is missing; is it a GroupViT checkpoint?")
+        if len(tensors[name].shape) != rank:
+            raise UserError(f"{source}: tensor {name} has shape {list(tensors[name].shape)}")
+        return tensors[name].shape
+
+    def blocks(pattern: str) -> int:
+        return 1 + max(
+            (int(match[1]) for name in tensors if (match := re.match(pattern, name))), default=-1
+        )
+
+    _, patches, width = shape("img_encoder.pos_embed", 3)
+    patch = shape("img_encoder.patch_embed.proj.weight", 4)[-1]
+    mlp = shape("img_encoder.layers.0.downsample.pre_assign_attn.mlp.fc1.weight", 2)
+    hidden = shape("img_projector.linear_hidden.0.weight", 3)[0]
+    return GroupViTConfig(
+        image_size=patch * math.isqrt(patches),
+        patch_size=patch,
+        width=width,
+        heads=_heads(width, source),
+        mlp_ratio=mlp[0] / width,
+        depths=tuple(blocks(rf"img_encoder\.layers\.{i}\.blocks\.(\d+)\.") for i in range(3)),
+        groups=tuple(shape(f"img_encoder.layers.{i}.group_token", 3)[1] for i in range(2)),
+        projection_hidden=hidden,
+        projection_dim=shape("img_projector.linear_out.weight", 3)[0],
+        text=_text_from_shapes(shape, blocks, source),
+        dtype=dtype,
+    )
+
+
+def _text_from_shapes(shape, blocks, source: str) -> TextConfig:
+    vocabulary, width = shape("text_encoder.token_embedding.weight", 2)
+    mlp = shape("text_encoder.transformer.resblocks.0.mlp.c_fc.weight", 2)
+    return TextConfig(
+        vocab_size=vocabulary,
+        context_length=shape("text_encoder.positional_embedding", 2)[0],
+        width=width,
+        heads=_heads(width, source),
+        layers=blocks(r"text_encoder\.transformer\.resblocks\.(\d+)\."),
+        mlp_ratio=mlp[0] / width,
+    )
+
+
+def _heads(width: int, source: str) -> int:
+    if width % _HEAD_WIDTH:
+        raise UserError(
+            f"{source}: width {width} is not a multiple of {_HEAD_WIDTH}, the width of a head in "
+            "published models"
+        )
+    return width // _HEAD_WIDTH
