@@ -19,6 +19,8 @@ from jax.sharding import NamedSharding
 
 from cocu_jax.errors import UserError
 from cocu_jax.input.pipeline import count_examples, train_batches
+from cocu_jax.models.weights.huggingface import save_clip, save_groupvit
+from cocu_jax.models.weights.image_processing import ImageProcessing
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped
 from cocu_jax.training.agreement import Agreement
@@ -217,10 +219,10 @@ class Run:
             return
         model = self._model(state)
         if jax.process_index() == 0:
-            from cocu_jax.models.weights.huggingface import save_clip, save_groupvit
-
+            data = self.config.data
+            processing = ImageProcessing(data.image_size, tuple(data.mean), tuple(data.std))
             save = {"groupvit": save_groupvit, "clip": save_clip}[self.config.objective]
-            save(model, str(self.root / EXPORT_DIRECTORY))
+            save(model, str(self.root / EXPORT_DIRECTORY), processing)
 
 
 def _due(step: int, every: int) -> bool:
