@@ -8,6 +8,6 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 forced = "--xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {forced}"
 
-# torch imports Triton if it finds it, and Triton crashes the process once TensorFlow is loaded (both
-# carry an LLVM). The oracles run on the CPU and need no Triton: torch does without.
+# torch imports Triton if it finds it, and Triton crashes a process that has loaded TensorFlow: both
+# carry an LLVM. The oracles run on the CPU and need no Triton: torch does without.
 sys.modules["triton"] = None
