@@ -1,41 +1,9 @@
 """Finding the gallery's concepts in captions."""
 
-from nltk.tokenize import TreebankWordTokenizer
-
 from data_prep.gallery import Gallery
+from data_prep.words import Words
 
 _LONGEST_CONCEPT = 4  # words
-# A corpus has few frequent words. The bounds keep the memory of millions of captions flat.
-_CACHED_PIECES = 100_000
-_CACHED_LENGTH = 32
-
-
-class WordTokenizer:
-    """Penn Treebank words of lower-cased text: `don't` gives `do n't`, punctuation stands alone.
-
-    Every piece between spaces is tokenised by itself, so the full stop of any sentence is split off
-    without looking for sentences (and that of "st. bernard", too).
-    """
-
-    def __init__(self) -> None:
-        self._treebank = TreebankWordTokenizer()
-        self._cache: dict[str, list[str]] = {}
-
-    def __reduce__(self):
-        return WordTokenizer, ()
-
-    def __call__(self, text: str) -> list[str]:
-        """The words of `text`, in order."""
-        words = []
-        for piece in text.lower().split():
-            words += self._cache.get(piece) or self._split(piece)
-        return words
-
-    def _split(self, piece: str) -> list[str]:
-        words = self._treebank.tokenize(piece)
-        if len(piece) <= _CACHED_LENGTH and len(self._cache) < _CACHED_PIECES:
-            self._cache[piece] = words
-        return words
 
 
 class ConceptExtractor:
@@ -46,7 +14,7 @@ class ConceptExtractor:
 
     def __init__(self, gallery: Gallery) -> None:
         self._gallery = gallery
-        self._words = WordTokenizer()
+        self._words = Words()
         self._ids: dict[str, int] = {}
         # The lengths that the concepts with this first word have: most words have none.
         self._lengths: dict[str, tuple[int, ...]] = {}

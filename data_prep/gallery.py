@@ -5,7 +5,6 @@ import hashlib
 import json
 from collections.abc import Iterable
 
-import inflect
 from etils import epath
 
 from cocu_jax.errors import UserError
@@ -77,12 +76,12 @@ class Gallery:
             lists = json.loads(epath.Path(path).read_text())
         except (OSError, ValueError) as error:
             raise UserError(f"gallery {path}: cannot be read as JSON ({error})") from None
-        concepts = _concatenated(lists)
-        if not concepts:
+        gallery = cls.build(_concatenated(lists))
+        if not gallery.concepts:
             raise UserError(
                 f'gallery {path}: holds no list of concepts; write {{"concept": ["person", …]}}'
             )
-        return cls.build(concepts)
+        return gallery
 
     def save(self, path: epath.PathLike) -> None:
         """Writes the concepts as JSON that `load` reads back unchanged."""
@@ -102,6 +101,8 @@ def _plural_word(word: str) -> str:
         return f"{word}es"
     if word.endswith("s") or not word or word[-1] > _LAST_LATIN:
         return word
+    import inflect  # takes two seconds, and only building a gallery needs it
+
     engine = inflect.engine()
     # What ends in s is decided above, because inflect takes "bus" for the plural of "bu".
     return word if engine.singular_noun(word) else engine.plural_noun(word).lower()
