@@ -1,0 +1,147 @@
+"""What the report shows: some scenes as the runs see them, and some curated captions.
+
+Samples are the first scenes of a split or evenly spaced ones, never picked by hand.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from flax import nnx
+from jaxtyping import Int, UInt8
+
+from cocu_jax.input.corpus import Corpus, open_corpus, read_shard
+from cocu_jax.models.tokenizer import Tokenizer
+from eval.batches import read_images
+from eval.prediction import predict
+from eval.protocol import Protocol
+from eval.segmenter import make_segmenter
+
+_SHOWN_NEIGHBOURS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneSample:
+    """One scene with its ground truth and what every run makes of it.
+
+    Attributes:
+        image: RGB pixels.
+        truth: class of every pixel.
+        labels: run -> predicted class of every pixel.
+        groups: run -> group of every pixel.
+    """
+
+    image: UInt8[np.ndarray, "h w 3"]
+    truth: Int[np.ndarray, "h w"]
+    labels: Mapping[str, Int[np.ndarray, "h w"]]
+    groups: Mapping[str, Int[np.ndarray, "h w"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class RankedConcept:
+    """A curated concept: its name, its score, and whether the caption and the scene have it."""
+
+    name: str
+    score: float
+    in_caption: bool
+    in_scene: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class CurationSample:
+    """One scene with its caption, its nearest scenes and its curated concepts.
+
+    Attributes:
+        image: PNG bytes.
+        caption: its text.
+        shown: names of what the scene shows.
+        neighbours: (PNG bytes, caption) of the nearest other scenes, nearest first.
+        concepts: all curated concepts, best first.
+    """
+
+    image: bytes
+    caption: str
+    shown: tuple[str, ...]
+    neighbours: tuple[tuple[bytes, str], ...]
+    concepts: tuple[RankedConcept, ...]
+
+
+def segmentation_samples(
+    models: Mapping[str, nnx.Module], corpus: Corpus, protocol: Protocol, count: int = 12
+) -> list[SceneSample]:
+    """The first scenes of a split, segmented by every run's model.
+
+    Args:
+        models: run -> GroupViT.
+        corpus: a segmentation dataset.
+        protocol: how it is evaluated.
+        count: number of scenes.
+    """
+    scenes = list(read_images(corpus, protocol, 0, 1, count))
+    classes, tokenizer = tuple(corpus.metadata["classes"]), Tokenizer()
+    seen = {}
+    for run, model in models.items():
+        segmenter = make_segmenter(model, classes, protocol, tokenizer)
+        seen[run] = {prediction.key: prediction for prediction in predict(segmenter, scenes)}
+    return [
+        SceneSample(
+            image=scene.image,
+            truth=scene.labels.astype(int),
+            labels={run: predictions[scene.key].labels for run, predictions in seen.items()},
+            groups={run: predictions[scene.key].groups for run, predictions in seen.items()},
+        )
+        for scene in scenes
+    ]
+
+
+def curation_samples(corpus: Corpus, annotations: str, count: int = 10) -> list[CurationSample]:
+    """Evenly spaced scenes of a curated split.
+
+    Args:
+        corpus: the split, with the true concepts of its scenes.
+        annotations: directory of its concept annotations.
+        count: number of scenes.
+    """
+    rows = set(np.linspace(0, corpus.num_examples - 1, count).astype(int).tolist())
+    curated = _examples(open_corpus(annotations, corpus.split), rows=rows)
+    near = {
+        example["key"]: [key for key in example["neighbours"] if key != example["key"]]
+        for example in curated
+    }
+    keys = {key for keys in near.values() for key in keys[:_SHOWN_NEIGHBOURS]}
+    scenes = {example["key"]: example for example in _examples(corpus, keys=keys | near.keys())}
+    gallery = corpus.metadata["gallery"]
+    return [
+        _curation_sample(
+            scenes[example["key"]],
+            [scenes[key] for key in near[example["key"]][:_SHOWN_NEIGHBOURS]],
+            example,
+            gallery,
+        )
+        for example in curated
+    ]
+
+
+def _examples(corpus: Corpus, rows: set[int] = frozenset(), keys: set[bytes] = frozenset()):
+    """Examples that are at one of the rows or have one of the keys, in order."""
+    examples, row = [], 0
+    for shard in range(corpus.num_shards):
+        for example in read_shard(corpus, shard).as_numpy_iterator():
+            if row in rows or example["key"] in keys:
+                examples.append(example)
+            row += 1
+    return examples
+
+
+def _curation_sample(scene: dict, near: list[dict], curated: dict, gallery) -> CurationSample:
+    named, shown = (set(scene[name].tolist()) for name in ("caption_concepts", "concepts"))
+    return CurationSample(
+        image=scene["image"],
+        caption=scene["caption"].decode(),
+        shown=tuple(gallery[i] for i in scene["concepts"]),
+        neighbours=tuple((other["image"], other["caption"].decode()) for other in near),
+        concepts=tuple(
+            RankedConcept(gallery[i], float(score), i in named, i in shown)
+            for i, score in zip(curated["concepts"].tolist(), curated["scores"], strict=True)
+        ),
+    )
