@@ -23,11 +23,10 @@ JOBS = {
     "demo": "cocu_jax.demo.job:run_demo",
 }
 
-FLAGS = flags.FLAGS
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The job, e.g. configs/demo.py.", lock_config=True)
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The job, e.g. configs/demo.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of this run: local or gs://.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", None, "Join other hosts; default: yes on TPU pods and Slurm.")
-_COMPILE_FOR = flags.DEFINE_string("compile_for", None, "Only compile for this TPU slice, e.g. v5e-256.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", None, "Join other hosts; default: if any.")
+_COMPILE_FOR = flags.DEFINE_string("compile_for", None, "Only compile for a TPU, e.g. v5e-256.")
 
 
 def main(argv: list[str]) -> None:
@@ -65,6 +64,15 @@ def run(config, workdir: str) -> None:
     getattr(importlib.import_module(module), function)(config, workdir)
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; a field that no config has is one clear line."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).replace("\\n", " ").replace("\\", "").split()).strip("'")
+        sys.exit(f"error: in the flags or the config file: {reason}")
+
+
 def _in_cluster() -> bool:
     """Whether the environment announces more than one host (TPU pod slice or Slurm)."""
     workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
@@ -74,4 +82,4 @@ def _in_cluster() -> bool:
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
     flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,101 @@
+"""The figures and pictures of finished stages, gathered for the report."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+
+import ml_collections
+from etils import epath
+
+from cocu_jax.demo.report import Results
+from cocu_jax.demo.samples import curation_samples, segmentation_samples
+from cocu_jax.input.corpus import open_corpus
+from cocu_jax.models.tokenizer import Tokenizer
+from cocu_jax.models.weights.huggingface import load_groupvit
+from cocu_jax.training.evaluation import Evaluation, open_evaluation
+from cocu_jax.training.metrics import read_metrics
+from eval.segmentation import evaluate_segmentation
+
+
+def reported_benchmark(config: ml_collections.ConfigDict, split: str = "validation") -> Evaluation:
+    """The benchmark of a train config on another split than the one training looked at."""
+    config = config.copy_and_resolve_references()
+    config.evaluation.split = split
+    return open_evaluation(config)
+
+
+def measure_run(export: epath.Path, benchmark: Evaluation) -> dict:
+    """Zero-shot segmentation of an exported model.
+
+    Args:
+        export: Hugging Face folder of the model.
+        benchmark: what to measure it on.
+
+    Returns:
+        mIoU, its bound with the best name for every group, that of a constant prediction, pixel
+        accuracy (all in [0, 1]), and the IoU of each class (None where it never occurs).
+    """
+    title = f"evaluate {benchmark.corpus.split}"
+    result = evaluate_segmentation(
+        load_groupvit(str(export)), benchmark.corpus, benchmark.protocol, Tokenizer(), title=title
+    )
+    return {
+        "miou": result.miou,
+        "bound_miou": result.bound_miou,
+        "constant_miou": result.constant_miou,
+        "pixel_accuracy": result.pixel_accuracy,
+        "iou": {name: None if iou != iou else iou for name, iou in result.iou.items()},
+    }
+
+
+def gather_results(
+    config: ml_collections.ConfigDict,
+    dataset: str,
+    benchmark: Evaluation,
+    entries: Mapping[str, Mapping],
+    directories: Mapping[str, list[epath.Path]],
+) -> Results:
+    """Everything the report tells, from what the stages left behind.
+
+    Args:
+        config: the demo's.
+        dataset: directory of the scenes.
+        benchmark: what the runs were measured on.
+        entries: the ledger.
+        directories: stage -> its directory of every seed.
+    """
+    pretrain = open_corpus(dataset, "pretrain")
+    runs = [stage for stage in directories if stage not in ("clip", "curate")]
+    quality = {
+        stage: [entries[_name(folder)]["quality"] for folder in folders]
+        for stage, folders in directories.items()
+        if stage != "clip"
+    }
+    models = {run: load_groupvit(str(directories[run][0] / "export")) for run in runs}
+    annotations = directories["curate"][0] / "annotations"
+    return Results(
+        classes=benchmark.corpus.metadata["classes"],
+        stuff=benchmark.corpus.metadata["stuff"],
+        runs={run: quality[run] for run in runs},
+        curation=quality["curate"],
+        logs={
+            stage: [read_metrics(folder) for folder in folders]
+            for stage, folders in directories.items()
+            if stage != "curate"
+        },
+        scenes=segmentation_samples(models, benchmark.corpus, benchmark.protocol),
+        curations=curation_samples(pretrain, str(annotations)),
+        omitted={
+            "things": pretrain.metadata["things_omitted"],
+            "stuff": pretrain.metadata["stuff_omitted"],
+        },
+        seconds={stage: entry["seconds"] for stage, entry in entries.items()},
+        settings=json.loads(config.to_json_best_effort()),
+        machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        credit=pretrain.metadata["credit"],
+    )
+
+
+def _name(folder: epath.Path) -> str:
+    return f"{folder.parent.name}/{folder.name}"
