@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float16, Int
+from jaxtyping import Float, Float16, Int
 
 from cocu_jax.curation.cluster import cluster_archives, gram_matrix
 from cocu_jax.curation.index import Entries
 from cocu_jax.curation.ragged import Ragged, item_positions
-from cocu_jax.curation.rank import rank_archives
+from cocu_jax.curation.rank import Archives, build_archives, rank_archives
 
 _CHUNK = 256
 _BUCKETS = (4, 8, 12, 16, 24, 32, 48, 64)
@@ -40,7 +41,10 @@ class Annotations:
 
 
 class Annotator:
-    """Ranking and clustering against one gallery, whose arrays are kept on every local device."""
+    """Ranking and clustering against one gallery, whose arrays are kept on a device.
+
+    One device is enough: writing the annotations takes longer than computing them.
+    """
 
     def __init__(
         self,
@@ -51,9 +55,8 @@ class Annotator:
     ):
         """Args: unit-norm embeddings, concepts kept per archive, whether to cluster, the seed."""
         self._capacity, self._clusters, self._seed = capacity, clusters, seed
-        self._devices = jax.local_devices()
-        self._embeddings = [jax.device_put(concept_embeddings, d) for d in self._devices]
-        self._grams = [gram_matrix(embeddings) for embeddings in self._embeddings]
+        self._embeddings = jnp.asarray(concept_embeddings, jnp.float32)
+        self._gram = gram_matrix(self._embeddings)
 
     def annotate(
         self,
@@ -72,73 +75,76 @@ class Annotator:
         """
         of_anchors = Ragged(entries.concepts.values, entries.concepts.starts[::neighbours])
         entries = dataclasses.replace(entries, concepts=of_anchors)
-        shape = (len(anchors), self._capacity)
+        padded = np.full((len(anchors), self._capacity), -1, np.int32)
         result = Annotations(
-            concepts=np.full(shape, -1, np.int32),
-            scores=np.zeros(shape, np.float32),
-            clusters=np.full(shape, -1, np.int32),
+            concepts=padded,
+            scores=np.zeros(padded.shape, np.float32),
+            clusters=padded.copy(),
             found=np.zeros(len(anchors), np.int32),
         )
-        self._rank(entries, anchors, result)
-        if self._clusters:
-            self._cluster(first, result)
+        archives = self._build(entries, len(anchors))
+        self._rank(archives, anchors, first, result)
         return result
 
-    def _rank(self, entries: Entries, anchors: np.ndarray, result: Annotations) -> None:
-        def rank_chunk(rows: np.ndarray, width: int, device: int) -> None:
-            concepts, similarities, in_caption = _padded(entries, rows, width)
-            ranking = rank_archives(
-                *jax.device_put((concepts, similarities, in_caption), self._devices[device]),
-                jax.device_put(_fill(anchors[rows]), self._devices[device]),
-                self._embeddings[device],
-                capacity=min(width, self._capacity),
-            )
-            ranked = min(width, self._capacity)
-            result.concepts[rows, :ranked] = _unfill(ranking.concepts, rows)
-            result.scores[rows, :ranked] = _unfill(ranking.scores, rows)
-            result.found[rows] = _unfill(ranking.found, rows)
+    def _build(self, entries: Entries, anchors: int) -> Archives:
+        """Archives of all anchors, on the host, bucketed by number of entries."""
+        padded = np.full((anchors, self._capacity), -1, np.int32)
+        archives = Archives(
+            concepts=padded,
+            support=np.zeros(padded.shape, np.int32),
+            total=np.zeros(padded.shape, np.float32),
+            largest=np.zeros(anchors, np.float32),
+            found=np.zeros(anchors, np.int32),
+        )
 
-        self._run(rank_chunk, entries.concepts.lengths, at_least=1)
+        def build_chunk(rows: np.ndarray, width: int) -> None:
+            capacity = min(width, self._capacity)
+            lists = _padded(entries, rows, width)
+            for field, part in vars(build_archives(*lists, capacity=capacity)).items():
+                column = getattr(archives, field)
+                target = column[:, :capacity] if column.ndim == 2 else column
+                target[rows] = np.asarray(part)[: len(rows)]
 
-    def _cluster(self, first: int, result: Annotations) -> None:
-        def cluster_chunk(rows: np.ndarray, width: int, device: int) -> None:
-            width = min(width, self._capacity)
-            concepts = _fill(result.concepts[rows, :width])
-            concepts[len(rows) :] = -1
-            labels = cluster_archives(
-                jax.device_put(concepts, self._devices[device]),
-                self._grams[device],
-                self._seed,
-                jax.device_put(_fill(np.int32(first + rows)), self._devices[device]),
-            )
-            result.clusters[rows, :width] = _unfill(labels, rows)
+        _run(build_chunk, entries.concepts.lengths)
+        return archives
 
-        sizes = np.minimum(result.found, self._capacity)
-        self._run(cluster_chunk, sizes, at_least=3)
-
-    def _run(
-        self, work: Callable[[np.ndarray, int, int], None], sizes: np.ndarray, at_least: int
+    def _rank(
+        self, archives: Archives, anchors: np.ndarray, first: int, result: Annotations
     ) -> None:
-        """Calls `work(rows, bucket, device)` for all chunks, the devices taking turns."""
-        workers = max(len(self._devices), os.cpu_count() or 1)
-        with ThreadPoolExecutor(workers) as pool:
-            pending = [
-                pool.submit(work, rows, width, i % len(self._devices))
-                for i, (rows, width) in enumerate(_chunks(sizes, at_least))
-            ]
-            for chunk in pending:
-                chunk.result()
+        """Ranks and clusters archives, bucketed by their own size."""
+        result.found[:] = archives.found
+
+        def rank_chunk(rows: np.ndarray, width: int) -> None:
+            part = jax.tree.map(
+                lambda x: _fill(x[rows, :width] if x.ndim == 2 else x[rows]), archives
+            )
+            concepts, scores = rank_archives(part, _fill(anchors[rows]), self._embeddings)
+            result.concepts[rows, :width] = np.asarray(concepts)[: len(rows)]
+            result.scores[rows, :width] = np.asarray(scores)[: len(rows)]
+            if self._clusters:
+                numbers = _fill(np.int32(first + rows))
+                labels = cluster_archives(concepts, self._gram, self._seed, numbers)
+                result.clusters[rows, :width] = np.asarray(labels)[: len(rows)]
+
+        _run(rank_chunk, np.minimum(archives.found, self._capacity))
 
 
-def _chunks(sizes: Int[np.ndarray, "n"], at_least: int) -> Iterator[tuple[np.ndarray, int]]:
-    """(rows, bucket width) of chunks of rows of like size; sizes below `at_least` are left out."""
+def _run(work: Callable[[np.ndarray, int], None], sizes: np.ndarray) -> None:
+    """Calls `work(rows, bucket width)` for all chunks, several at a time."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in [pool.submit(work, *chunk) for chunk in _chunks(sizes)]:
+            done.result()
+
+
+def _chunks(sizes: Int[np.ndarray, "n"]) -> Iterator[tuple[np.ndarray, int]]:
+    """(rows, bucket width) of chunks of rows of like size; rows of size 0 are left out."""
     largest = int(sizes.max(initial=0))
     widths = list(_BUCKETS)
     while widths[-1] < largest:
         widths.append(2 * widths[-1])
     bucket = np.searchsorted(widths, sizes)
     for b, width in enumerate(widths):
-        rows = np.flatnonzero((bucket == b) & (sizes >= at_least))
+        rows = np.flatnonzero((bucket == b) & (sizes > 0))
         for start in range(0, len(rows), _CHUNK):
             yield rows[start : start + _CHUNK], width
 
@@ -162,7 +168,3 @@ def _padded(
 def _fill(rows: np.ndarray) -> np.ndarray:
     """Zero rows up to a whole chunk."""
     return np.pad(rows, [(0, _CHUNK - len(rows))] + [(0, 0)] * (rows.ndim - 1))
-
-
-def _unfill(rows: Array, kept: np.ndarray) -> np.ndarray:
-    return np.asarray(rows)[: len(kept)]

@@ -10,7 +10,6 @@ and one batched product of Gram matrices and membership matrices gives it for ev
 restart, concept and cluster.
 """
 
-import math
 from functools import partial
 
 import jax
@@ -19,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 RESTARTS = 5
 MAX_ITERATIONS = 100
+_COINCIDE = 1e-6  # squared distances of unit vectors below this are rounding errors
 
 
 @jax.jit
@@ -39,9 +39,9 @@ def cluster_archives(
 ) -> Int[Array, "b n"]:
     """Cluster labels of each archive's concepts: k-means with K = ceil(size / 2).
 
-    Initialised by greedy k-means++ (Arthur and Vassilvitskii, 2007, with 2 + ln K candidates per
-    centre as scikit-learn does), then Lloyd's iterations; the restart of least inertia wins. An
-    empty cluster takes the concept farthest from its centroid.
+    Initialised by greedy k-means++ (Arthur and Vassilvitskii, 2007: the best of a few candidates
+    per centre, two in small archives and four in large ones), then Lloyd's iterations; the restart
+    of least inertia wins. An empty cluster takes the concept farthest from its centroid.
 
     Args:
         concepts: ids, -1 beyond the archive; all real ids come first.
@@ -63,100 +63,100 @@ def cluster_archives(
     local = jnp.where(valid[:, :, None] & valid[:, None, :], local, 0.0)
     sizes = valid.sum(-1)
     clusters = (sizes + 1) // 2
-    initialise = partial(_plus_plus, restarts=restarts, max_clusters=(width + 1) // 2)
+    distances = jnp.maximum(_squared_distances(local), 0.0)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), anchor)
-    centres = jax.vmap(initialise)(keys, local, valid, clusters)
-    labels, inertia = _lloyd(local, valid, clusters, centres, max_iterations)
+    most = (width + 1) // 2
+    initialise = jax.vmap(partial(_plus_plus, restarts=restarts, max_clusters=most))
+    centres = initialise(keys, distances, valid)
+    exists = jnp.arange(most) < clusters[:, None]
+    labels, inertia = _lloyd(local, valid, exists, centres, max_iterations)
     best = jnp.argmin(inertia, axis=1)
     labels = jnp.take_along_axis(labels, best[:, None, None], axis=1)[:, 0]
     return jnp.where(valid & (sizes > 2)[:, None], _in_order_of_appearance(labels), -1)
 
 
-def _plus_plus(
-    key: Array,
-    gram: Float[Array, "n n"],
-    valid: Array,
-    clusters: Int[Array, ""],
-    restarts: int,
-    max_clusters: int,
-) -> Int[Array, "r k"]:
-    """Positions of the initial centres of one archive, one row per restart; -1 beyond K."""
-    norms = jnp.diagonal(gram)
-    distances = jnp.maximum(norms[:, None] - 2 * gram + norms[None, :], 0.0)
-    distances = jnp.where(valid[:, None] & valid[None, :], distances, 0.0)
-    trials = 2 + int(math.log(max_clusters))
-    uniform = jax.random.uniform(key, (max_clusters, restarts, trials))
+def _squared_distances(gram: Float[Array, "b n n"]) -> Float[Array, "b n n"]:
+    norms = jnp.diagonal(gram, axis1=1, axis2=2)
+    return norms[:, :, None] - 2 * gram + norms[:, None, :]
 
-    first = jnp.minimum((uniform[0, :, 0] * valid.sum()).astype(jnp.int32), valid.sum() - 1)
-    centres = (
-        jnp.full((restarts, max_clusters), -1).at[:, 0].set(jnp.where(clusters > 0, first, -1))
-    )
+
+def _plus_plus(
+    key: Array, distances: Float[Array, "n n"], valid: Array, restarts: int, max_clusters: int
+) -> Int[Array, "r k"]:
+    """Positions of the initial centres of one archive, one row per restart.
+
+    A row's first K entries do not depend on `max_clusters`; the rest are not used.
+    """
+    width, size = len(valid), valid.sum()
+    distances = jnp.where(valid[:, None] & valid[None, :], distances, 0.0)
+    uniform = jax.random.uniform(key, (max_clusters, restarts, 2 + width // 32))
+    first = jnp.minimum((uniform[0, :, 0] * size).astype(jnp.int32), size - 1)
+    centres = jnp.zeros((max_clusters, restarts), jnp.int32).at[0].set(first)
+    prefix = jnp.triu(jnp.ones((width, width)))  # a product with it is a cumulative sum
 
     def add_centre(k, state):
         centres, closest = state
-        mass = jnp.cumsum(closest, axis=-1)
+        mass = jnp.dot(closest, prefix, precision=jax.lax.Precision.HIGHEST)
         drawn = uniform[k][:, :, None] * mass[:, None, -1:]
         candidates = jnp.sum(mass[:, None, :] <= drawn, -1)
-        candidates = jnp.minimum(candidates, valid.sum() - 1)
+        candidates = jnp.minimum(candidates, size - 1)
         after = jnp.minimum(closest[:, None, :], distances[candidates])
         chosen = jnp.argmin(after.sum(-1), axis=-1)[:, None]
         centre = jnp.take_along_axis(candidates, chosen, axis=1)[:, 0]
         closest = jnp.take_along_axis(after, chosen[:, :, None], axis=1)[:, 0]
-        return centres.at[:, k].set(jnp.where(k < clusters, centre, -1)), closest
+        return centres.at[k].set(centre), closest
 
-    return jax.lax.fori_loop(1, max_clusters, add_centre, (centres, distances[first]))[0]
+    return jax.lax.fori_loop(1, max_clusters, add_centre, (centres, distances[first]))[0].T
 
 
 def _lloyd(
     gram: Float[Array, "b n n"],
     valid: Array,
-    clusters: Int[Array, "b"],
+    exists: Array,
     centres: Int[Array, "b r k"],
     max_iterations: int,
 ) -> tuple[Int[Array, "b r n"], Float[Array, "b r"]]:
-    """Lloyd's iterations of all restarts until no label changes: labels and inertia."""
-    batch, restarts, max_clusters = centres.shape
+    """Lloyd's iterations of all restarts until no label changes: labels and inertia.
+
+    Arrays are laid out with the concepts last, where reductions over clusters vectorise.
+    """
+    batch, restarts, clusters = centres.shape
     width = gram.shape[1]
-    norms = jnp.diagonal(gram, axis1=1, axis2=2)
-    exists = jnp.arange(max_clusters) < clusters[:, None]
+    norms = jnp.diagonal(gram, axis1=1, axis2=2)[:, None, :]
+    numbers = jnp.arange(clusters)[:, None]
 
     def assign(members):
-        """Nearest centroid of each concept and its squared distance; `members` is [b, n, r, k]."""
-        size = members.sum(1)
+        """Next labels, given who is in which cluster [b, r, k, n], and the inertia before."""
+        size = members.sum(-1)
         share = 1 / jnp.maximum(size, 1)
         to_members = jnp.matmul(
-            gram, members.reshape(batch, width, -1), precision=jax.lax.Precision.HIGHEST
+            members.reshape(batch, -1, width), gram, precision=jax.lax.Precision.HIGHEST
         ).reshape(members.shape)
-        spread = (to_members * members).sum(1) * share**2
-        distance = norms[:, :, None, None] - 2 * to_members * share[:, None] + spread[:, None]
-        usable = exists[:, None, :] & (size > 0)
-        distance = jnp.where(usable[:, None], distance, jnp.inf)
-        return jnp.argmin(distance, -1), jnp.where(valid[:, :, None], distance.min(-1), 0.0)
+        spread = (to_members * members).sum(-1) * share**2
+        offset = jnp.where(exists[:, None] & (size > 0), spread, jnp.inf)
+        distance = offset[..., None] - 2 * to_members * share[..., None]
+        labels = jnp.argmin(distance, axis=2)
+        nearest = jnp.where(valid[:, None], norms + distance.min(2), 0.0)
+        return fill_empty(labels, nearest, exists[:, None] & (size == 0)), nearest.sum(-1)
 
-    def membership(labels):
-        chosen = labels[..., None] == jnp.arange(max_clusters)
-        return (chosen & valid[:, :, None, None]).astype(jnp.float32)
-
-    def fill_empty(labels, distance):
+    def fill_empty(labels, nearest, empty):
         """Gives the first empty cluster, if any, the concept farthest from its centroid."""
-        empty = (membership(labels).sum(1) == 0) & exists[:, None, :]
-        farthest = jnp.argmax(distance, axis=1)
-        moves = empty.any(-1) & (distance.max(1) > 1e-6)
-        taken = (jnp.arange(width)[:, None] == farthest[:, None]) & moves[:, None]
-        return jnp.where(taken, jnp.argmax(empty, -1)[:, None], labels)
+        farthest = jnp.argmax(nearest, axis=-1)[..., None]
+        moves = empty.any(-1) & (nearest.max(-1) > _COINCIDE)
+        taken = (jnp.arange(width) == farthest) & moves[..., None]
+        return jnp.where(taken, jnp.argmax(empty, -1)[..., None], labels)
 
     def step(state):
         iteration, labels, _, _ = state
-        nearest, distance = assign(membership(labels))
-        nearest = fill_empty(nearest, distance)
-        return iteration + 1, nearest, distance.sum(1), (nearest != labels).any()
+        members = (labels[:, :, None] == numbers) & valid[:, None, None]
+        following, inertia = assign(members.astype(jnp.float32))
+        return iteration + 1, following, inertia, (following != labels).any()
 
-    seeds = (jnp.arange(width)[:, None, None] == centres[:, None]).astype(jnp.float32)
-    labels, distance = assign(seeds)
-    state = (0, fill_empty(labels, distance), distance.sum(1), jnp.array(True))
+    seeds = (jnp.arange(width) == centres[..., None]).astype(jnp.float32)
+    state = (0, *assign(seeds), jnp.array(True))
     unfinished = lambda state: (state[0] < max_iterations) & state[3]  # noqa: E731
     _, labels, inertia, _ = jax.lax.while_loop(unfinished, step, state)
-    return labels.transpose(0, 2, 1), inertia
+    return labels, inertia
 
 
 def _in_order_of_appearance(labels: Int[Array, "b n"]) -> Int[Array, "b n"]:

@@ -17,6 +17,7 @@ goes on, and the others wait for it.
 import dataclasses
 from collections.abc import Callable, Iterator
 
+import jax
 import ml_collections
 import numpy as np
 from etils import epath
@@ -123,7 +124,8 @@ def _search(
     """Neighbours of a group of shards, and the recall measured if the search is approximate."""
     config = plan.config
     settings = SearchSettings(config.neighbours, tile_rows=config.tile_rows, recall=config.recall)
-    total = products([len(part) for part in queries], len(index), settings)
+    lengths = [len(part) for part in queries]
+    total = products(lengths, len(index), settings, jax.local_device_count())
     with progress_bar(f"Search {title}", total, "blocks") as bar:
 
         def on_blocks(count: int) -> None:

@@ -12,70 +12,85 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from cocu_jax.curation.ragged import Ragged, item_positions, starts_of
+
+_PAIRS = 256  # products at a time; their operands stay in a core's cache
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Ranking:
-    """Ranked concept archives of a batch of anchors.
+class Archives:
+    """Concept archives of a batch of anchors, in archive order.
 
     Attributes:
-        concepts: [b, n] ids, best first, -1 beyond the archive.
-        scores: [b, n] descending, 0 beyond the archive.
+        concepts: [b, n] ids, -1 beyond the archive.
+        support: [b, n] number of neighbours whose caption has the concept.
+        total: [b, n] sum of these neighbours' similarities to the concept.
+        largest: [b] largest such similarity over the archive, at least 0.
         found: [b] size of the archive before it was cut to n concepts.
     """
 
     concepts: Int[Array, "b n"]
-    scores: Float[Array, "b n"]
+    support: Int[Array, "b n"]
+    total: Float[Array, "b n"]
+    largest: Float[Array, "b"]
     found: Int[Array, "b"]
 
 
 @partial(jax.jit, static_argnames="capacity")
-def rank_archives(
+def build_archives(
     entries: Int[Array, "b m"],
     similarities: Float[Array, "b m"],
-    in_caption: Array,
-    anchors: Float[Array, "b d"],
-    concept_embeddings: Float[Array, "g d"],
+    in_caption: Bool[Array, "b m"],
     capacity: int,
-) -> Ranking:
-    """Builds each anchor's archive from its neighbours' concepts and ranks it.
+) -> Archives:
+    """Builds each anchor's archive from its neighbours' concepts.
 
     Args:
         entries: concept ids of all neighbours of an anchor, joined in the order of neighbour rank
             and then of position in the caption; -1 where there are fewer than m.
         similarities: cosine of each entry's concept with the neighbour that brought it.
-        in_caption: bool [b, m], whether the neighbour's caption has the concept. False marks
-            concepts that merely match the neighbour (`match="substring"`): they count in the means
-            but do not enter the archive.
+        in_caption: whether the neighbour's caption has the concept. False marks concepts that
+            merely match the neighbour (`match="substring"`): they count in the means but do not
+            enter the archive.
+        capacity: n; an archive keeps its first n concepts.
+    """
+    concepts, found = _first_occurrences(jnp.where(in_caption, entries, -1), capacity)
+    same = (concepts[:, :, None] == entries[:, None, :]) & (concepts >= 0)[:, :, None]
+    met = jnp.where(same, similarities[:, None, :], 0.0)
+    return Archives(concepts, same.sum(-1), met.sum(-1), met.max((1, 2)), found)
+
+
+@jax.jit
+def rank_archives(
+    archives: Archives, anchors: Float[Array, "b d"], concept_embeddings: Float[Array, "g d"]
+) -> tuple[Int[Array, "b n"], Float[Array, "b n"]]:
+    """Scores and sorts archives.
+
+    Args:
+        archives: see `build_archives`.
         anchors: unit-norm embeddings of the anchors.
         concept_embeddings: unit-norm embeddings of the gallery.
-        capacity: n; an archive keeps its first n concepts.
 
     Returns:
-        The ranking. score = g / m + l with g = cos(c, anchor), l = g / mean of R(c) and m the
-        largest similarity met over the archive; ties keep archive order. A term whose denominator
-        is 0 (no positive similarity at all) is 0, so that scores stay finite.
+        Concepts, best first, -1 beyond the archive, and their scores, 0 beyond it.
+        score = g / m + l with g = cos(c, anchor), l = g / mean of R(c) and m the largest similarity
+        met over the archive; ties keep archive order. A term whose denominator is 0 (no positive
+        similarity at all) is 0, so that scores stay finite.
     """
-    entries, similarities = jnp.asarray(entries), jnp.asarray(similarities)
-    archive, found = _first_occurrences(jnp.where(in_caption, entries, -1), capacity)
-    valid = archive >= 0
+    valid = archives.concepts >= 0
     to_anchor = jnp.einsum(
         "bnd,bd->bn",
-        concept_embeddings[jnp.maximum(archive, 0)].astype(jnp.float32),
+        concept_embeddings[jnp.maximum(archives.concepts, 0)].astype(jnp.float32),
         anchors.astype(jnp.float32),
         precision=jax.lax.Precision.HIGHEST,
     )
-    same = (archive[:, :, None] == entries[:, None, :]) & valid[:, :, None]
-    total = jnp.sum(jnp.where(same, similarities[:, None, :], 0.0), -1) + to_anchor
-    mean = total / (jnp.sum(same, -1) + 1)
-    met = jnp.where(same, similarities[:, None, :], 0.0).max((1, 2))
-    largest = jnp.maximum(met, jnp.where(valid, to_anchor, 0.0).max(1))
+    mean = (archives.total + to_anchor) / (archives.support + 1)
+    largest = jnp.maximum(archives.largest, jnp.where(valid, to_anchor, 0.0).max(1))
     scores = _divide(to_anchor, largest[:, None]) + _divide(to_anchor, mean)
-    return Ranking(*_sort_descending(archive, jnp.where(valid, scores, -jnp.inf)), found)
+    return _sort_descending(archives.concepts, jnp.where(valid, scores, -jnp.inf))
 
 
 def own_similarities(
@@ -83,14 +98,13 @@ def own_similarities(
     concept_embeddings: Float[np.ndarray, "g d"],
     concepts: Int[np.ndarray, "e"],
     rows: Int[np.ndarray, "e"],
-    block: int = 8192,
 ) -> Float[np.ndarray, "e"]:
     """cos(concepts[e], images[rows[e]]) for a ragged list of (image, concept) pairs."""
+    images, concept_embeddings = images.astype(np.float32), concept_embeddings.astype(np.float32)
     similarities = np.empty(len(concepts), np.float32)
-    for start in range(0, len(concepts), block):
-        part = slice(start, start + block)
-        left = images[rows[part]].astype(np.float32)
-        right = concept_embeddings[concepts[part]].astype(np.float32)
+    for start in range(0, len(concepts), _PAIRS):
+        part = slice(start, start + _PAIRS)
+        left, right = images[rows[part]], concept_embeddings[concepts[part]]
         similarities[part] = np.einsum("ed,ed->e", left, right)
     return similarities
 

@@ -11,12 +11,13 @@ largest maximum, hence only those groups are ranked, and the result is exact.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float16, Int
 
 _GROUP = 64  # columns per group; measured best of 32, 64 and 128 with tiles of 2,500 to 20,000
@@ -47,7 +48,7 @@ def search(
     read_index: ReadRows,
     index_rows: int,
     settings: SearchSettings,
-    devices: list[jax.Device] | None = None,
+    devices: Sequence[jax.Device] | None = None,
     on_blocks: Callable[[int], None] = lambda count: None,
 ) -> list[Int[np.ndarray, "n l"]]:
     """The index rows of largest inner product with each query, best first; ties: lower row first.
@@ -65,33 +66,32 @@ def search(
     Returns:
         Row numbers of each part, -1 where the index has fewer than L rows.
     """
-    devices = devices or jax.local_devices()
+    devices = tuple(devices or jax.local_devices())
+    search_tiles = _on_devices(devices, settings.recall)
     parts = [_query_blocks(part, settings.query_rows) for part in queries]
-    blocks = [block for part in parts for block in part]
-    on_device = [[jax.device_put(block, device) for block in blocks] for device in devices]
-    best = [
-        [jax.device_put(_no_rows(len(block), settings.neighbours), device) for block in blocks]
-        for device in devices
-    ]
-    for device, start, tile in _tiles(read_index, index_rows, settings.tile_rows, len(devices)):
-        jax.block_until_ready(best[device])  # at most one tile waits on a device
-        tile = jax.device_put(tile, devices[device])
-        for b, block in enumerate(on_device[device]):
-            best[device][b] = _search_tile(
-                best[device][b], block, tile, start, recall=settings.recall
-            )
-        on_blocks(len(blocks))
-    merged = iter([_merge([of_device[b] for of_device in best]) for b in range(len(blocks))])
+    blocks = [_on_each(block, devices) for part in parts for block in part]
+    best = [_on_each(_no_rows(block.shape[1], settings.neighbours), devices) for block in blocks]
+    source = read_index, index_rows, settings.tile_rows, len(devices), queries[0].shape[1]
+    for starts, tiles in _turns(*source):
+        jax.block_until_ready(best)  # the next tiles were read meanwhile; no more wait on devices
+        placed = _split((tiles, starts), devices)
+        for b, block in enumerate(blocks):
+            best[b] = search_tiles(best[b], block, *placed)
+        on_blocks(len(blocks) * len(devices))
+    merged = map(_merge, best)
     return [
         np.concatenate([next(merged) for _ in part])[: len(rows)]
         for part, rows in zip(parts, queries, strict=True)
     ]
 
 
-def products(lengths: Sequence[int], index_rows: int, settings: SearchSettings) -> int:
+def products(
+    lengths: Sequence[int], index_rows: int, settings: SearchSettings, devices: int
+) -> int:
     """How many query-block x tile products `search` computes for parts of these lengths."""
     blocks = sum(-(-n // _block_rows(n, settings.query_rows)) for n in lengths)
-    return blocks * _tile_count(index_rows, settings.tile_rows)
+    turns = -(-_tile_count(index_rows, settings.tile_rows) // devices)
+    return blocks * turns * devices
 
 
 def _tile_count(index_rows: int, tile_rows: int) -> int:
@@ -99,20 +99,26 @@ def _tile_count(index_rows: int, tile_rows: int) -> int:
     return max(1, min(8, -(-index_rows // _GROUP)), -(-index_rows // tile_rows))
 
 
-def _tiles(
-    read_index: ReadRows, index_rows: int, tile_rows: int, devices: int
-) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(device, first row, padded rows) of every tile, the devices taking turns."""
+def _turns(
+    read_index: ReadRows, index_rows: int, tile_rows: int, devices: int, width: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(first row [devices], rows [devices, t, d]) of the tiles that are searched side by side.
+
+    Each device gets a contiguous run of the index. What lies beyond its end are rows of zeros,
+    which match nothing.
+    """
     count = _tile_count(index_rows, tile_rows)
     rows = -(-index_rows // (count * _GROUP)) * _GROUP
-    runs = np.array_split(np.arange(count), devices)
-    for turn in range(len(runs[0])):
-        for device, run in enumerate(runs):
-            if turn < len(run):
-                start = int(run[turn]) * rows
-                stop = min(start + rows, index_rows)
-                if start < stop:
-                    yield device, start, _padded(read_index(start, stop), rows)
+    run = -(-count // devices)
+
+    def read_tile(start: int) -> np.ndarray:
+        stop = min(start + rows, index_rows)
+        found = read_index(start, stop) if start < stop else np.zeros((0, width), np.float16)
+        return _padded(found, rows)
+
+    for turn in range(run):
+        starts = [(device * run + turn) * rows for device in range(devices)]
+        yield np.array(starts, np.int32), np.stack([read_tile(start) for start in starts])
 
 
 def _query_blocks(queries: np.ndarray, query_rows: int) -> list[np.ndarray]:
@@ -136,7 +142,25 @@ def _no_rows(queries: int, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
     return np.full(shape, -1, np.int32), np.full(shape, -np.inf, np.float32)
 
 
-@partial(jax.jit, static_argnames="recall", donate_argnums=0)
+@functools.lru_cache
+def _on_devices(devices: tuple[jax.Device, ...], recall: float) -> Callable:
+    """`_search_tile` for a tile per device; kept, so that it compiles once."""
+    search_tile = functools.partial(_search_tile, recall=recall)
+    return jax.pmap(search_tile, devices=devices, donate_argnums=0)
+
+
+def _on_each(arrays, devices: tuple[jax.Device, ...]):
+    """A copy of the arrays on each device, with a leading device axis."""
+    copies = jax.tree.map(lambda x: np.broadcast_to(x, (len(devices), *x.shape)), arrays)
+    return _split(copies, devices)
+
+
+def _split(arrays, devices: tuple[jax.Device, ...]):
+    """The arrays with their leading axis over the devices."""
+    sharding = NamedSharding(Mesh(np.array(devices), ("device",)), PartitionSpec("device"))
+    return jax.device_put(arrays, sharding)
+
+
 def _search_tile(
     best: tuple[Int[Array, "q l"], Float[Array, "q l"]],
     queries: Float[Array, "q d"],
@@ -176,8 +200,8 @@ def _top(
     return values, group * _GROUP + position % _GROUP
 
 
-def _merge(parts: list[tuple[Array, Array]]) -> Int[np.ndarray, "q l"]:
-    """Joins the devices' results, given in index order, for one block of queries."""
-    rows, scores = (np.concatenate([np.asarray(p[i]) for p in parts], axis=1) for i in (0, 1))
-    best = np.argsort(-scores, axis=1, kind="stable")[:, : parts[0][0].shape[1]]
-    return np.take_along_axis(rows, best, axis=1)
+def _merge(best: tuple[Array, Array]) -> Int[np.ndarray, "q l"]:
+    """Joins the devices' results, which are in index order, for one block of queries."""
+    rows, scores = (np.concatenate(np.asarray(part), axis=1) for part in best)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, : best[0].shape[2]]
+    return np.take_along_axis(rows, order, axis=1)
