@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -14,8 +15,16 @@ Shape = tuple[int, ...]
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
+class _AnyKey:
+    """Stands in for `nnx.Rngs` where only shapes matter: counting the draws is slow to trace."""
+
+    def params(self) -> jax.Array:
+        """A key, always the same."""
+        return jax.random.key(0)
+
+
 def fill(
-    make: Callable[[], nnx.Module],
+    build: Callable[[nnx.Rngs], nnx.Module],
     table: Table,
     tensors: Mapping[str, StoredTensor],
     given: Mapping[str, np.ndarray],
@@ -25,7 +34,7 @@ def fill(
     """A model with the tensors' values; nothing is initialised, and read one tensor at a time.
 
     Args:
-        make: builds the model; only its shapes are computed.
+        build: makes the model; only its shapes are computed.
         table: names of our paths in the checkpoint.
         tensors: the checkpoint.
         given: values of our paths that the checkpoint has no place for.
@@ -35,7 +44,7 @@ def fill(
     Raises:
         UserError: a tensor is missing, superfluous, or of another shape than the model's.
     """
-    graph, state = nnx.split(nnx.eval_shape(make))
+    graph, state = nnx.split(nnx.eval_shape(lambda: build(_AnyKey())))
     variables = {_dotted(path): variable for path, variable in nnx.to_flat_state(state)}
     places = {path: find(table, path) for path in variables if path not in given}
     for path, place in places.items():

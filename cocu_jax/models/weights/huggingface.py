@@ -5,7 +5,6 @@ import math
 import pathlib
 
 import numpy as np
-from flax import nnx
 from safetensors.numpy import save_file
 
 from cocu_jax.errors import UserError
@@ -55,7 +54,7 @@ def load_clip(path_or_hub_id: str, dtype: str = "float32") -> tuple[CLIP, ImageP
     with model_folder(path_or_hub_id) as folder:
         config = _checked(read_clip_config, folder / CONFIG, dtype)
         model = fill(
-            lambda: CLIP(config, rngs=nnx.Rngs(0)),
+            lambda rngs: CLIP(config, rngs=rngs),
             HUGGINGFACE_CLIP,
             open_weights(folder),
             {},
@@ -75,7 +74,7 @@ def load_groupvit(path_or_hub_id: str, dtype: str = "float32") -> GroupViT:
         ours = read_json(folder / CONFIG).get(OURS, {})
         restored = assignment_scale.restored(config)
         return fill(
-            lambda: GroupViT(restored, rngs=nnx.Rngs(0)),
+            lambda rngs: GroupViT(restored, rngs=rngs),
             HUGGINGFACE_GROUPVIT,
             open_weights(folder),
             {"multi_label_log_scale": np.float32(ours.get(_MULTI_LABEL, math.log(1 / 0.07)))},

@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping
 
 import numpy as np
-from flax import nnx
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
@@ -51,7 +50,7 @@ def load_official(file: str, dtype: str = "float32") -> GroupViT:
     restored = assignment_scale.restored(config)
     given = {"multi_label_log_scale": np.float32(math.log(1 / 0.07))}  # trained without prompts
     return fill(
-        lambda: GroupViT(restored, rngs=nnx.Rngs(0)),
+        lambda rngs: GroupViT(restored, rngs=rngs),
         OFFICIAL_GROUPVIT,
         tensors,
         {} if "multi_label_logit_scale" in tensors else given,
