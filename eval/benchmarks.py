@@ -22,6 +22,7 @@ class Benchmark:
         protocol: how it is evaluated.
         split_size: number of images of the official split.
         layout: official files, in words, for error messages.
+        submission_ids: what the benchmark's own files call each class.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Benchmark:
     protocol: Protocol
     split_size: int
     layout: str
+    submission_ids: tuple[int, ...]
 
 
 @functools.cache
@@ -65,4 +67,5 @@ def _parse(name: str, fields: dict) -> Benchmark:
         protocol=protocol,
         split_size=fields["split_size"],
         layout=fields["layout"],
+        submission_ids=tuple(fields.get("submission_ids", range(len(fields["classes"])))),
     )

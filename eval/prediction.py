@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Iterator
 
+import jax
 import numpy as np
 from jaxtyping import Int, UInt8
 
@@ -20,14 +21,15 @@ class Prediction:
         labels: class of every pixel.
         groups: group of every pixel after all stages. Windows group on their own: each pixel is
             shown as the window with the nearest centre has it, numbered `window * groups + group`.
-        first_groups: the same after the first grouping stage, numbered `window * 256 + group`.
+        first_groups: the same after the first grouping stage, numbered `window * 256 + group`;
+            None unless asked for.
     """
 
     key: str
     image: UInt8[np.ndarray, "h w 3"]
     labels: Int[np.ndarray, "oh ow"]
     groups: Int[np.ndarray, "oh ow"]
-    first_groups: Int[np.ndarray, "oh ow"]
+    first_groups: Int[np.ndarray, "oh ow"] | None
 
 
 def predict(segmenter: Segmenter, images: Iterable[LabelledImage]) -> Iterator[Prediction]:
@@ -39,10 +41,9 @@ def predict(segmenter: Segmenter, images: Iterable[LabelledImage]) -> Iterator[P
 
 def unpad(batch: Batch, painting: Painting) -> Iterator[Prediction]:
     """The images of a batch, each at its own size."""
-    maps = [np.asarray(padded) for padded in painting]
+    maps = jax.device_get(painting)
     for row, key in enumerate(batch.keys):
         height, width = batch.sizes[row]
         rows, columns = batch.originals[row]
-        yield Prediction(
-            key, batch.images[row, :height, :width], *(m[row, :rows, :columns] for m in maps)
-        )
+        own = [None if m is None else m[row, :rows, :columns] for m in maps]
+        yield Prediction(key, batch.images[row, :height, :width], *own)

@@ -12,7 +12,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """Zero-shot segmentation settings of one benchmark (GroupViT, appendix; see eval/README.md).
+    """Zero-shot segmentation settings of one benchmark (GroupViT, arXiv 2202.11094).
 
     Attributes:
         crop: side of the square window that the model sees, in pixels of the resized image.

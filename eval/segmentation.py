@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest
 from eval import confusion
 from eval.batches import batch_images, read_images
+from eval.prediction import Prediction, unpad
 from eval.protocol import Protocol
 from eval.segmenter import make_segmenter
 
@@ -82,6 +84,7 @@ def evaluate_segmentation(
     limit: int | None = None,
     title: str = "Zero-shot segmentation",
     stop: StopRequest | None = None,
+    visit: Callable[[Prediction], None] | None = None,
 ) -> SegmentationResult:
     """Evaluates a model on a segmentation dataset, on all devices of all processes.
 
@@ -96,6 +99,8 @@ def evaluate_segmentation(
         limit: only the first so many images.
         title: of the progress bar.
         stop: asks between batches whether to stop.
+        visit: called with the label map of every image of this process; without it, none leaves
+            the devices.
 
     Raises:
         UserError: protocol, classes or dataset do not fit each other.
@@ -113,7 +118,11 @@ def evaluate_segmentation(
         for batch in batch_images(images, protocol, rows):
             if stop and stop.requested:
                 raise Stopped(f"{title}: stopped after {done} images; run the same command again")
-            waiting.append(segmenter.count(batch, segmenter.read(batch)))
+            blocks = segmenter.read(batch)
+            waiting.append(segmenter.count(batch, blocks))
+            if visit:
+                for prediction in unpad(batch, segmenter.paint(batch, blocks)):
+                    visit(prediction)
             if len(waiting) > 2:  # the host prepares the next batches while the devices work
                 total += np.asarray(waiting.popleft())
             done += len(batch.keys)

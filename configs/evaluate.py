@@ -1,0 +1,39 @@
+"""Zero-shot evaluation: `main.py --config=configs/evaluate.py --config.benchmarks=voc,ade20k`.
+
+Needs `--config.checkpoint`, `--config.data_dir` and `--workdir`. Prepare a benchmark with
+`python -m data_prep segmentation --help`.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Published settings; the benchmarks' own are in eval/benchmarks.json."""
+    config = ml_collections.ConfigDict()
+    config.job = "evaluate"
+    # A training run of ours, a Hugging Face folder or hub id, or an authors' .pth file.
+    config.checkpoint = ""
+    # A comma list of: voc, context, coco_object, imagenet_s_50, imagenet_s_300, cityscapes,
+    # ade20k, coco_stuff; imagenet (classification); or directories of segmentation datasets.
+    config.benchmarks = "voc"
+    config.data_dir = ""  # where `python -m data_prep` put the benchmarks
+
+    config.templates = "simple"  # prompts of segmentation: simple, subset (7) or full (80)
+    config.classification_templates = "subset"
+    config.class_names = ""  # text file with other names for the classes, one a line, same order
+    config.dtype = "float32"  # of the model's matrix products; or "bfloat16"
+    config.limit = 0  # only the first so many images; 0 takes all
+    config.images_per_device = 0  # of a batch; 0: as many as fill one forward
+    config.windows_per_forward = 0  # per device; 0: chosen by crop and device
+
+    config.pictures = 8  # images of each benchmark to draw
+    config.save_predictions = False  # label PNGs in the benchmarks' own format
+
+    # How directories are evaluated. Resizing: (longest long side, short side), or () for none.
+    config.custom = ml_collections.ConfigDict()
+    config.custom.split = "validation"
+    config.custom.crop = 448
+    config.custom.stride = 224
+    config.custom.resize_long_short = (2048, 448)
+    config.custom.bg_thresh = 0.95  # only where the dataset has a background class
+    return config

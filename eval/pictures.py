@@ -1,0 +1,106 @@
+"""Label maps and group maps drawn over the image, with a legend."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+_INK, _PAPER = (38, 42, 48), (255, 255, 255)
+
+
+def draw_overlay(
+    image: UInt8[np.ndarray, "h w 3"],
+    labels: Int[np.ndarray, "lh lw"],
+    colours: UInt8[np.ndarray, "c 3"],
+    long_side: int = 960,
+    strength: float = 0.55,
+) -> Image.Image:
+    """The image in grey tones under the colours of its regions, which are outlined.
+
+    Args:
+        image: pixels of any size.
+        labels: index of each pixel's colour; any size of the same aspect.
+        colours: the colours.
+        long_side: of the picture; small images are enlarged so that outlines stay fine.
+        strength: share of the colour, 0..1.
+    """
+    picture = Image.fromarray(image)
+    scale = long_side / max(labels.shape)
+    size = round(labels.shape[1] * scale), round(labels.shape[0] * scale)
+    base = np.asarray(picture.resize(size, Image.Resampling.BICUBIC)).astype(np.float32)
+    grey = base.mean(-1, keepdims=True)
+    base = 0.35 * base + 0.65 * grey  # or the image's own colours would be taken for classes
+    chosen = Image.fromarray(labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
+    chosen = np.asarray(chosen)
+    mixed = (1 - strength) * base + strength * colours[chosen]
+    mixed[_outlines(chosen)] = 255
+    return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
+
+
+def add_legend(
+    picture: Image.Image,
+    names: Sequence[str],
+    colours: UInt8[np.ndarray, "c 3"],
+    shares: Sequence[float],
+) -> Image.Image:
+    """Writes the names under the picture, most frequent first; classes without pixels are left out.
+
+    Args:
+        picture: the picture.
+        names: class names.
+        colours: their colours.
+        shares: their shares of the pixels, 0..1.
+    """
+    unit = min(max(picture.width // 60, 10), 16)
+    font = ImageFont.load_default(size=1.15 * unit)
+    shown = [index for index in np.argsort(shares)[::-1] if shares[index] > 0]
+    places, x, y = [], unit, unit
+    for index in shown:
+        text = f"{names[index]}  {100 * shares[index]:.0f}%"
+        width = round(font.getlength(text)) + 3 * unit
+        if x > unit and x + width > picture.width - unit:
+            x, y = unit, y + 2 * unit
+        places.append((x, y, index, text))
+        x += width + unit
+    sheet = Image.new("RGB", (picture.width, picture.height + y + 2 * unit + unit // 2), _PAPER)
+    sheet.paste(picture, (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    for x, y, index, text in places:
+        top = picture.height + y
+        box = (x, top, x + 1.8 * unit, top + 1.3 * unit)
+        draw.rounded_rectangle(box, radius=0.4 * unit, fill=tuple(colours[index].tolist()))
+        draw.text((x + 2.4 * unit, top + 0.65 * unit), text, fill=_INK, font=font, anchor="lm")
+    return sheet
+
+
+def side_by_side(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
+    """Pictures of one height in a row, each under its title."""
+    unit = min(max(pictures[0].width // 40, 10), 16)
+    font = ImageFont.load_default(size=1.2 * unit)
+    width = sum(picture.width for picture in pictures) + unit * (len(pictures) + 1)
+    sheet = Image.new("RGB", (width, max(p.height for p in pictures) + 4 * unit), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    x = unit
+    for picture, title in zip(pictures, titles, strict=True):
+        draw.text((x, 1.5 * unit), title, fill=_INK, font=font, anchor="lm")
+        sheet.paste(picture, (x, 3 * unit))
+        x += picture.width + unit
+    return sheet
+
+
+def renumber(groups: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
+    """Group numbers without gaps, 0 being the largest group."""
+    _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank[inverse.reshape(groups.shape)]
+
+
+def _outlines(labels: Int[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Pixels whose right or lower neighbour is another region."""
+    edge = np.zeros(labels.shape, bool)
+    edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    edge[:-1] |= labels[:-1] != labels[1:]
+    return edge

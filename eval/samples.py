@@ -1,0 +1,63 @@
+"""Some images of a benchmark with their truth, the model's labels and its groups."""
+
+import itertools
+
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from cocu_jax.input.corpus import Corpus
+from cocu_jax.models.tokenizer import Tokenizer
+from eval.batches import read_images
+from eval.confusion import IGNORE
+from eval.palettes import distinct_colours
+from eval.pictures import add_legend, draw_overlay, renumber, side_by_side
+from eval.prediction import Prediction, predict
+from eval.protocol import Protocol
+from eval.segmenter import make_segmenter
+
+_LONG_SIDE = 480
+
+
+def draw_samples(
+    model: nnx.Module,
+    corpus: Corpus,
+    protocol: Protocol,
+    tokenizer: Tokenizer,
+    classes: tuple[str, ...],
+    count: int,
+) -> dict[str, Image.Image]:
+    """Draws the first `count` images of a benchmark, on one process; by key."""
+    if not count:
+        return {}
+    examples = list(itertools.islice(read_images(corpus, protocol, 0, 1, count), count))
+    truths = {example.key: example.labels for example in examples}
+    segmenter = make_segmenter(model, classes, protocol, tokenizer)
+    colours = np.concatenate([distinct_colours(len(classes)), [[0, 0, 0]]]).astype(np.uint8)
+    return {
+        prediction.key: _draw(prediction, truths[prediction.key], classes, colours)
+        for prediction in predict(segmenter, examples)
+    }
+
+
+def _draw(
+    prediction: Prediction, truth: np.ndarray, classes: tuple[str, ...], colours: np.ndarray
+) -> Image.Image:
+    truth = np.where(truth == IGNORE, len(classes), truth)  # black
+    groups = renumber(prediction.groups)
+    plain = Image.fromarray(prediction.image)
+    height, width = truth.shape
+    scale = _LONG_SIDE / max(height, width)
+    size = round(width * scale), round(height * scale)
+    pictures = [
+        plain.resize(size, Image.Resampling.BICUBIC),
+        draw_overlay(prediction.image, truth, colours, _LONG_SIDE),
+        draw_overlay(prediction.image, prediction.labels, colours, _LONG_SIDE),
+        draw_overlay(
+            prediction.image, groups, distinct_colours(int(groups.max()) + 1, 0.1), _LONG_SIDE
+        ),
+    ]
+    both = np.concatenate([truth.reshape(-1), prediction.labels.reshape(-1)])
+    shares = np.bincount(both, minlength=len(classes) + 1)[: len(classes)] / both.size
+    row = side_by_side(pictures, ["image", "truth", "prediction", "groups"])
+    return add_legend(row, classes, colours, shares.tolist())

@@ -1,0 +1,168 @@
+"""The evaluate job from a checkpoint on disk to its files, and `cocu_jax.segment`."""
+
+import importlib
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from miniature import CLASSES, make_images, make_model
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+
+from cocu_jax import segment
+from cocu_jax.errors import UserError
+from cocu_jax.models.weights.huggingface import save_groupvit
+from data_prep.segmentation import prepare_segmentation
+from eval.benchmarks import benchmarks, get_benchmark
+from eval.job import evaluate
+
+SIZES = [(40, 60), (60, 40), (48, 48)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A training run with an export."""
+    run = tmp_path_factory.mktemp("run")
+    save_groupvit(make_model(), str(run / "export"))
+    return str(run)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Cityscapes in miniature, prepared."""
+    root = tmp_path_factory.mktemp("cityscapes")
+    ids = np.array(get_benchmark("cityscapes").submission_ids + (0,))
+    for number, (image, labels) in enumerate(make_images(SIZES, 19)):
+        for folder, kind, pixels in (
+            ("leftImg8bit", "leftImg8bit", image),
+            ("gtFine", "gtFine_labelIds", ids[np.where(labels == 255, 19, labels)]),
+        ):
+            path = root / folder / f"val/ulm/ulm_{number}_{kind}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+    prepare_segmentation("cityscapes", str(root), str(root / "tfds"))
+    return str(root / "tfds")
+
+
+@pytest.fixture
+def config(checkpoint, data_dir):
+    config = importlib.import_module("configs.evaluate").get_config()
+    config.checkpoint, config.data_dir = checkpoint, data_dir
+    config.pictures = 1
+    config.save_predictions = True
+    config.custom.update(crop=32, stride=16, resize_long_short=())
+    config.benchmarks = f"{data_dir}/segmentation/cityscapes"
+    return config
+
+
+def test_job_writes_table_json_markdown_pictures_and_predictions(config, tmp_path, capsys):
+    results = evaluate(config, str(tmp_path))
+    ((name, figures),) = results.items()
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert figures["images"] == len(SIZES)
+    assert 0 <= figures["miou"] <= figures["group_bound_miou"] <= 1
+    output = capsys.readouterr().out
+    assert "mIoU" in output and f"{100 * figures['miou']:.1f}" in output
+    markdown = (tmp_path / "results.md").read_text()
+    assert all(f"| {name} |" in markdown for name in get_benchmark("cityscapes").classes)
+    assert len(list((tmp_path / "pictures" / name).glob("*.png"))) == 1
+    assert list((tmp_path / "tensorboard").iterdir())
+    predictions = sorted((tmp_path / "predictions" / name).glob("*.png"))
+    labels = [labels for _, labels in make_images(SIZES, 19)]
+    matrix = np.zeros((19, 19), np.int64)
+    for file, truth in zip(predictions, labels, strict=True):
+        found = Image.open(file)
+        assert found.mode == "P" and found.size == truth.shape[::-1]
+        counted = truth != 255
+        matrix += confusion_matrix(truth[counted], np.asarray(found)[counted], labels=range(19))
+    np.testing.assert_array_equal(np.load(tmp_path / f"results/{name}.npy")[0], matrix)
+
+
+def test_finished_benchmarks_are_not_evaluated_again(config, tmp_path, monkeypatch):
+    first = evaluate(config, str(tmp_path))
+    monkeypatch.setattr("eval.job.evaluate_segmentation", None)
+    assert evaluate(config, str(tmp_path)) == first
+
+
+@pytest.mark.parametrize(
+    "settings,words",
+    [
+        ({"benchmarks": "voc"}, "data_prep segmentation --benchmark voc"),
+        ({"benchmarks": "vox"}, "'vox' is neither a benchmark nor a directory"),
+        ({"benchmarks": "voc", "data_dir": ""}, "config.data_dir is empty"),
+        ({"checkpoint": ""}, "no checkpoint given"),
+        ({"templates": "many"}, "no template set"),
+    ],
+)
+def test_missing_pieces_are_one_line(config, settings, words, tmp_path):
+    config.update(settings)
+    with pytest.raises(UserError, match=words) as error:
+        evaluate(config, str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_published_settings_are_those_of_the_eight_benchmarks():
+    sizes = {b.name: (len(b.classes), b.split_size, b.protocol.crop) for b in benchmarks().values()}
+    assert sizes == {
+        "voc": (21, 1449, 448),
+        "context": (60, 5105, 448),
+        "coco_object": (81, 5000, 448),
+        "imagenet_s_50": (51, 752, 448),
+        "imagenet_s_300": (301, 4097, 448),
+        "cityscapes": (19, 500, 448),
+        "ade20k": (150, 2000, 224),
+        "coco_stuff": (171, 5000, 224),
+    }
+    thresholds = {n: b.protocol.bg_thresh for n, b in benchmarks().items() if b.protocol.bg_thresh}
+    assert thresholds == {
+        "voc": 0.95, "context": 0.35, "coco_object": 0.95,
+        "imagenet_s_50": 0.95, "imagenet_s_300": 0.75,
+    }  # fmt: skip
+
+
+def test_segment_writes_overlay_groups_labels_and_json(checkpoint, tmp_path, capsys):
+    (image, _), *_ = make_images([(50, 80)], 3)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    arguments = ["--classes", ", ".join(CLASSES[1:]), "--checkpoint", checkpoint]
+    status = segment.main([str(tmp_path / "photo.png"), *arguments, "--output", str(tmp_path)])
+    assert status == 0
+    record = json.loads((tmp_path / "photo.json").read_text())
+    labels = np.asarray(Image.open(tmp_path / "photo_labels.png"))
+    assert labels.shape == (50, 80)
+    shares = np.bincount(labels.reshape(-1), minlength=len(record["classes"])) / labels.size
+    for entry, name, share in zip(record["classes"], CLASSES[1:], shares, strict=True):
+        assert entry["name"] == name and entry["share"] == pytest.approx(share, abs=1e-4)
+    for kind in ("overlay", "groups_1", "groups_2"):
+        picture = Image.open(tmp_path / f"photo_{kind}.png")
+        assert picture.width == 960 and len(picture.getcolors(2**24)) > 1
+    best = max(record["classes"], key=lambda entry: entry["share"])
+    assert best["name"] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changes,words",
+    [
+        ({"images": "missing.jpg"}, "missing.jpg: no such file"),
+        ({"images": __file__}, "not a readable image"),
+        ({"classes": " , "}, "--classes is empty"),
+        ({"classes": "dog, dog"}, "'dog'"),
+        ({"checkpoint": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_segment_errors_are_one_line(changes, words, checkpoint, tmp_path, capsys):
+    picture = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(picture)
+    options = {"images": str(picture), "classes": "dog", "checkpoint": checkpoint} | changes
+    image = options.pop("images")
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    assert segment.main([image, *flags, "--output", str(tmp_path)]) == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("error: ") and words in message and "\n" not in message
+
+
+def test_class_names_for_segment_come_from_a_file_too(tmp_path):
+    file = pathlib.Path(tmp_path / "names.txt")
+    file.write_text("dog\ngrass # green\n")
+    assert segment.parse_classes(str(file)) == ("dog", "grass")
+    assert segment.parse_classes("dog,  traffic light ,") == ("dog", "traffic light")
