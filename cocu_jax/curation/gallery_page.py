@@ -18,6 +18,7 @@ from cocu_jax.progress import progress
 
 _SIDE = 128
 _LONGEST_CAPTION = 300
+_SHOWN_NEIGHBOURS = 8
 _STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; color: #222 }
 article { display: grid; grid-template-columns: 180px 1fr; gap: 1rem; padding: 1rem 0;
@@ -46,7 +47,7 @@ def write_page(plan: Plan, reports: Sequence[dict]) -> None:
     ]
     articles = []
     for shard, row, near in progress(samples, "Draw gallery.html", len(samples), "images"):
-        places = [index.locate(i) for i in near if i >= 0]
+        places = [index.locate(i) for i in near[:_SHOWN_NEIGHBOURS] if i >= 0]
         neighbours = [_example(*files[file], local) for file, local in places]
         anchor = _example(plan.corpus, shard, row)
         articles.append(_article(plan, anchor, neighbours, _annotation(plan, shard, row)))
