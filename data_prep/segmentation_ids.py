@@ -40,7 +40,7 @@ def plain(classes: int) -> Table:
 
 
 def context() -> Table:
-    """PASCAL in Detail categories -> 59 classes and background; the official masks hold no other."""
+    """PASCAL in Detail categories -> 59 classes, background; official masks hold no other."""
     table = np.full(max(_CONTEXT) + 1, UNKNOWN, np.int32)
     table[list(_CONTEXT)] = np.arange(len(_CONTEXT))
     return table
