@@ -52,11 +52,15 @@ def model_folder(path_or_hub_id: str) -> Iterator[pathlib.Path]:
 
 def _fetch_bucket(source: epath.Path, target: pathlib.Path) -> None:
     patterns = (*_JSON_FILES, *_SAFETENSORS_FILES, *_TORCH_FILES)
-    files = [file for pattern in patterns for file in source.glob(pattern)]
+    try:
+        files = [file for pattern in patterns for file in source.glob(pattern)]
+        for file in files:
+            file.copy(target / file.name)
+    except Exception as error:  # whatever the library of that kind of bucket raises
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{source}: not readable ({reason}); check name and access") from None
     if not files:
         raise UserError(f"{source}: no such folder, or no model in it")
-    for file in files:
-        file.copy(target / file.name)
 
 
 def _fetch_hub(name: str) -> pathlib.Path:

@@ -26,7 +26,7 @@ def new_folder(path: str) -> Iterator[pathlib.Path]:
     place = epath.Path(path)
     if place.exists() and not (place / CONFIG).exists() and not _is_empty(place):
         raise UserError(f"{place}: is there already and is no model; choose another place")
-    with _beside(place) as staging:
+    with _beside(path) as staging:
         staging.mkdir()
         yield staging
         if "://" in str(path):
@@ -45,7 +45,7 @@ def new_file(path: str) -> Iterator[pathlib.Path]:
     place = epath.Path(path)
     if place.is_dir():
         raise UserError(f"{place}: is a folder; give the name of a file in it")
-    with _beside(place) as staging:
+    with _beside(path) as staging:
         yield staging
         if "://" in str(path):
             epath.Path(staging).copy(place, overwrite=True)
@@ -54,9 +54,10 @@ def new_file(path: str) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def _beside(place: epath.Path) -> Iterator[pathlib.Path]:
-    """A free path of the same name on the same disk, so that a rename is enough."""
-    remote = "://" in str(place)
+def _beside(path: str) -> Iterator[pathlib.Path]:
+    """A free local path of the same name; if the place is local, on the same disk for a rename."""
+    place = epath.Path(path)
+    remote = "://" in str(path)
     try:
         if not remote:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -78,9 +79,16 @@ def _is_empty(place: epath.Path) -> bool:
 
 
 def _replace(staging: pathlib.Path, place: pathlib.Path) -> None:
-    if place.exists():
-        place.rename(staging.with_name(f"{staging.name}-before"))  # removed with the staging
-    staging.rename(place)
+    if not place.exists():
+        staging.rename(place)
+        return
+    before = staging.with_name(f"{staging.name}-before")  # removed with the staging
+    place.rename(before)
+    try:
+        staging.rename(place)
+    except OSError:
+        before.rename(place)
+        raise
 
 
 def _upload(staging: pathlib.Path, place: epath.Path) -> None:
