@@ -16,9 +16,9 @@ class Ledger:
         entries: stage name -> `{"finished": bool, "seconds": float, …}`.
     """
 
-    def __init__(self, file: epath.Path):
-        self._file = file
-        self.entries: dict[str, dict] = json.loads(file.read_text()) if file.exists() else {}
+    def __init__(self, file: epath.PathLike):
+        self._file = epath.Path(file)
+        self.entries: dict[str, dict] = _read(self._file)
 
     def finished(self, stage: str) -> bool:
         """Whether the stage ran to its end."""
@@ -50,3 +50,7 @@ class Ledger:
         partial = self._file.with_suffix(".partial")
         partial.write_text(json.dumps(self.entries, indent=2))
         partial.replace(self._file)
+
+
+def _read(file: epath.Path) -> dict[str, dict]:
+    return json.loads(file.read_text()) if file.exists() else {}
