@@ -181,9 +181,9 @@ def test_exported_folder_has_a_tokenizer_and_an_image_processor(tmp_path):
     ids = tokenizer(["a photo of a cat."], padding="max_length").input_ids[0]
     # The published ids of this sentence; padded with the end token as transformers does.
     assert ids[:9] == [49406, 320, 1125, 539, 320, 2368, 269, 49407, 49407] and len(ids) == 77
-    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out")
+    processor = transformers.AutoProcessor.from_pretrained(tmp_path / "out")
     image = np.full((100, 60, 3), 255, np.uint8)
-    prepared = np.asarray(processor(image, return_tensors="np").pixel_values)
+    prepared = np.asarray(processor.image_processor(image, return_tensors="np").pixel_values)
     white = (1 - np.array([0.48145466, 0.4578275, 0.40821073])) / [
         0.26862954,
         0.26130258,

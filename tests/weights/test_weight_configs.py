@@ -1,5 +1,6 @@
 """Configs and image processing as found on the hub; transformers is the oracle."""
 
+import numpy as np
 import pytest
 import transformers
 
@@ -7,6 +8,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.models.weights.config_json import (
     read_clip_config,
     read_groupvit_config,
+    read_multi_label_scale,
     write_clip_config,
     write_groupvit_config,
 )
@@ -92,8 +94,9 @@ def test_groupvit_config_comes_back():
     assert (ours.width, ours.heads) == (384, theirs.vision_config.num_attention_heads)
     assert (ours.projection_hidden, ours.projection_dim) == (4096, theirs.projection_dim)
     assert (ours.text.width, ours.text.heads, ours.dtype) == (256, 4, "bfloat16")
-    written = write_groupvit_config(ours, {})
+    written = write_groupvit_config(ours, np.float32(2))
     assert read_groupvit_config(written, "config.json", "bfloat16") == ours
+    assert read_multi_label_scale(written, "config.json", 0.0) == 2
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,17 @@ has no field for lies under `cocu_jax`, which transformers keeps but does not lo
 
 from typing import Any
 
+import numpy as np
+
 from cocu_jax.errors import UserError
 from cocu_jax.models.clip import CLIPConfig
 from cocu_jax.models.groupvit import GroupViTConfig
 from cocu_jax.models.text import TextConfig
 
 OURS = "cocu_jax"
+MULTI_LABEL = "multi_label_logit_scale"
 # Settings of training that no tensor shows and their GroupViT config has no field for.
-KNOBS = (
+_KNOBS = (
     "drop_path",
     "dense_init_std",
     "assign_init_std",
@@ -138,8 +141,13 @@ def read_groupvit_config(config: dict, source: str, dtype: str) -> GroupViTConfi
         text=_text_config(_tower(config, "text", _GROUPVIT_TEXT), source),
         layer_norm_eps=vision["layer_norm_eps"],
         dtype=dtype,
-        **{name: ours[name] for name in KNOBS if name in ours},
+        **{name: ours[name] for name in _KNOBS if name in ours},
     )
+
+
+def read_multi_label_scale(config: dict, source: str, initial: float) -> np.float32:
+    """The multi-label loss's log temperature, if we wrote the config; else the initial one."""
+    return np.float32(config.get(OURS, {}).get(MULTI_LABEL, initial))
 
 
 def write_clip_config(config: CLIPConfig) -> dict[str, Any]:
@@ -167,8 +175,8 @@ def write_clip_config(config: CLIPConfig) -> dict[str, Any]:
     }
 
 
-def write_groupvit_config(config: GroupViTConfig, ours: dict[str, float]) -> dict[str, Any]:
-    """`config.json` for transformers' `GroupViTModel`; `ours` is what it has no field for."""
+def write_groupvit_config(config: GroupViTConfig, multi_label_scale: np.float32) -> dict[str, Any]:
+    """`config.json` for transformers' `GroupViTModel`, with that log temperature under ours."""
     return {
         "architectures": ["GroupViTModel"],
         "model_type": "groupvit",
@@ -193,7 +201,10 @@ def write_groupvit_config(config: GroupViTConfig, ours: dict[str, float]) -> dic
             "assign_eps": 1.0,
             "assign_mlp_ratio": [0.5, 4],
         },
-        OURS: {name: getattr(config, name) for name in KNOBS} | ours,
+        OURS: {
+            MULTI_LABEL: float(multi_label_scale),
+            **{name: getattr(config, name) for name in _KNOBS},
+        },
     }
 
 

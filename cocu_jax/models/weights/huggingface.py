@@ -3,20 +3,22 @@
 import functools
 import math
 import pathlib
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from cocu_jax.errors import UserError
-from cocu_jax.models.clip import CLIP, CLIPConfig
-from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
+from cocu_jax.models.clip import CLIP
+from cocu_jax.models.groupvit import GroupViT
 from cocu_jax.models.text import TextConfig
 from cocu_jax.models.weights import assignment_scale
 from cocu_jax.models.weights.companions import write_companions, write_json
 from cocu_jax.models.weights.config_json import (
-    OURS,
     read_clip_config,
     read_groupvit_config,
+    read_multi_label_scale,
     write_clip_config,
     write_groupvit_config,
 )
@@ -37,7 +39,7 @@ from cocu_jax.models.weights.source import (
 )
 from cocu_jax.models.weights.target import new_folder
 
-_MULTI_LABEL = "multi_label_logit_scale"
+T = TypeVar("T")
 
 
 def load_clip(path_or_hub_id: str, dtype: str = "float32") -> tuple[CLIP, ImageProcessing]:
@@ -71,13 +73,14 @@ def load_groupvit(path_or_hub_id: str, dtype: str = "float32") -> GroupViT:
     """
     with model_folder(path_or_hub_id) as folder:
         config = _checked(read_groupvit_config, folder / CONFIG, dtype)
-        ours = read_json(folder / CONFIG).get(OURS, {})
+        initial = math.log(1 / 0.07)
+        multi_label = _checked(read_multi_label_scale, folder / CONFIG, initial)
         restored = assignment_scale.restored(config)
         return fill(
             lambda rngs: GroupViT(restored, rngs=rngs),
             HUGGINGFACE_GROUPVIT,
             open_weights(folder),
-            {"multi_label_log_scale": np.float32(ours.get(_MULTI_LABEL, math.log(1 / 0.07)))},
+            {"multi_label_log_scale": multi_label},
             str(path_or_hub_id),
             functools.partial(assignment_scale.unfold, scale=restored.assign_logit_scale),
         )
@@ -120,14 +123,14 @@ def save_groupvit(model: GroupViT, folder: str, processing: ImageProcessing | No
     config = model.config
     scale = config.assign_logit_scale
     ours = {path: assignment_scale.fold(path, a, scale) for path, a in arrays(model).items()}
-    settings = {_MULTI_LABEL: float(ours["multi_label_log_scale"])}
+    settings = write_groupvit_config(config, ours["multi_label_log_scale"])
     tensors = rename(ours, HUGGINGFACE_GROUPVIT)
     processing = processing or imagenet_processing(config.image_size)
-    _save(folder, write_groupvit_config(config, settings), tensors, config.text, processing)
+    _save(folder, settings, tensors, config.text, processing)
 
 
-def _checked(read, file: pathlib.Path, argument) -> CLIPConfig | GroupViTConfig | ImageProcessing:
-    """Reads a JSON file into a config; what makes no sense in it is the user's error."""
+def _checked(read: Callable[..., T], file: pathlib.Path, argument) -> T:
+    """Reads a JSON file with `read`; what makes no sense in it is the user's error."""
     content = read_json(file)
     try:
         return read(content, str(file), argument)

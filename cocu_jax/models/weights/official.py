@@ -44,7 +44,7 @@ def load_official(file: str, dtype: str = "float32") -> GroupViT:
     tensors, content = open_torch(pathlib.Path(file), _ENTRY)
     tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     if isinstance(content.get(OURS), str):
-        config = read_groupvit_config(json.loads(content[OURS]), str(file), dtype)
+        config = _config_from_notes(content[OURS], str(file), dtype)
     else:
         config = _config_from_shapes(tensors, str(file), dtype)
     restored = assignment_scale.restored(config)
@@ -71,9 +71,16 @@ def save_official(model: GroupViT, file: str) -> None:
     """
     scale = model.config.assign_logit_scale
     ours = {path: assignment_scale.fold(path, a, scale) for path, a in arrays(model).items()}
-    config = json.dumps(write_groupvit_config(model.config, {}))
+    config = json.dumps(write_groupvit_config(model.config, ours["multi_label_log_scale"]))
     with new_file(file) as staging:
         write_torch(staging, rename(ours, OFFICIAL_GROUPVIT), _ENTRY, {OURS: config})
+
+
+def _config_from_notes(notes: str, source: str, dtype: str) -> GroupViTConfig:
+    try:
+        return read_groupvit_config(json.loads(notes), source, dtype)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{source}: its entry {OURS!r} is damaged ({error})") from None
 
 
 def _config_from_shapes(

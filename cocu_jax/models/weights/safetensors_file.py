@@ -70,5 +70,5 @@ def _read(reader, name: str, file: pathlib.Path) -> np.ndarray:
 
 
 def _damaged(file: pathlib.Path, error: Exception) -> UserError:
-    reason = str(error).splitlines()[0]
+    reason = str(error).partition("\n")[0]
     return UserError(f"{file}: truncated or no safetensors file ({reason}); fetch it again")

@@ -57,7 +57,7 @@ def _fetch_bucket(source: epath.Path, target: pathlib.Path) -> None:
         for file in files:
             file.copy(target / file.name)
     except Exception as error:  # whatever the library of that kind of bucket raises
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{source}: not readable ({reason}); check name and access") from None
     if not files:
         raise UserError(f"{source}: no such folder, or no model in it")
@@ -75,7 +75,7 @@ def _fetch_hub(name: str) -> pathlib.Path:
             if _weight_files(folder):
                 break
     except (OSError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"{name}: neither a folder nor a model the hub could deliver ({reason}); "
             "check the spelling and the network, or give a local folder"

@@ -122,7 +122,7 @@ def _load_with_torch(file: pathlib.Path) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch's own unpickler makes of a damaged file
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0]
         raise UserError(f"{file}: torch cannot read it safely ({reason}); fetch it again") from None
 
 
