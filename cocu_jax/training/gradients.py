@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from cocu_jax.training.mesh import BATCH, REPLICATED
+from cocu_jax.training.mesh import BATCH, REPLICATED, row_gatherer
 from cocu_jax.training.objective import Batch, Features, Metrics, Objective
 from cocu_jax.training.state import Arrays, batch_stats_of, graph_of, merge_model
 
@@ -27,10 +27,12 @@ def make_gradients(
 ) -> Callable[[Arrays, Arrays, Batch, PRNGKeyArray], Gradients]:
     """(params, batch_stats, batch, key) -> loss, metrics, gradients, new batch statistics."""
     graphdef = graph_of(objective.build)
-    everywhere = NamedSharding(mesh, REPLICATED)
+    gather = row_gatherer(mesh)
 
-    def gather(x: Array) -> Array:
-        return jax.lax.with_sharding_constraint(x, everywhere)
+    def whole(tree):
+        """Every array of `tree` undivided on every device."""
+        everywhere = NamedSharding(mesh, REPLICATED)
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, everywhere), tree)
 
     def features(params: Arrays, stats: Arrays, batch: Batch, key: PRNGKeyArray):
         return objective.features(merge_model(graphdef, params, stats), batch, key)
@@ -41,12 +43,12 @@ def make_gradients(
         return value, (metrics, batch_stats_of(model))
 
     def at_once(params, stats, batch, key) -> Gradients:
-        def whole(params):
+        def total(params):
             rows, seen = features(params, stats, batch, key)
             value, (metrics, new_stats) = loss(params, stats, rows)
             return value, (metrics | seen, new_stats)
 
-        (value, (metrics, stats)), grads = jax.value_and_grad(whole, has_aux=True)(params)
+        (value, (metrics, stats)), grads = jax.value_and_grad(total, has_aux=True)(params)
         return value, metrics, grads, stats
 
     def in_parts(params, stats, batch, key) -> Gradients:
@@ -68,8 +70,9 @@ def make_gradients(
         return value, metrics | jax.tree.map(jnp.mean, seen), grads, new_stats
 
     def gradients(params: Arrays, stats: Arrays, batch: Batch, key: PRNGKeyArray) -> Gradients:
-        params, stats = jax.tree.map(gather, (params, stats))
-        return (at_once if accumulate == 1 else in_parts)(params, stats, batch, key)
+        result = (at_once if accumulate == 1 else in_parts)(*whole((params, stats)), batch, key)
+        # Without this a gradient that is kept in parts has its inputs, the activations, gathered.
+        return whole(result)
 
     return gradients
 

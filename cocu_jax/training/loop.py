@@ -18,6 +18,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from cocu_jax.errors import UserError
+from cocu_jax.host_memory import keep_freed_memory
 from cocu_jax.input.pipeline import count_examples, train_batches
 from cocu_jax.models.weights.huggingface import save_clip, save_groupvit
 from cocu_jax.models.weights.image_processing import ImageProcessing
@@ -71,6 +72,8 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     root = open_workdir(workdir, config, FREE_FIELDS, writer=jax.process_index() == 0)
     if (root / RESULT_FILE).exists():
         return json.loads((root / RESULT_FILE).read_text())
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     use_compile_cache(config.compile_cache)
     evaluation = open_evaluation(config)
     plan = make_plan(config, count_examples(config.data))

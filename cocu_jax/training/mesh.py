@@ -5,6 +5,8 @@ that has their shape (moments, average). Parameters are gathered when a step beg
 are scattered when it ends, so `fsdp` divides what is kept, not what is sent.
 """
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -63,6 +65,24 @@ def state_shardings(mesh: Mesh, state):
         return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
 
     return jax.tree.map(sharding, state)
+
+
+def row_gatherer(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    """A function that puts rows, split over the mesh, whole on every device.
+
+    Its gradient is summed and split by rows again, for only the owner of a row goes on with it.
+    """
+    everywhere, rows = NamedSharding(mesh, REPLICATED), NamedSharding(mesh, BATCH)
+
+    @jax.custom_vjp
+    def gather(x: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x, everywhere)
+
+    def backward(_, gradient: jax.Array) -> tuple[jax.Array]:
+        return (jax.lax.with_sharding_constraint(gradient, rows),)
+
+    gather.defvjp(lambda x: (gather(x), None), backward)
+    return gather
 
 
 def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -23,7 +23,7 @@ from cocu_jax.models.text import TextConfig
 
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
-# Puts an array of all rows on every device.
+# Puts rows, split over devices, whole on every device (`mesh.row_gatherer`).
 Gather = Callable[[Array], Array]
 
 
@@ -103,19 +103,19 @@ def groupvit_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """Contrastive loss of image and caption plus multi-label loss of image and prompts.
 
-    The images' features stay split by rows and those of the texts are gathered once, so a device
+    The images' features stay split by rows and those of the texts are gathered, so a device
     holds the logits of its own images only.
     """
     image = normalize(model.image_projector(features.image, train=True))
-    texts = gather(normalize(model.text_projector(features.texts, train=True)))
-    contrastive = contrastive_loss(image, texts[:, 0], model.log_scale[...])
+    texts = normalize(model.text_projector(features.texts, train=True))
+    contrastive = contrastive_loss(image, gather(texts[:, 0]), model.log_scale[...])
     metrics = {
         "loss/contrastive": contrastive,
         "temperature/contrastive": temperature_scale(model.log_scale[...]),
     }
     if texts.shape[1] == 1:
         return contrastive, metrics
-    multi_label = multi_label_loss(image, texts[:, 1:], model.multi_label_log_scale[...])
+    multi_label = multi_label_loss(image, gather(texts[:, 1:]), model.multi_label_log_scale[...])
     metrics |= {
         "loss/multi_label": multi_label,
         "temperature/multi_label": temperature_scale(model.multi_label_log_scale[...]),
@@ -131,8 +131,8 @@ def clip_features(model: CLIP, batch: Batch, key: PRNGKeyArray) -> tuple[Feature
 
 def clip_loss(model: CLIP, features: Features, gather: Gather) -> tuple[Float[Array, ""], Metrics]:
     """Contrastive loss of images and captions."""
-    texts = gather(normalize(features.texts))
-    loss = contrastive_loss(normalize(features.image), texts[:, 0], model.log_scale[...])
+    captions = gather(normalize(features.texts[:, 0]))
+    loss = contrastive_loss(normalize(features.image), captions, model.log_scale[...])
     metrics = {
         "loss/contrastive": loss,
         "temperature/contrastive": temperature_scale(model.log_scale[...]),

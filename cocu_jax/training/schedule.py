@@ -42,8 +42,9 @@ class Schedule:
         """The rate of one step, counted from 0."""
         step = jnp.asarray(step, jnp.float32)
         warm = self.start + (self.peak - self.start) * step / max(self.warmup_steps, 1)
-        # Near the end 1 + cos(x) cancels in float32; 2 cos(x / 2)^2 does not.
-        wave = jnp.square(jnp.cos(step / max(self.total_steps, 1) * (np.pi / 2)))
+        # (1 + cos x) / 2 = sin((pi - x) / 2)^2, which does not cancel towards the end of the run.
+        left = (self.total_steps - step) / max(self.total_steps, 1)
+        wave = jnp.square(jnp.sin(left * (np.pi / 2)))
         cosine = self.end + (self.peak - self.end) * wave
         return jax.lax.select(step < self.warmup_steps, warm, cosine)
 

@@ -1,0 +1,115 @@
+"""A model and a corpus small enough to train in a test."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+from flax import nnx
+
+from cocu_jax.models.layers import Projector
+from cocu_jax.training.objective import Features, Objective, groupvit_loss
+from configs import cocu
+from data_prep.scenes import prepare_scenes
+from data_prep.scenes_settings import ScenesConfig
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> str:
+    """Directory of a corpus of few small scenes."""
+    settings = ScenesConfig(
+        image_size=32,
+        clip_scenes=64,
+        pretrain_scenes=96,
+        selection_scenes=16,
+        validation_scenes=16,
+        shards=2,
+    )
+    return prepare_scenes(settings, str(tmp_path_factory.mktemp("scenes")))
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """(objective="groupvit") -> the published config at the size of a few thousand weights."""
+    return _tiny_config
+
+
+@pytest.fixture(scope="session")
+def random_batch():
+    """(config, seed=0) -> a batch of noise in the input's format."""
+    return _random_batch
+
+
+def _tiny_config(objective: str = "groupvit") -> ml_collections.ConfigDict:
+    config = cocu.get_config()
+    config.objective = objective
+    config.data.image_size = 32
+    config.data.augment = "crop"
+    config.data.concepts = "none" if objective == "clip" else "caption"
+    config.data.caption_length = 24
+    config.data.prompt_length = 24
+    config.data.corpora = ()
+    text = dict(vocab_size=49408, context_length=24, width=8, heads=2, layers=1)
+    if objective == "clip":
+        fields = dict(vision_width=16, vision_layers=1, vision_heads=2)
+    else:
+        fields = dict(width=16, heads=2, depths=(1, 1, 0), groups=(4, 2), projection_hidden=16)
+    config.model = ml_collections.ConfigDict(
+        dict(image_size=32, patch_size=8, projection_dim=8, text=text, **fields)
+    )
+    config.batch_size = config.reference_batch = 16
+    config.total_steps = 6
+    config.warmup_steps = 2
+    config.log_every = 2
+    config.checkpoint_every = 2
+    config.evaluation = None
+    config.compile_cache = ""
+    config.export = False
+    return config
+
+
+@pytest.fixture
+def scenes_config(scenes) -> ml_collections.ConfigDict:
+    """A tiny GroupViT run on the scenes."""
+    config = _tiny_config()
+    config.data.corpora = (
+        ml_collections.ConfigDict(dict(directory=scenes, split="pretrain", annotations="")),
+    )
+    return config
+
+
+def _random_batch(config, seed: int = 0) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    rows, side, data = config.batch_size, config.data.image_size, config.data
+
+    def tokens(*shape):
+        return np.sort(generator.integers(1, 49407, shape)).astype(np.int32)
+
+    return {
+        "image": generator.integers(0, 256, (rows, side, side, 3), dtype=np.uint8),
+        "caption": tokens(rows, data.caption_length),
+        "prompts": tokens(rows, data.prompts, data.prompt_length),
+    }
+
+
+@pytest.fixture(scope="session")
+def pair() -> Objective:
+    """An objective that compiles in a second: `Pair` under GroupViT's loss."""
+    return Objective(None, Pair, _pair_features, groupvit_loss)
+
+
+class Pair(nnx.Module):
+    """Linear towers with noise before GroupViT's projectors and losses."""
+
+    def __init__(self, rngs: nnx.Rngs):
+        self.image, self.text = nnx.Linear(6, 5, rngs=rngs), nnx.Linear(4, 5, rngs=rngs)
+        self.image_projector = Projector(5, 16, 3, dtype="float32", rngs=rngs)
+        self.text_projector = Projector(5, 16, 3, dtype="float32", rngs=rngs)
+        self.log_scale = nnx.Param(jnp.array(1.0))
+        self.multi_label_log_scale = nnx.Param(jnp.array(2.0))
+
+
+def _pair_features(model, batch, key):
+    image = model.image(batch["image"])
+    image = image * jax.random.normal(key, image.shape)
+    return Features(image, model.text(batch["texts"])), {"noise": jnp.abs(image).mean()}

@@ -1,0 +1,124 @@
+"""Whole runs on a few scenes: the log, stopping, going on, finishing."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from cocu_jax.errors import UserError
+from cocu_jax.stopping import Stopped
+from cocu_jax.training import loop
+from cocu_jax.training.checkpoints import Checkpoints
+from cocu_jax.training.loop import Run, train
+from cocu_jax.training.metrics import MetricsLog, read_metrics
+from cocu_jax.training.plan import make_plan
+from cocu_jax.training.records import data_facts
+
+
+def final_state(config, workdir):
+    """The arrays of the last checkpoint."""
+    plan = make_plan(config, 96)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.keep, data_facts(config))
+    restored = checkpoints.restore(plan.targets())
+    checkpoints.close()
+    return restored.step, jax.device_get(restored.state)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, scenes, tiny_config):
+    """A run that nobody interrupted: its config, directory and result."""
+    import ml_collections
+
+    config = tiny_config()
+    config.data.corpora = (
+        ml_collections.ConfigDict(dict(directory=scenes, split="pretrain", annotations="")),
+    )
+    workdir = tmp_path_factory.mktemp("straight")
+    return config, workdir, train(config, str(workdir))
+
+
+def test_run_writes_its_log_records_and_result(straight):
+    config, workdir, result = straight
+    lines = read_metrics(workdir)
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert json.loads((workdir / "metrics.json").read_text()) == result
+    wanted = {"loss/contrastive", "loss/multi_label", "temperature/contrastive", "learning_rate"}
+    wanted |= {"gradient_norm", "group_entropy/stage1", "images_per_second", "input_wait"}
+    assert wanted <= lines[-1].keys()
+    assert "image/patch_embed/kernel" in (workdir / "parameters.txt").read_text()
+    assert json.loads((workdir / "environment.json").read_text())["devices"] == 8
+    assert list(workdir.glob("events.out.tfevents.*"))
+
+
+def test_finished_run_returns_its_result_at_once(straight, monkeypatch):
+    config, workdir, result = straight
+    monkeypatch.setattr(loop, "make_plan", None)  # would be needed to do anything
+    assert train(config, str(workdir)) == result
+
+
+def test_stopped_run_goes_on_to_identical_parameters(straight, tmp_path, monkeypatch):
+    config, workdir, result = straight
+    checkpoint_due = Run._checkpoint_due
+
+    def stop_at_step_3(run, step):
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return checkpoint_due(run, step)
+
+    monkeypatch.setattr(Run, "_checkpoint_due", stop_at_step_3)
+    with pytest.raises(Stopped, match="saved after step 3 of 6"):
+        train(config, str(tmp_path))
+    monkeypatch.undo()
+    again = train(config, str(tmp_path))
+    assert again["loss/total"] == result["loss/total"]
+    (step, state), (expected_step, expected) = (
+        final_state(config, directory) for directory in (tmp_path, workdir)
+    )
+    assert step == expected_step == 6
+    for value, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(value, wanted)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [2, 4, 6]
+
+
+def test_workdir_of_another_config_is_refused(straight):
+    config, workdir, _ = straight
+    other = config.copy_and_resolve_references()
+    other.learning_rate = 1.0
+    with pytest.raises(UserError, match="config.learning_rate"):
+        train(other, str(workdir))
+
+
+def test_run_that_diverges_stops_with_one_clear_line(scenes_config, tmp_path):
+    config = scenes_config
+    config.learning_rate = config.start_learning_rate = 1e38
+    config.nonfinite_limit = 2
+    config.total_steps = 20
+    with pytest.raises(
+        UserError, match="loss or gradient not finite .* lower config.learning_rate"
+    ):
+        train(config, str(tmp_path))
+
+
+def test_log_goes_on_without_repeating_or_keeping_unsaved_steps(tmp_path):
+    log = MetricsLog(tmp_path, 0, writes=True)
+    for step in (10, 20, 30):
+        log.add({"loss/total": np.float32(step), "skipped_steps": np.float32(0)})
+        log.add({"loss/total": np.float32(np.nan), "skipped_steps": np.float32(1)})
+        log.write(step, {"images_per_second": 1.0})
+    assert log.latest()["loss/total"] == 30  # the mean of the steps that count
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "loss/to')  # killed while writing
+    resumed = MetricsLog(tmp_path, 20, writes=True)
+    assert resumed.latest()["step"] == 20
+    resumed.add({"loss/total": np.float32(7)})
+    resumed.write(30, {})
+    resumed.close()
+    assert [(line["step"], line["loss/total"]) for line in read_metrics(tmp_path)] == [
+        (10, 10),
+        (20, 20),
+        (30, 7),
+    ]

@@ -1,0 +1,96 @@
+"""The same step on one device and on eight."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding
+
+from cocu_jax.errors import UserError
+from cocu_jax.training.gradients import make_gradients
+from cocu_jax.training.mesh import BATCH, make_mesh, put_batch, state_shardings
+from cocu_jax.training.objective import make_objective
+from cocu_jax.training.plan import make_plan
+from cocu_jax.training.state import split_model
+
+
+@pytest.fixture(scope="module")
+def gradients_on(tiny_config, random_batch):
+    """(data, fsdp) -> loss and gradients of one batch of a small GroupViT."""
+    config = tiny_config()
+    config.model.depths = (1, 0, 0)
+    objective, batch = make_objective(config), random_batch(config)
+    state = make_plan(config, 96, jax.devices()[:1]).init()
+    generator = np.random.default_rng(0)
+    # Away from zeros, whose layer norm multiplies rounding errors by 300.
+    params = {
+        name: x + 0.2 * generator.normal(size=x.shape).astype(np.float32) if x.ndim else x
+        for name, x in jax.device_get(state.params).items()
+    }
+    stats = jax.device_get(state.batch_stats)
+
+    @functools.cache
+    def run(data: int, fsdp: int):
+        mesh = make_mesh(data, fsdp, config.batch_size, jax.devices()[: data * fsdp])
+        arrays = jax.device_put((params, stats), state_shardings(mesh, (params, stats)))
+        gradients = jax.jit(make_gradients(objective, 1, mesh))
+        loss, _, grads, _ = gradients(*arrays, put_batch(mesh, batch), jax.random.key(3))
+        return float(loss), jax.device_get(grads)
+
+    return run
+
+
+@pytest.mark.parametrize("mesh", [(4, 2), pytest.param((8, 1), marks=pytest.mark.slow)])
+def test_loss_and_gradients_on_eight_devices_equal_those_on_one(gradients_on, mesh):
+    (loss, grads), (expected_loss, expected) = gradients_on(*mesh), gradients_on(1, 1)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+    norm = np.sqrt(sum(np.square(g).sum() for g in expected.values()))
+    for name, value in expected.items():
+        # float32 sums in another order: relative to the whole gradient, as clipping sees it.
+        assert np.linalg.norm(grads[name] - value) < 1e-5 * norm, name
+
+
+def test_large_arrays_are_split_by_fsdp_and_small_ones_are_not():
+    mesh = make_mesh(4, 2, 8)
+    shapes = {
+        "wide": jax.ShapeDtypeStruct((128, 1024), jnp.float32),
+        "odd": jax.ShapeDtypeStruct((511, 1023), jnp.float32),
+        "small": jax.ShapeDtypeStruct((8, 8), jnp.float32),
+    }
+    parts = {
+        name: s.shard_shape(shapes[name].shape) for name, s in state_shardings(mesh, shapes).items()
+    }
+    assert parts == {"wide": (128, 512), "odd": (511, 1023), "small": (8, 8)}
+
+
+def test_only_text_features_are_gathered_and_nothing_is_repartitioned(pair):
+    mesh = make_mesh(4, 2, 64)
+    rows = NamedSharding(mesh, BATCH)
+    params, stats = jax.eval_shape(lambda: split_model(pair.build(nnx.Rngs(0)))[1:])
+    batch = {
+        "image": jax.ShapeDtypeStruct((64, 6), jnp.float32, sharding=rows),
+        "texts": jax.ShapeDtypeStruct((64, 4, 4), jnp.float32, sharding=rows),
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    lowered = jax.jit(make_gradients(pair, 1, mesh)).lower(params, stats, batch, key)
+    moves = "all-gather|all-to-all|collective-permute|collective-broadcast"
+    moved = re.findall(rf"= (\S+)\{{\S+ ({moves})\(", lowered.compile().as_text())
+    # Captions and prompts, of which each device multiplies all with its own images.
+    assert sorted(moved) == [("f32[64,1,3]", "all-gather"), ("f32[64,3,3]", "all-gather")]
+
+
+@pytest.mark.parametrize(
+    ("data", "fsdp", "batch", "message"),
+    [
+        (3, 1, 8, "there are 8 devices"),
+        (-1, 3, 8, "there are 8"),
+        (-1, 1, 12, "no multiple of the 8"),
+    ],
+)
+def test_meshes_that_do_not_fit_are_refused(data, fsdp, batch, message):
+    with pytest.raises(UserError, match=message):
+        make_mesh(data, fsdp, batch)

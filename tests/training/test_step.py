@@ -1,0 +1,109 @@
+"""One step: gradients in parts, averages, and steps that are not finite."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from cocu_jax.training.gradients import make_gradients
+from cocu_jax.training.mesh import make_mesh, put_batch
+from cocu_jax.training.objective import Features, Objective, usage_entropy
+from cocu_jax.training.optimizer import make_optimizer
+from cocu_jax.training.schedule import Schedule
+from cocu_jax.training.state import (
+    batch_stats_of,
+    create_state,
+    graph_of,
+    merge_model,
+    split_model,
+)
+from cocu_jax.training.step import StepSettings, make_train_step
+
+
+class Line(nnx.Module):
+    """y = slope * x."""
+
+    def __init__(self):
+        self.slope = nnx.Param(jnp.array([1.0]))
+
+
+LINE = Objective(
+    settings=None,
+    build=lambda rngs: Line(),
+    features=lambda model, batch, key: (Features(model.slope[...] * batch["x"], None), {}),
+    loss=lambda model, features, gather: (jnp.square(features.image - 3).mean(), {}),
+)
+
+
+def line_step(average_decay: float):
+    schedule = Schedule(0.1, 0.1, 0.1, 0, 100)
+    optimizer = make_optimizer(schedule, 0.0, clip_norm=1e9)
+    mesh = make_mesh(-1, 1, 8, jax.devices()[:1])
+    settings = StepSettings(seed=0, average_decay=average_decay)
+    step = make_train_step(LINE, optimizer, schedule, settings, mesh)
+    return jax.jit(step), create_state(LINE.build, optimizer, 0, bool(average_decay))
+
+
+def test_step_without_a_finite_loss_changes_only_the_counters():
+    step, start = line_step(average_decay=0.9)
+    good, bad = {"x": jnp.ones(8)}, {"x": jnp.full(8, jnp.nan)}
+    state, _ = step(start, good)
+    after, metrics = step(step(state, bad)[0], bad)
+    for name in ("params", "batch_stats", "optimizer", "average"):
+        same = jax.tree.map(jnp.array_equal, getattr(after, name), getattr(state, name))
+        assert all(jax.tree.leaves(same)), name
+    assert (int(after.step), int(after.skipped), int(after.skipped_in_row)) == (3, 2, 2)
+    assert float(metrics["skipped_in_row"]) == 2
+    recovered, metrics = step(after, good)
+    assert (int(recovered.skipped), int(recovered.skipped_in_row)) == (2, 0)
+    assert recovered.params["slope"] != state.params["slope"]
+
+
+def test_average_of_a_short_run_is_near_its_values_not_its_start():
+    step, state = line_step(average_decay=0.999)
+    expected, seen = float(state.params["slope"][0]), []
+    for done in range(40):
+        state, _ = step(state, {"x": jnp.ones(8)})
+        seen.append(float(state.params["slope"][0]))
+        decay = min(0.999, (1 + done) / (10 + done))
+        expected = decay * expected + (1 - decay) * seen[-1]
+    np.testing.assert_allclose(state.average["slope"], expected, rtol=1e-5)
+    assert seen[10] < expected < max(seen)
+
+
+def test_gradients_in_parts_are_those_of_the_whole_batch(pair):
+    generator, key, parts = np.random.default_rng(0), jax.random.key(1), 2
+    batch = {"image": generator.normal(size=(16, 6)), "texts": generator.normal(size=(16, 4, 4))}
+    batch = {name: values.astype(np.float32) for name, values in batch.items()}
+    params, stats = jax.jit(lambda: split_model(pair.build(nnx.Rngs(0)))[1:])()
+    mesh = make_mesh(4, 2, 16)
+    gradients = jax.jit(make_gradients(pair, parts, mesh))
+    loss, metrics, grads, new_stats = gradients(params, stats, put_batch(mesh, batch), key)
+
+    def whole(params):
+        """All parts in one graph, differentiated as it stands; part p holds every second row."""
+        model = merge_model(graph_of(pair.build), params, stats)
+        rows = [
+            pair.features(model, {name: x[p::parts] for name, x in batch.items()}, part_key)[0]
+            for p, part_key in enumerate(jax.random.split(key, parts))
+        ]
+        joined = jax.tree.map(lambda *x: jnp.stack(x, 1).reshape(16, *x[0].shape[1:]), *rows)
+        value, _ = pair.loss(model, joined, lambda x: x)
+        return value, batch_stats_of(model)
+
+    (expected, expected_stats), expected_grads = jax.jit(jax.value_and_grad(whole, has_aux=True))(
+        params
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    assert {"loss/contrastive", "loss/multi_label", "noise"} <= metrics.keys()
+    for got, wanted in ((new_stats, expected_stats), (grads, expected_grads)):
+        for name, value in wanted.items():
+            # A bias before batch normalisation has no gradient but rounding.
+            np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_usage_entropy_is_zero_for_one_segment_and_one_for_even_use():
+    one = jnp.zeros((2, 4, 8)).at[:, 1].set(1.0)
+    even = jnp.repeat(jnp.eye(4), 2, axis=1)[None]
+    assert float(usage_entropy(one)) == 0
+    np.testing.assert_allclose(usage_entropy(even), 1, rtol=1e-6)
