@@ -97,8 +97,8 @@ def test_bfloat16_is_close_and_parameters_stay_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(encoding)} == {jnp.dtype("float32")}
     cosines = parity.bfloat16_cosines(small_model(), IMAGES, CAPTIONS)
     assert cosines["text feature"] >= parity.COSINE_GOAL
-    # Rounding decides a near tie here and there, and one of 16 patches is much of a small image: the
-    # published size has its own test.
+    # Rounding decides a near tie here and there, and one of 16 patches is much of a small image;
+    # the published size has its own test.
     assert cosines["image feature"] >= 0.99
 
 
