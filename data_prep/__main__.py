@@ -17,6 +17,7 @@ from cocu_jax.stopping import Stopped
 # Command, its module, and one line for the overview.
 COMMANDS = {
     "scenes": ("data_prep.scenes", "draw OpenMoji Scenes, the demo corpus"),
+    "image_text": ("data_prep.image_text", "an image-text corpus from tars, tables, folders …"),
     "imagenet": ("data_prep.imagenet", "ImageNet-1k validation, for zero-shot classification"),
     "segmentation": ("data_prep.segmentation", "a segmentation benchmark from its official files"),
 }

@@ -1,0 +1,205 @@
+"""Image-text corpora as TFDS datasets, from the files people have.
+
+    python -m data_prep image_text cc3m --sources '/data/cc3m/{00000..00331}.tar' --data_dir ~/tfds
+
+Reads WebDataset tars, img2dataset's TFRecords and Parquet files, YFCC100M's zips with its table,
+lists of paths and captions (CSV, TSV, JSON lines with named columns), and folders of images with
+.txt or .json beside them. One file of the corpus is one unit of work and becomes one shard; a
+stopped run goes on where it was.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import os
+import shlex
+
+import tensorflow_datasets as tfds
+from absl import logging
+from etils import epath
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
+
+from cocu_jax.errors import UserError
+from data_prep.gallery import DEFAULT_GALLERY, Gallery
+from data_prep.image_text_assembly import REPORT_FILE, assemble
+from data_prep.image_text_images import ImageRecipe
+from data_prep.image_text_sources import find_units
+from data_prep.image_text_units import Recipe, features
+
+_CORPORA = {
+    "cc3m": "Conceptual Captions (Sharma et al., 2018)",
+    "cc12m": "Conceptual 12M (Changpinyo et al., 2021)",
+    "yfcc14m": "the English-captioned part of YFCC100M (Thomee et al., 2016; Radford et al., 2021)",
+    "redcaps12m": "RedCaps (Desai et al., 2021)",
+    "custom": "the user's own pairs of image and caption",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preparation:
+    """What a corpus is prepared from, and how.
+
+    Attributes:
+        recipe: what is done to every pair.
+        sources: files, patterns and folders of the raw corpus.
+        yfcc: YFCC100M's table and the optional subset file, for zips.
+        split: name of the split.
+        workers: processes on this machine.
+        beam_options: Beam's own flags.
+    """
+
+    recipe: Recipe
+    sources: tuple[str, ...]
+    yfcc: tuple[str, str] | None = None
+    split: str = "train"
+    workers: int = 1
+    beam_options: tuple[str, ...] = ()
+
+
+class ImageText(FileReaderBuilder):
+    """Pairs of image and caption with the caption's tokens and concepts.
+
+    A builder that is to prepare, not only to read, is made with a `preparation`.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name=name, description=text) for name, text in _CORPORA.items()
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "The corpus's files: python -m data_prep image_text --help"
+
+    def __init__(self, *, preparation: Preparation | None = None, **options) -> None:
+        self._preparation = preparation
+        super().__init__(**options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        gallery = self._preparation.recipe.gallery if self._preparation else Gallery.load()
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.builder_config.description,
+            features=features(),
+            metadata=tfds.core.MetadataDict(gallery=list(gallery.concepts)),
+        )
+
+    def _download_and_prepare(self, dl_manager, download_config) -> None:
+        """Prepares units beside the final place, which survive a stop, then moves them there."""
+        # Reading a prepared dataset does not need Beam.
+        from data_prep.image_text_beam import prepare_units, unit_target
+
+        if self._preparation is None:
+            raise UserError("image_text is prepared by: python -m data_prep image_text --help")
+        wanted = self._preparation
+        scratch = self._scratch
+        scratch.mkdir(parents=True, exist_ok=True)
+        units = find_units(list(wanted.sources), scratch, wanted.yfcc)
+        self._claim(scratch, [unit.path for unit in units])
+        prepare_units(units, wanted.recipe, scratch, wanted.workers, list(wanted.beam_options))
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=self.data_path,
+            dataset_name=self.name,
+            split=wanted.split,
+            filetype_suffix="tfrecord",
+        )
+        targets = [unit_target(scratch, number) for number in range(len(units))]
+        split = assemble(targets, template, wanted.split)
+        self.info.set_splits(tfds.core.splits.SplitDict([split]))
+        scratch.rmtree()
+
+    @property
+    def _scratch(self) -> epath.Path:
+        return self.data_dir_root / self.name / f"{self.builder_config.name}.unfinished"
+
+    def _claim(self, scratch: epath.Path, units: list[str]) -> None:
+        """Refuses to go on with units that were prepared in another way."""
+        settings = [units, dataclasses.asdict(self._preparation.recipe), self._preparation.split]
+        fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+        claim = scratch / "settings"
+        if claim.exists() and claim.read_text() != fingerprint:
+            raise UserError(
+                f"{scratch}: begun with other sources or settings; "
+                "use those again to go on, or remove the folder to begin anew"
+            )
+        claim.write_text(fingerprint)
+
+
+def prepare_image_text(name: str, preparation: Preparation, data_dir: str) -> str:
+    """Prepares a corpus, unless it is there already.
+
+    Args:
+        name: of the corpus, one of `ImageText.BUILDER_CONFIGS` or any other.
+        preparation: from what, and how.
+        data_dir: where TFDS datasets are kept.
+
+    Returns:
+        The dataset's versioned directory.
+
+    Raises:
+        UserError: a source, a setting or the place is at fault.
+        Stopped: an interrupt was requested; finished units are kept for the next run.
+    """
+    data_dir = os.path.expanduser(data_dir)
+    try:
+        epath.Path(data_dir).mkdir(parents=True, exist_ok=True)
+        config = name if name in _CORPORA else tfds.core.BuilderConfig(name=name)
+        builder = ImageText(config=config, data_dir=data_dir, preparation=preparation)
+        builder.download_and_prepare()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{data_dir}: cannot write there ({reason}); choose another --data_dir"
+        ) from None
+    return str(builder.data_path)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `python -m data_prep image_text`."""
+    parser.description = __doc__
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("corpus", choices=_CORPORA, help="which corpus it is")
+    parser.add_argument("--sources", nargs="+", required=True, help="files, patterns, folders")
+    parser.add_argument("--data_dir", required=True, help="where TFDS datasets are kept")
+    parser.add_argument("--name", help="another name for the corpus, e.g. of your own one")
+    parser.add_argument("--split", default="train", help="name of the split (default: train)")
+    parser.add_argument(
+        "--resize",
+        choices=("none", "pad", "resize"),
+        default="none",
+        help="make images square: with white borders, or whatever the aspect (default: none)",
+    )
+    parser.add_argument("--size", type=int, default=256, help="side of the square (default: 256)")
+    parser.add_argument("--gallery", default=str(DEFAULT_GALLERY), help="JSON file of concepts")
+    parser.add_argument(
+        "--qualify_keys",
+        action="store_true",
+        help="put the file's name before each key: for corpora whose keys start anew in every file",
+    )
+    parser.add_argument("--yfcc", default="", help="for zips: yfcc100m_dataset, also as .bz2")
+    parser.add_argument("--yfcc_subset", default="", help="for zips: yfcc100m_subset_data.tsv")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)"
+    )
+    parser.add_argument(
+        "--beam", default="", help='Beam\'s own flags, e.g. "--runner=DataflowRunner --project=…"'
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prepares what the flags name and prints where it is and what was dropped."""
+    if arguments.workers < 1 or arguments.size < 1:
+        raise UserError("--workers and --size: give 1 at least")
+    image = ImageRecipe(arguments.resize, arguments.size)
+    recipe = Recipe(image, Gallery.load(arguments.gallery), arguments.qualify_keys)
+    preparation = Preparation(
+        recipe=recipe,
+        sources=tuple(arguments.sources),
+        yfcc=(arguments.yfcc, arguments.yfcc_subset) if arguments.yfcc else None,
+        split=arguments.split,
+        workers=arguments.workers,
+        beam_options=tuple(shlex.split(arguments.beam)),
+    )
+    name = arguments.name or arguments.corpus
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
+    directory = epath.Path(prepare_image_text(name, preparation, arguments.data_dir))
+    print(f"{directory}\n{(directory / REPORT_FILE).read_text()}")

@@ -1,0 +1,39 @@
+"""Captions from the web, as plain text."""
+
+import html
+import re
+import urllib.parse
+
+import ftfy
+
+# CC12M replaced names of people by this; it must not vanish as an HTML tag.
+_PERSON = re.compile(r"<person>", re.IGNORECASE)
+_TAG = re.compile(r"</?[a-z][^<>]*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_QUOTED = re.compile(r"(?:%[0-9a-f]{2})+", re.IGNORECASE)
+_QUOTED_SPACE = re.compile(r"%20|\S\+\S+\+\S", re.IGNORECASE)
+_PLAIN = re.compile(r"[^%<&+\x00-\x1f\x7f-\U0010ffff]*")
+
+
+def clean_caption(text: str) -> str:
+    """Undoes URL quoting and HTML, repairs mojibake, makes whitespace single."""
+    if not _PLAIN.fullmatch(text):
+        # "a+boat+at+sea" and "a+boat%20" are quoted; "C++" and "salt + pepper" are not.
+        if " " not in text.strip() and _QUOTED_SPACE.search(text):
+            text = text.replace("+", " ")
+        text = _QUOTED.sub(_unquoted, text)
+        text = _PERSON.sub(" person ", html.unescape(text))
+        text = ftfy.fix_text(_TAG.sub(" ", text))
+    return " ".join(text.split())
+
+
+def count_words(caption: str) -> int:
+    """Number of pieces between spaces that have a letter or digit."""
+    return sum(any(map(str.isalnum, piece)) for piece in caption.split())
+
+
+def _unquoted(match: re.Match) -> str:
+    """The quoted characters; "100%de" is no UTF-8 and stays."""
+    try:
+        return urllib.parse.unquote(match[0], errors="strict")
+    except UnicodeDecodeError:
+        return match[0]
