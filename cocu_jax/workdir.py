@@ -51,9 +51,13 @@ def open_workdir(
             aside.replace(saved_file)
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"{workdir}: cannot write there ({reason}); choose another --workdir") from None
+        raise UserError(
+            f"{workdir}: cannot write there ({reason}); choose another --workdir"
+        ) from None
     except json.JSONDecodeError:
-        raise UserError(f"{saved_file}: not readable as JSON; remove it or use another --workdir") from None
+        raise UserError(
+            f"{saved_file}: not readable as JSON; remove it or use another --workdir"
+        ) from None
     return workdir
 
 
