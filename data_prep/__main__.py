@@ -18,6 +18,7 @@ from cocu_jax.stopping import Stopped
 COMMANDS = {
     "scenes": ("data_prep.scenes", "draw OpenMoji Scenes, the demo corpus"),
     "image_text": ("data_prep.image_text", "an image-text corpus from tars, tables, folders …"),
+    "gallery": ("data_prep.gallery_mining", "a gallery of concepts from a corpus's captions"),
     "imagenet": ("data_prep.imagenet", "ImageNet-1k validation, for zero-shot classification"),
     "segmentation": ("data_prep.segmentation", "a segmentation benchmark from its official files"),
 }
