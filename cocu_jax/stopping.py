@@ -39,11 +39,11 @@ class StopRequest:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
+        outer = getattr(self._previous.get(number), "__self__", None)
         self._restore()
-        for previous in self._previous.values():
-            if isinstance(getattr(previous, "__self__", None), StopRequest):
-                previous.__self__.requested = True
+        if isinstance(outer, StopRequest):
+            outer._receive(number, frame)
 
     def _restore(self) -> None:
-        for number, previous in self._previous.items():
-            signal.signal(number, previous)
+        while self._previous:
+            signal.signal(*self._previous.popitem())
