@@ -3,7 +3,6 @@
 The dataset has the corpus's split name, and the same number and order of shards and of examples.
 """
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import pyarrow.parquet
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
+from tensorflow_datasets.core import dataset_info
 
 from cocu_jax.curation.annotate import Annotations
 
@@ -90,41 +90,41 @@ def shard_name(split: str, shard: int, shards: int) -> str:
     return f"{DATASET}-{split}.tfrecord-{shard:05d}-of-{shards:05d}"
 
 
-def write_metadata(
-    directory: epath.Path,
-    split: str,
-    shard_lengths: Sequence[int],
-    num_bytes: int,
-    provenance: Mapping,
-) -> None:
-    """Makes finished shards a TFDS dataset.
+def metadata_files(
+    split: str, shard_lengths: Sequence[int], num_bytes: int, provenance: Mapping
+) -> dict[str, bytes]:
+    """The files that make finished shards a TFDS dataset, by name, the one that counts last.
 
     Args:
-        directory: where the shards are.
         split: its name.
         shard_lengths: examples per shard.
         num_bytes: of all examples.
         provenance: JSON fields that say what the annotations belong to.
     """
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=directory, dataset_name=DATASET, split=split, filetype_suffix="tfrecord"
-    )
-    tfds.folder_dataset.write_metadata(
-        data_dir=directory,
-        features=annotation_features(),
-        split_infos=[
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=list(shard_lengths),
-                num_bytes=num_bytes,
-                filename_template=template,
-            )
-        ],
-        version=VERSION,
-        check_data=False,
-        description="Ranked visual concepts of an image-text corpus, joined to it by key.",
-        metadata=tfds.core.MetadataDict(json.loads(json.dumps(provenance))),
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        identity = dataset_info.DatasetIdentity(
+            name=DATASET, version=VERSION, data_dir=folder, module_name=""
+        )
+        info = tfds.core.DatasetInfo(
+            builder=identity,
+            features=annotation_features(),
+            description="Ranked visual concepts of an image-text corpus, joined to it by key.",
+            metadata=tfds.core.MetadataDict(provenance),
+        )
+        info.set_file_format("tfrecord")
+        template = tfds.core.ShardedFileTemplate(
+            data_dir=folder, dataset_name=DATASET, split=split, filetype_suffix="tfrecord"
+        )
+        split_info = tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=list(shard_lengths),
+            num_bytes=num_bytes,
+            filename_template=template,
+        )
+        info.set_splits(tfds.core.splits.SplitDict([split_info]))
+        info.write_to_directory(folder)
+        names = sorted(os.listdir(folder), key=lambda name: name == "dataset_info.json")
+        return {name: (epath.Path(folder) / name).read_bytes() for name in names}
 
 
 def _tfrecord_file(examples: Sequence[bytes]) -> bytes:

@@ -10,11 +10,12 @@ and one batched product of Gram matrices and membership matrices gives it for ev
 restart, concept and cluster.
 """
 
+import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 RESTARTS = 5
 MAX_ITERATIONS = 100
@@ -64,10 +65,9 @@ def cluster_archives(
     sizes = valid.sum(-1)
     clusters = (sizes + 1) // 2
     distances = jnp.maximum(_squared_distances(local), 0.0)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), anchor)
     most = (width + 1) // 2
-    initialise = jax.vmap(partial(_plus_plus, restarts=restarts, max_clusters=most))
-    centres = initialise(keys, distances, valid)
+    uniform = _uniform(seed, anchor, (most, restarts, 2 + width // 32))
+    centres = jax.vmap(_plus_plus)(uniform, distances, valid)
     exists = jnp.arange(most) < clusters[:, None]
     labels, inertia = _lloyd(local, valid, exists, centres, max_iterations)
     best = jnp.argmin(inertia, axis=1)
@@ -80,16 +80,37 @@ def _squared_distances(gram: Float[Array, "b n n"]) -> Float[Array, "b n n"]:
     return norms[:, :, None] - 2 * gram + norms[:, None, :]
 
 
+def _uniform(
+    seed: int, anchor: Int[Array, "b"], shape: tuple[int, ...]
+) -> Float[Array, "b *shape"]:
+    """Numbers in [0, 1) that follow from seed, anchor and position: MurmurHash3's mixing function.
+
+    Drawing centres asks little of randomness, and `jax.random` would take most of the time here, to
+    compile and to run.
+    """
+
+    def mix(x):
+        x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+        x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+        return x ^ (x >> 16)
+
+    stream = mix(anchor.astype(jnp.uint32) + mix(jnp.uint32(seed) + jnp.uint32(1)))
+    position = jnp.arange(math.prod(shape), dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
+    bits = mix(stream[:, None] + mix(position + jnp.uint32(1)))
+    return (bits >> 8).astype(jnp.float32).reshape(-1, *shape) * 2.0**-24
+
+
 def _plus_plus(
-    key: Array, distances: Float[Array, "n n"], valid: Array, restarts: int, max_clusters: int
+    uniform: Float[Array, "k r c"], distances: Float[Array, "n n"], valid: Bool[Array, "n"]
 ) -> Int[Array, "r k"]:
     """Positions of the initial centres of one archive, one row per restart.
 
-    A row's first K entries do not depend on `max_clusters`; the rest are not used.
+    `uniform` decides them, c candidates for each of at most k centres. A row's first K entries are
+    what k-means++ with K clusters gives.
     """
     width, size = len(valid), valid.sum()
+    max_clusters, restarts, _ = uniform.shape
     distances = jnp.where(valid[:, None] & valid[None, :], distances, 0.0)
-    uniform = jax.random.uniform(key, (max_clusters, restarts, 2 + width // 32))
     first = jnp.minimum((uniform[0, :, 0] * size).astype(jnp.int32), size - 1)
     centres = jnp.zeros((max_clusters, restarts), jnp.int32).at[0].set(first)
     prefix = jnp.triu(jnp.ones((width, width)))  # a product with it is a cumulative sum
@@ -111,8 +132,8 @@ def _plus_plus(
 
 def _lloyd(
     gram: Float[Array, "b n n"],
-    valid: Array,
-    exists: Array,
+    valid: Bool[Array, "b n"],
+    exists: Bool[Array, "b k"],
     centres: Int[Array, "b r k"],
     max_iterations: int,
 ) -> tuple[Int[Array, "b r n"], Float[Array, "b r"]]:
@@ -152,9 +173,11 @@ def _lloyd(
         following, inertia = assign(members.astype(jnp.float32))
         return iteration + 1, following, inertia, (following != labels).any()
 
-    seeds = (jnp.arange(width) == centres[..., None]).astype(jnp.float32)
-    state = (0, *assign(seeds), jnp.array(True))
-    unfinished = lambda state: (state[0] < max_iterations) & state[3]  # noqa: E731
+    # The first clusters are single concepts, the centres; the others belong nowhere yet.
+    is_centre = (centres[..., None] == jnp.arange(width)) & exists[:, None, :, None]
+    labels = jnp.where(is_centre, numbers, -1).max(2)
+    state = (0, labels, jnp.zeros((batch, restarts)), jnp.array(True))
+    unfinished = lambda state: (state[0] <= max_iterations) & state[3]  # noqa: E731
     _, labels, inertia, _ = jax.lax.while_loop(unfinished, step, state)
     return labels, inertia
 

@@ -2,7 +2,7 @@
 
 import json
 
-from cocu_jax.curation.annotations import write_metadata
+from cocu_jax.curation.annotations import metadata_files
 from cocu_jax.curation.gallery_page import write_page
 from cocu_jax.curation.plan import Plan
 from cocu_jax.curation.shard_files import write_file
@@ -36,11 +36,8 @@ def finish(plan: Plan, stop: StopRequest) -> dict:
     write_file(plan.workdir / "summary.txt", as_text(summary).encode())
     if plan.config.page_images:
         write_page(plan, ordered)
-    write_metadata(
-        plan.workdir / "annotations",
-        plan.corpus.split,
-        plan.corpus.shard_lengths,
-        sum(report["bytes"] for report in ordered),
-        plan.provenance,
-    )
+    num_bytes = sum(report["bytes"] for report in ordered)
+    files = metadata_files(plan.corpus.split, plan.corpus.shard_lengths, num_bytes, plan.provenance)
+    for name, content in files.items():
+        write_file(plan.workdir / "annotations" / name, content)
     return summary

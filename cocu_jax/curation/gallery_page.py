@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 
@@ -15,6 +15,8 @@ from cocu_jax.curation.shard_output import annotation_file
 from cocu_jax.input.corpus import Corpus, read_shard
 from cocu_jax.models.weights.image_processing import ImageProcessing
 from cocu_jax.progress import progress
+
+Place = tuple[Corpus, int, int]  # corpus, shard, row within the shard
 
 _SIDE = 128
 _LONGEST_CAPTION = 300
@@ -41,16 +43,17 @@ def write_page(plan: Plan, reports: Sequence[dict]) -> None:
     files = [(corpus, shard) for corpus in plan.index for shard in range(corpus.num_shards)]
     index = Index([], [corpus.shard_lengths[shard] for corpus, shard in files])
     samples = [
-        (shard, int(row), near)
+        ((plan.corpus, shard, int(row)), [index.locate(i) for i in near if i >= 0])
         for shard, report in enumerate(reports)
         for row, near in report["samples"].items()
     ]
+    samples = [(anchor, [(*files[f], row) for f, row in near]) for anchor, near in samples]
+    examples = _read(place for anchor, near in samples for place in (anchor, *near))
     articles = []
-    for shard, row, near in progress(samples, "Draw gallery.html", len(samples), "images"):
-        places = [index.locate(i) for i in near[:_SHOWN_NEIGHBOURS] if i >= 0]
-        neighbours = [_example(*files[file], local) for file, local in places]
-        anchor = _example(plan.corpus, shard, row)
-        articles.append(_article(plan, anchor, neighbours, _annotation(plan, shard, row)))
+    for anchor, near in samples:
+        neighbours = [examples[_name(place)] for place in near]
+        annotation = _annotation(plan, *anchor[1:])
+        articles.append(_article(plan, examples[_name(anchor)], neighbours, annotation))
     page = f"""<!doctype html><meta charset="utf-8"><title>Curated concepts</title>
 <style>{_STYLE}</style><h1>Curated concepts</h1>
 <p>{html.escape(plan.corpus.directory)}, split {html.escape(plan.corpus.split)}.
@@ -89,8 +92,25 @@ def _picture(example: dict) -> str:
     return f'<img src="data:image/jpeg;base64,{data}" title="{html.escape(_caption(example))}">'
 
 
-def _example(corpus: Corpus, shard: int, row: int) -> dict:
-    return next(iter(read_shard(corpus, shard, skip=row).take(1).as_numpy_iterator()))
+def _read(places: Iterable[Place]) -> dict[tuple, dict]:
+    """Examples by name of their place; every shard is read once."""
+    wanted = {}
+    for corpus, shard, row in places:
+        wanted.setdefault((corpus.fingerprint, shard), (corpus, set()))[1].add(row)
+    examples = {}
+    shards = progress(wanted.items(), "Read images for the page", len(wanted), "shards")
+    for (fingerprint, shard), (corpus, rows) in shards:
+        numbered = read_shard(corpus, shard).take(max(rows) + 1).enumerate()
+        chosen = tf.constant(sorted(rows), tf.int64)
+        picked = numbered.filter(lambda row, _, chosen=chosen: tf.reduce_any(chosen == row))
+        for row, example in picked.as_numpy_iterator():
+            examples[fingerprint, shard, int(row)] = example
+    return examples
+
+
+def _name(place: Place) -> tuple[str, int, int]:
+    corpus, shard, row = place
+    return corpus.fingerprint, shard, row
 
 
 def _annotation(plan: Plan, shard: int, row: int) -> dict:

@@ -1,0 +1,91 @@
+"""A tiny image-text dataset and a tiny CLIP checkpoint, as the curation job reads them."""
+
+import contextlib
+import io
+
+import numpy as np
+import tensorflow_datasets as tfds
+from flax import nnx
+from PIL import Image
+
+from cocu_jax.models.clip import CLIP, CLIPConfig
+from cocu_jax.models.text import TextConfig
+from cocu_jax.models.weights.huggingface import save_clip
+
+GALLERY = ["cat", "cattle", "tree", "street", "car", "red car", "dog", "sky", "sea", "boat"]
+
+
+class TinyImageText(tfds.core.GeneratorBasedBuilder):
+    """Examples given to the constructor, in their order."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, examples, gallery=GALLERY, **kwargs):
+        self.examples, self.gallery = examples, gallery
+        super().__init__(**kwargs)
+
+    def _info(self):
+        features = tfds.features
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=features.FeaturesDict(
+                {
+                    "key": features.Text(),
+                    "image": features.Image(),
+                    "caption": features.Text(),
+                    "caption_tokens": features.Tensor(shape=(None,), dtype=np.int32),
+                    "caption_concepts": features.Tensor(shape=(None,), dtype=np.int32),
+                }
+            ),
+            disable_shuffling=True,
+            metadata=tfds.core.MetadataDict(gallery=list(self.gallery)),
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield from enumerate(self.examples)
+
+
+def encoded(pixels, kind="JPEG", mode="RGB", **options):
+    """Bytes of an image file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, kind, **options)
+    return file.getvalue()
+
+
+def example(number, image=None, caption="a caption", concepts=None):
+    """One example; random pixels and concepts that depend on its number unless given."""
+    rng = np.random.default_rng(number)
+    if image is None:
+        image = encoded(rng.integers(256, size=(20 + number % 7, 24, 3), dtype=np.uint8))
+    if concepts is None:
+        concepts = rng.choice(len(GALLERY), rng.integers(0, 4), replace=False).tolist()
+    return {
+        "key": f"key-{number}",
+        "image": image,
+        "caption": caption,
+        "caption_tokens": [49406, 49407],
+        "caption_concepts": concepts,
+    }
+
+
+def write_corpus(folder, examples, shards=4, gallery=GALLERY):
+    """Prepares the dataset; returns its versioned directory."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder = TinyImageText(data_dir=str(folder), examples=examples, gallery=gallery)
+        sharded = tfds.download.DownloadConfig(num_shards=shards)
+        builder.download_and_prepare(download_config=sharded)
+    return str(builder.data_path)
+
+
+def write_clip(folder, seed=0):
+    """A CLIP of random weights; returns its folder."""
+    text = TextConfig(width=32, heads=2, layers=1)
+    config = CLIPConfig(
+        image_size=16, patch_size=8, vision_width=32, vision_layers=1, vision_heads=2,
+        projection_dim=24, text=text,
+    )  # fmt: skip
+    save_clip(CLIP(config, rngs=nnx.Rngs(seed)), str(folder))
+    return str(folder)

@@ -1,0 +1,110 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import transformers
+from curation_corpus import encoded, example, write_corpus
+from PIL import Image
+
+from cocu_jax.curation.images import shard_images, square_pixels
+from cocu_jax.input.corpus import open_corpus
+from cocu_jax.models.weights.image_processing import ImageProcessing, write_processing
+
+SIZE = 32
+
+
+def png_header(width, height):
+    """A PNG that promises more pixels than it has."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    data = b"IDAT" + zlib.compress(b"\0" * 1_000)
+    chunks += struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def jpeg_header(width, height):
+    """A small JPEG whose frame header says otherwise."""
+    data = bytearray(encoded(np.zeros((8, 8, 3), np.uint8)))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def picture(height, width):
+    """Waves of colour, smooth as photographs are."""
+    y, x = np.mgrid[:height, :width] / 7.0
+    waves = [np.sin(x + y / 3), np.sin(y - x / 4), np.cos(x / 2) * np.sin(y / 2)]
+    return np.uint8(128 + 100 * np.stack(waves, -1))
+
+
+@pytest.mark.parametrize("shape", [(57, 81), (81, 57), (32, 32), (11, 200), (1, 1), (300, 33)])
+@pytest.mark.parametrize(
+    "processing",
+    [ImageProcessing(SIZE), ImageProcessing(SIZE, keep_aspect=False, resample="bilinear")],
+    ids=["clip", "squeezed"],
+)
+def test_pixels_equal_hugging_faces_image_processor(shape, processing):
+    image = encoded(picture(*shape), "PNG")
+    reference = transformers.CLIPImageProcessorPil(**write_processing(processing))
+    theirs = reference(Image.open(io.BytesIO(image)), return_tensors="np")["pixel_values"][0]
+    mean, std = (np.array(x)[:, None, None] for x in (processing.mean, processing.std))
+    theirs = np.rint((theirs * std + mean) * 255).transpose(1, 2, 0)
+    ours = square_pixels(tf.constant(image), processing).numpy().astype(int)
+    # Pillow rounds once more, between the two axes: a grey level here and there.
+    assert np.abs(ours - theirs).max() <= 1
+
+
+PIXELS = picture(40, 50)
+READABLE = {
+    "jpeg": encoded(PIXELS),
+    "png": encoded(PIXELS, "PNG"),
+    "webp": encoded(PIXELS, "WEBP"),
+    "lossless webp": encoded(PIXELS, "WEBP", lossless=True),
+    "gif": encoded(PIXELS, "GIF"),
+    "bmp": encoded(PIXELS, "BMP"),
+    "grey": encoded(PIXELS, mode="L"),
+    "cmyk": encoded(PIXELS, mode="CMYK"),
+    "alpha": encoded(PIXELS, "PNG", "RGBA"),
+    "1x1": encoded(PIXELS[:1, :1], "PNG"),
+}
+UNREADABLE = {
+    "zero bytes": b"",
+    "text": b"<html>not found</html>",
+    "truncated jpeg": encoded(PIXELS)[:-200],
+    "truncated png": encoded(PIXELS, "PNG")[:-200],
+    "cut in the header": encoded(PIXELS)[:8],
+    "png bomb": png_header(20_000, 20_000),
+    "jpeg bomb": jpeg_header(20_000, 20_000),
+    "empty image": png_header(0, 5),
+}
+
+
+@pytest.fixture(scope="module")
+def batches(tmp_path_factory):
+    images = [*READABLE.values(), *UNREADABLE.values()] + [READABLE["jpeg"]]
+    examples = [example(i, image) for i, image in enumerate(images)]
+    corpus = open_corpus(write_corpus(tmp_path_factory.mktemp("images"), examples, 1), "train")
+    return list(shard_images(corpus, 0, ImageProcessing(SIZE), batch=4).as_numpy_iterator())
+
+
+def test_damaged_images_are_flagged_and_nothing_else_changes(batches):
+    readable = np.concatenate([batch["readable"] for batch in batches])
+    names = [*READABLE, *UNREADABLE, "last"]
+    assert [name for name, flag in zip(names, readable, strict=True) if not flag] == [*UNREADABLE]
+    keys = np.concatenate([batch["key"] for batch in batches])
+    assert keys.tolist() == [f"key-{i}".encode() for i in range(len(names))]
+
+
+def test_readable_formats_show_the_same_picture(batches):
+    pixels = np.concatenate([batch["pixels"] for batch in batches]).astype(int)
+    pictures = dict(zip([*READABLE, *UNREADABLE], pixels, strict=False))
+    for name in ("png", "lossless webp", "bmp", "alpha"):
+        np.testing.assert_array_equal(pictures[name], pictures["bmp"])
+    for name in ("jpeg", "webp"):
+        assert np.abs(pictures[name] - pictures["bmp"]).mean() < 4  # lossy, but the same picture
+    assert (pictures["grey"][..., 0] == pictures["grey"][..., 1]).all()
+    assert (pictures["1x1"] == PIXELS[0, 0]).all()
+    assert all((pictures[name] == 0).all() for name in UNREADABLE)
