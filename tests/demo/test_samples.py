@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from cocu_jax.curation.annotate import Annotations
-from cocu_jax.curation.annotations import shard_name, tfrecord_shard, write_metadata
+from cocu_jax.curation.annotations import metadata_files, shard_name, tfrecord_shard
 from cocu_jax.demo.curation_quality import measure_curation
 from cocu_jax.demo.samples import curation_samples, segmentation_samples
 from cocu_jax.errors import UserError
@@ -52,7 +52,9 @@ def annotate(corpus: Corpus, directory, omit_stuff: bool) -> str:
         (directory / shard_name(corpus.split, number, len(examples))).write_bytes(data)
         lengths.append(len(shard))
         row, size = row + len(shard), size + count
-    write_metadata(directory, corpus.split, lengths, size, {"gallery": corpus.metadata["gallery"]})
+    facts = {"gallery": corpus.metadata["gallery"]}
+    for name, content in metadata_files(corpus.split, lengths, size, facts).items():
+        (directory / name).write_bytes(content)
     return str(directory)
 
 
