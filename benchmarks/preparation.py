@@ -1,0 +1,146 @@
+"""Rate and memory of preparing an image-text corpus: `python -m benchmarks.preparation`.
+
+One tar is prepared in this process, and read with plain tarfile and Pillow (every image decoded,
+every caption decoded, nothing written), in turns. Then the whole command runs on `--pairs` pairs.
+"""
+
+import argparse
+import io
+import json
+import pathlib
+import resource
+import statistics
+import tarfile
+import tempfile
+import time
+
+import numpy as np
+from absl import logging
+from etils import epath
+from PIL import Image
+
+from data_prep.gallery import Gallery
+from data_prep.image_text import Preparation, prepare_image_text
+from data_prep.image_text_images import ImageRecipe
+from data_prep.image_text_readers import Unit
+from data_prep.image_text_units import Recipe, UnitPreparer
+
+_PICTURES = 50
+_REPEATS = 5
+_TAR_PAIRS = 1_000
+
+
+def main() -> None:
+    """Prints one JSON line per figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tar_pairs", type=int, default=400, help="pairs of the tar that is timed")
+    parser.add_argument("--pairs", type=int, default=4_000, help="pairs of the whole run")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    logging.set_verbosity(logging.ERROR)
+    gallery = Gallery.load()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        one_tar(folder, gallery, arguments.tar_pairs)
+        whole_run(folder, gallery, arguments.pairs, arguments.workers)
+
+
+def one_tar(folder: pathlib.Path, gallery: Gallery, pairs: int) -> None:
+    """Preparing against reading, as ratios of medians."""
+    tar = folder / "timed.tar"
+    write_tar(tar, _pictures((512, 384)), 0, pairs, gallery)
+    megabytes = tar.stat().st_size / 1e6
+    for resize in ("none", "pad"):
+        preparer = UnitPreparer(Recipe(ImageRecipe(resize), gallery))
+        ours, plain = [], []
+        for repeat in range(_REPEATS + 1):
+            start = time.perf_counter()
+            preparer.prepare(Unit("tar", str(tar)), epath.Path(folder / f"{resize}{repeat}"))
+            between = time.perf_counter()
+            read_plainly(tar)
+            if repeat:
+                ours.append(between - start)
+                plain.append(time.perf_counter() - between)
+        seconds = statistics.median(ours)
+        report(f"preparation_rate_{resize}", pairs / seconds, "images/s/core", None)
+        report(f"preparation_bandwidth_{resize}", megabytes / seconds, "MB/s/core", None)
+        ratio = statistics.median(plain) / seconds
+        report(f"preparation_against_plain_reading_{resize}", ratio, "ratio", 0.5)
+
+
+def whole_run(folder: pathlib.Path, gallery: Gallery, pairs: int, workers: int) -> None:
+    """Rate with start and end, and the memory of the largest process and of its largest child."""
+    pictures = _pictures((256, 192))
+    for number, first in enumerate(range(0, pairs, _TAR_PAIRS)):
+        count = min(_TAR_PAIRS, pairs - first)
+        write_tar(folder / f"{number:05d}.tar", pictures, first, count, gallery)
+    preparation = Preparation(
+        recipe=Recipe(ImageRecipe(), gallery), sources=(f"{folder}/0*.tar",), workers=workers
+    )
+    start = time.perf_counter()
+    prepare_image_text("benchmark", preparation, str(folder / "tfds"))
+    report("preparation_whole_run_rate", pairs / (time.perf_counter() - start), "images/s", None)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    report("preparation_memory", kilobytes / 1e6, "GB", 4.0, better="lower")
+    kilobytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    report("preparation_worker_memory", kilobytes / 1e6, "GB", 4.0, better="lower")
+
+
+def write_tar(
+    path: pathlib.Path, pictures: list[bytes], first: int, count: int, gallery: Gallery
+) -> None:
+    """A WebDataset tar of `count` pairs with keys from `first` on."""
+    with tarfile.open(path, "w") as tar:
+        for number in range(first, first + count):
+            concept = gallery.concepts[number % len(gallery.concepts)]
+            caption = f"a photo of a {concept} near the old house, taken in summer {number}"
+            parts = {"jpg": pictures[number % len(pictures)], "txt": caption.encode()}
+            for ending, content in parts.items():
+                member = tarfile.TarInfo(f"{number:09d}.{ending}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+def read_plainly(tar: pathlib.Path) -> int:
+    """What a data loader does at the least: every member read, every image decoded."""
+    letters = 0
+    with tarfile.open(tar) as members:
+        for member in members:
+            content = members.extractfile(member).read()
+            if member.name.endswith(".jpg"):
+                Image.open(io.BytesIO(content)).convert("RGB")
+            else:
+                letters += len(content.decode())
+    return letters
+
+
+def _pictures(size: tuple[int, int]) -> list[bytes]:
+    """JPEG files of about the entropy of photographs: smooth noise with fine grain."""
+    rng = np.random.default_rng(0)
+    encoded = []
+    for _ in range(_PICTURES):
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC)).astype(int)
+        pixels = (smooth + rng.normal(0, 8, smooth.shape)).clip(0, 255).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=85)
+        encoded.append(file.getvalue())
+    return encoded
+
+
+def report(
+    metric: str, value: float, unit: str, goal: float | None, better: str = "higher"
+) -> None:
+    """Prints one figure."""
+    line = {
+        "metric": metric,
+        "value": round(value, 3),
+        "unit": unit,
+        "goal": goal,
+        "better": better,
+    }
+    print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
