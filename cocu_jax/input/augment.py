@@ -1,11 +1,22 @@
-"""What is left to do on the accelerator: normalisation (and noise erasing), as part of the step."""
+"""What the accelerator does to a batch of images: normalisation and random erasing.
+
+Batches travel as uint8; crops, flips and RandAugment have been made on the host (`crop`,
+`randaugment`), because scattered reads are slow on a TPU. Noise and arithmetic are cheap there.
+"""
+
+import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Bool, Float, Key, UInt8
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_ERASE_PROBABILITY = 0.25
+_ERASE_AREA = (0.02, 1 / 3)
+_ERASE_ASPECT = (0.3, 1 / 0.3)
+_ATTEMPTS = 10
 
 
 def device_augment(
@@ -24,15 +35,56 @@ def device_augment(
     Args:
         images: the batch as `train_batches` gives it.
         key: a typed key (`jax.random.key`).
-        mode: the pipeline's `augment`: "none" and "crop" are normalised, "full" is also erased at
-            random (after normalisation).
+        mode: the pipeline's `augment`: "none" and "crop" are only normalised; "full" is also erased
+            at random, after normalisation.
         mean: per channel, of images in [0, 1].
         std: per channel, of images in [0, 1].
 
     Returns:
         float32 images, normalised.
     """
-    del key, mode
     scale = jnp.asarray([1 / (255 * s) for s in std], jnp.float32)
     shift = jnp.asarray([m / s for m, s in zip(mean, std, strict=True)], jnp.float32)
-    return images.astype(jnp.float32) * scale - shift
+    normalised = images.astype(jnp.float32) * scale - shift
+    return random_erasing(normalised, key) if mode == "full" else normalised
+
+
+def random_erasing(images: Float[Array, "b s s 3"], key: Key[Array, ""]) -> Float[Array, "b s s 3"]:
+    """Replaces a rectangle of every fourth image by noise N(0, 1) (Zhong et al., 2020, per pixel).
+
+    Args:
+        images: normalised images.
+        key: a typed key.
+    """
+    block_key, noise_key = jax.random.split(key)
+    block = erased_block(block_key, *images.shape[:3])
+    noise = jax.random.normal(noise_key, images.shape, images.dtype)
+    return jnp.where(block[..., None], noise, images)
+
+
+def erased_block(key: Key[Array, ""], batch: int, height: int, width: int) -> Bool[Array, "b h w"]:
+    """Where images are erased: one rectangle with probability 0.25, as timm draws it.
+
+    Area uniform between 0.02 and 1/3 of the image, logarithm of the aspect ratio (height by width)
+    uniform between 0.3 and 1/0.3, place uniform; the first of ten attempts that is smaller than the
+    image, or none.
+    """
+    uniform = jax.random.uniform(key, (batch, 4 * _ATTEMPTS + 1))
+    area, ratio, down, right = jnp.split(uniform[:, 1:], 4, axis=1)
+    pixels = height * width * (_ERASE_AREA[0] + (_ERASE_AREA[1] - _ERASE_AREA[0]) * area)
+    low, high = (math.log(bound) for bound in _ERASE_ASPECT)
+    aspect = jnp.exp(low + (high - low) * ratio)
+    tall = jnp.round(jnp.sqrt(pixels * aspect))
+    wide = jnp.round(jnp.sqrt(pixels / aspect))
+    fits = (tall < height) & (wide < width)
+    first = jnp.argmax(fits, axis=1)[:, None]
+    tall, wide, down, right = (
+        jnp.take_along_axis(value, first, axis=1) for value in (tall, wide, down, right)
+    )
+    top = jnp.floor(down * (height - tall + 1))
+    left = jnp.floor(right * (width - wide + 1))
+    y, x = jnp.arange(height), jnp.arange(width)
+    rows = (y >= top) & (y < top + tall)
+    columns = (x >= left) & (x < left + wide)
+    erased = (uniform[:, 0] < _ERASE_PROBABILITY) & fits.any(axis=1)
+    return erased[:, None, None] & rows[:, :, None] & columns[:, None, :]

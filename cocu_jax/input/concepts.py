@@ -1,7 +1,7 @@
 """Choosing the concepts of a sample's prompts (CoCu, section 3.4), for a whole batch at once."""
 
 import tensorflow as tf
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 
 from cocu_jax.input.draws import uniforms
 
@@ -40,12 +40,13 @@ def sample_clusters(
         count: how many to choose.
     """
     ids = _padded(concepts, CAPTION)
-    score = _padded(scores, 0)
+    # float64: the padding, and with it the order of summation, must not change a draw
+    score = _padded(tf.cast(scores, tf.float64), 0)
     label = _padded(clusters, -1)
     labels = tf.range(tf.shape(ids)[1], dtype=label.dtype)
     member = label[:, None, :] == labels[None, :, None]  # [b, clusters, n]
-    sizes = tf.reduce_sum(tf.cast(member, tf.float32), axis=-1)
-    totals = tf.reduce_sum(tf.where(member, score[:, None, :], 0.0), axis=-1)
+    sizes = tf.reduce_sum(tf.cast(member, tf.float64), axis=-1)
+    totals = tf.reduce_sum(tf.where(member, score[:, None, :], 0), axis=-1)
     chosen = _choose(
         tf.math.divide_no_nan(totals, sizes)[:, None, :],
         (sizes > 0)[:, None, :],
@@ -77,12 +78,12 @@ def sample_caption(
 
 
 def _choose(
-    logits: Float[tf.Tensor, "b r n"], allowed: tf.Tensor, uniform: Float[tf.Tensor, "b k"]
+    logits: Float64[tf.Tensor, "b r n"], allowed: tf.Tensor, uniform: Float[tf.Tensor, "b k"]
 ) -> Int[tf.Tensor, "b k"]:
     """Index drawn with softmax weights among the allowed ones, by inverting the distribution."""
-    weights = tf.where(allowed, tf.exp(logits - tf.reduce_max(logits, axis=-1, keepdims=True)), 0.0)
+    weights = tf.where(allowed, tf.exp(logits - tf.reduce_max(logits, axis=-1, keepdims=True)), 0)
     cumulative = tf.cumsum(weights, axis=-1)
-    target = uniform[..., None] * cumulative[..., -1:]
+    target = tf.cast(uniform, tf.float64)[..., None] * cumulative[..., -1:]
     index = tf.reduce_sum(tf.cast(cumulative <= target, tf.int32), axis=-1)
     return tf.minimum(index, tf.shape(weights)[-1] - 1)  # only where nothing is allowed
 

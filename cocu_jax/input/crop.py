@@ -7,6 +7,7 @@ from jaxtyping import Float, Int, UInt8
 
 _ATTEMPTS = 10
 _RATIO = (3 / 4, 4 / 3)
+_FILTER_BELOW = 0.8
 NUM_DRAWS = 4 * _ATTEMPTS + 1
 
 
@@ -21,15 +22,26 @@ def random_crop(
         size: side of the result in pixels.
         area: smallest and largest share of the image's area that the part takes.
     """
-    window = lambda shape: crop_window(shape[0], shape[1], draws[:-1], area)  # noqa: E731
-    image = resize(_decode(encoded, window), size)
-    return tf.where(draws[-1] < 0.5, image, tf.reverse(image, [1]))
+
+    def jpeg():
+        height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(encoded))
+        window = crop_window(height, width, draws[:-1], area)
+        return tf.image.decode_and_crop_jpeg(encoded, window, channels=3)
+
+    def other():
+        image = _decode(encoded)
+        height, width, _ = tf.unstack(tf.shape(image))
+        top, left, height, width = tf.unstack(crop_window(height, width, draws[:-1], area))
+        return image[top : top + height, left : left + width]
+
+    image = resize(tf.cond(tf.io.is_jpeg(encoded), jpeg, other), size)
+    # Not tf.where: it is several times slower than decoding.
+    return tf.cond(draws[-1] < 0.5, lambda: image, lambda: tf.reverse(image, [1]))
 
 
 def whole_image(encoded: tf.Tensor, size: int) -> UInt8[tf.Tensor, "size size 3"]:
     """The image, resized to a square without keeping its aspect."""
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    return resize(image, size)
+    return resize(_decode(encoded), size)
 
 
 def crop_window(
@@ -40,8 +52,9 @@ def crop_window(
 ) -> Int[tf.Tensor, "4"]:
     """Top, left, height and width of a random part, as torchvision's RandomResizedCrop draws it.
 
-    Area uniform in `area`, logarithm of the aspect ratio uniform between 3/4 and 4/3, place uniform;
-    the first of ten attempts that fits, else the largest centred part with an allowed ratio.
+    Area uniform in `area`, logarithm of the aspect ratio (width by height) uniform between those of
+    3/4 and 4/3, place uniform; the first of ten attempts that fits into the image, else its largest
+    centred part with an allowed ratio.
     """
     share, ratio, down, right = tf.unstack(tf.reshape(draws, [4, _ATTEMPTS]))
     tall, wide = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
@@ -62,21 +75,29 @@ def crop_window(
 
 
 def resize(image: UInt8[tf.Tensor, "h w 3"], size: int) -> UInt8[tf.Tensor, "size size 3"]:
-    """Bilinear resize, half-pixel centres, rounded."""
-    resized = tf.raw_ops.ResizeBilinear(
-        images=image[None], size=[size, size], half_pixel_centers=True
-    )
+    """Bilinear resize, half-pixel centres, rounded; filtered against aliasing if it shrinks much.
+
+    Corpora are stored at 256 x 256, so that parts of them seldom shrink, and then by little: those
+    take the fast path. Larger images are resized as Pillow does it.
+    """
+    scale = size / tf.cast(tf.shape(image)[:2], tf.float32)
+    images = image[None]
+
+    def plain():
+        return tf.raw_ops.ResizeBilinear(images=images, size=[size, size], half_pixel_centers=True)
+
+    def filtered():
+        return tf.raw_ops.ScaleAndTranslate(
+            images=images,
+            size=[size, size],
+            scale=scale,
+            translation=[0.0, 0.0],
+            kernel_type="triangle",
+        )
+
+    resized = tf.cond(tf.reduce_min(scale) < _FILTER_BELOW, filtered, plain)
     return tf.ensure_shape(tf.cast(resized[0] + 0.5, tf.uint8), [size, size, 3])
 
 
-def _decode(encoded, window):
-    def jpeg():
-        shape = tf.io.extract_jpeg_shape(encoded)
-        return tf.image.decode_and_crop_jpeg(encoded, window(shape), channels=3)
-
-    def other():
-        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-        top, left, height, width = tf.unstack(window(tf.shape(image)))
-        return image[top : top + height, left : left + width]
-
-    return tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
+def _decode(encoded):
+    return tf.io.decode_image(encoded, channels=3, expand_animations=False)

@@ -29,6 +29,11 @@ class Mixture:
     orders: tuple[Order, ...]
     choices: Int[np.ndarray, "period"]
 
+    @property
+    def lanes(self) -> int:
+        """Number of virtual readers of all processes together."""
+        return self.orders[0].lanes
+
     def read(self, lane: Int[tf.Tensor, ""], done: Int[tf.Tensor, ""]) -> tf.data.Dataset:
         """Records of one lane, endless: (corpus int64, epoch int64, record, annotation record).
 

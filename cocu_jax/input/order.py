@@ -82,7 +82,7 @@ class Order:
         )
 
     def _read_range(self, epoch, first, last):
-        """Records of positions [first, last) of the epoch's permutation of shards, in that order."""
+        """Records of positions [first, last) of the epoch's permutation of shards, in order."""
         shards = _permutation(self.corpus.num_shards, mix(self.seed, epoch))
         lengths = tf.gather(tf.constant(self.corpus.shard_lengths, tf.int64), shards)
         ends = tf.cumsum(lengths)

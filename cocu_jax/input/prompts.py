@@ -87,7 +87,8 @@ def prompt_table(gallery: tuple[str, ...], length: int) -> PromptTable:
     needed = template + len(concepts[longest]) + 2
     if needed > length:
         raise UserError(
-            f"data.prompt_length={length} cuts prompts for {gallery[longest]!r}; use at least {needed}"
+            f"data.prompt_length={length} cuts prompts for {gallery[longest]!r}; "
+            f"use at least {needed}"
         )
     return PromptTable(
         prefixes=_ragged([*prefixes, []]),

@@ -1,0 +1,225 @@
+"""Images per second of the training input: `python -m benchmarks.input`.
+
+A corpus of 256 x 256 JPEGs is written and read through the whole pipeline (records, annotations
+joined by key, cluster-guided concepts, prompts, crops, RandAugment, batches), in turns with the
+least that any input must do: decode a random part of the same JPEGs and resize it. Shares are
+medians over rounds of rate over rate; rates per core are images per second of processor time, so
+that other work on the machine does not count. One JSON line per figure.
+"""
+
+import argparse
+import io
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from absl import logging
+from etils import epath
+from PIL import Image
+
+from cocu_jax.input.corpus import open_corpus
+from cocu_jax.input.crop import NUM_DRAWS, crop_window
+from cocu_jax.input.pipeline import train_batches
+from cocu_jax.models.tokenizer import Tokenizer
+
+SIZE, STORED = 224, 256
+AREA = (0.08, 1.0)
+GALLERY = tuple(
+    f"{colour} {thing}" for colour in ("red", "blue") for thing in ("car", "cat", "sky")
+)
+# v5e needs this many images per second and chip at 40% of its peak, 33 GFLOP an image.
+V5E_IMAGES_PER_SECOND = 0.4 * 197e12 / 33e9
+
+
+class Rate(NamedTuple):
+    """Images per second of wall-clock time and of processor time."""
+
+    wall: float
+    core: float
+
+
+def main() -> None:
+    """Prints the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=6, help="batches per round")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    logging.set_verbosity(logging.ERROR)
+    tf.config.set_visible_devices([], "GPU")
+    with tempfile.TemporaryDirectory() as folder:
+        jpegs = photographs(options.images)
+        write_dataset(epath.Path(folder), jpegs)
+        contestants = {
+            "bare": bare(jpegs, options.batch),
+            "crop": pipeline(folder, options.batch, "crop"),
+            "full": pipeline(folder, options.batch, "full"),
+        }
+        rates = race(contestants, options)
+        report(rates)
+        resume(folder, options.batch)
+
+
+def photographs(count: int) -> list[bytes]:
+    """JPEGs of 15 to 30 kB, as photographs of this size have: smooth areas, edges and grain."""
+    rng = np.random.default_rng(0)
+    files = []
+    for _ in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+        pixels = np.asarray(coarse.resize((STORED, STORED), Image.BICUBIC), np.float32)
+        pixels += rng.normal(0, 6, pixels.shape)
+        buffer = io.BytesIO()
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
+        files.append(buffer.getvalue())
+    return files
+
+
+def write_dataset(folder: epath.Path, jpegs: list[bytes]) -> None:
+    """The corpus, and annotations of 8 concepts in 4 clusters each."""
+    features = tfds.features
+    tokens = [49406, *Tokenizer().encode("a photo of a red car under a blue sky"), 49407]
+    ids = features.Tensor(shape=(None,), dtype=np.int32)
+    examples = (
+        {"key": f"{i:06d}", "image": j, "caption_tokens": tokens} for i, j in enumerate(jpegs)
+    )
+    write(
+        folder / "corpus",
+        {"key": features.Text(), "image": features.Image(), "caption_tokens": ids},
+        examples,
+        {"gallery": GALLERY},
+    )
+    scores = features.Tensor(shape=(None,), dtype=np.float32)
+    annotation = {
+        "concepts": np.arange(8, dtype=np.int32) % len(GALLERY),
+        "scores": np.linspace(2, 1, 8, dtype=np.float32),
+        "clusters": np.arange(8, dtype=np.int32) // 2,
+    }
+    fingerprint = open_corpus(str(folder / "corpus"), "train").fingerprint
+    write(
+        folder / "annotations",
+        {"key": features.Text(), "concepts": ids, "scores": scores, "clusters": ids},
+        ({"key": f"{i:06d}"} | annotation for i in range(len(jpegs))),
+        {"gallery": GALLERY, "corpus": fingerprint},
+    )
+
+
+def write(folder: epath.Path, features: dict, examples: Iterator[dict], metadata: dict) -> None:
+    """One TFDS dataset with a split `train` in one shard, in the given order."""
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.dataset_info.DatasetIdentity(
+            name=folder.name, version="1.0.0", data_dir=str(folder), module_name="benchmark"
+        ),
+        features=tfds.features.FeaturesDict(features),
+        metadata=tfds.core.MetadataDict(metadata),
+    )
+    folder.mkdir()
+    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=10**9)
+    writer.initialize_splits(["train"])
+    writer.add_examples({"train": list(examples)})
+    writer.close_all()
+
+
+def bare(jpegs: list[bytes], batch: int) -> Iterator:
+    """Decodes a random part and resizes it, with windows drawn beforehand; nothing else."""
+    rng = np.random.default_rng(0)
+    draws = rng.random((len(jpegs), NUM_DRAWS - 1), np.float32)
+    windows = tf.map_fn(lambda row: crop_window(STORED, STORED, row, AREA), draws, tf.int32)
+
+    def decode(jpeg, window):
+        part = tf.image.decode_and_crop_jpeg(jpeg, window, channels=3)
+        return tf.image.resize(part, [SIZE, SIZE])
+
+    source = tf.data.Dataset.from_tensor_slices((jpegs, windows)).repeat()
+    images = source.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    return images.batch(batch).prefetch(2).as_numpy_iterator()
+
+
+def pipeline(folder: str, batch: int, augment: str, start_step: int = 0) -> Iterator:
+    """The whole input of one process."""
+    corpus = dict(directory=f"{folder}/corpus", split="train", annotations=f"{folder}/annotations")
+    data = ml_collections.ConfigDict(
+        dict(corpora=(corpus,), concepts="cluster", augment=augment, image_size=SIZE)
+    )
+    return train_batches(data, batch, seed=0, start_step=start_step)
+
+
+def race(contestants: dict[str, Iterator], options) -> dict[str, list[Rate]]:
+    """Rates of every contestant, in turns."""
+    rates = {name: [] for name in contestants}
+    for batches in contestants.values():
+        next(batches)  # traces and compiles
+    for _ in range(options.rounds):
+        for name, batches in contestants.items():
+            rates[name].append(timed(batches, options.steps, options.batch))
+    return rates
+
+
+def timed(batches: Iterator, steps: int, batch: int) -> Rate:
+    """Rate of `steps` batches, after those that were made while another contestant ran."""
+    for _ in range(3):
+        next(batches)
+    wall, core = time.perf_counter(), time.process_time()
+    for _ in range(steps):
+        next(batches)
+    images = steps * batch
+    return Rate(images / (time.perf_counter() - wall), images / (time.process_time() - core))
+
+
+def report(rates: dict[str, list[Rate]]) -> None:
+    """Rates, shares of the bare rate, and the cores that a TPU v5e chip needs."""
+
+    def median(value: Callable[[int], float]) -> float:
+        return statistics.median(value(round) for round in range(len(rates["bare"])))
+
+    for name, measured in rates.items():
+        core = median(lambda i, measured=measured: measured[i].core)
+        line(f"input/{name}/images_per_second_per_core", core, "images/s")
+        wall = median(lambda i, measured=measured: measured[i].wall)
+        line(f"input/{name}/images_per_second", wall, "images/s")
+        if name == "bare":
+            continue
+        for clock in ("wall", "core"):
+            share = median(
+                lambda i, measured=measured, clock=clock: (
+                    getattr(measured[i], clock) / getattr(rates["bare"][i], clock)
+                )
+            )
+            line(f"input/{name}/share_of_bare_{clock}", share, "ratio", goal=0.6)
+        line(
+            f"input/{name}/cores_per_v5e_chip",
+            V5E_IMAGES_PER_SECOND / core,
+            "cores",
+            better="lower",
+        )
+
+
+def resume(folder: str, batch: int) -> None:
+    """Time to the first batch of a run that starts, and of one that resumes far on."""
+    for step in (0, 10**6):
+        started = time.perf_counter()
+        next(pipeline(folder, batch, "full", step))
+        line(f"input/first_batch_at_step_{step}", time.perf_counter() - started, "s", 10.0, "lower")
+
+
+def line(metric: str, value: float, unit: str, goal: float | None = None, better="higher") -> None:
+    """Prints one figure."""
+    figure = {
+        "metric": metric,
+        "value": round(value, 3),
+        "unit": unit,
+        "goal": goal,
+        "better": better,
+    }
+    print(json.dumps(figure), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The corpora of a run, each with its annotations: opened, and refused if they do not fit."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from cocu_jax.errors import UserError
+from cocu_jax.input.corpus import Corpus, open_corpus
+
+_IMAGE_TEXT_FEATURES = ("key", "image", "caption_tokens")
+_ANNOTATION_FEATURES = ("key", "concepts", "scores", "clusters")
+# The feature of the corpus that holds a caption's concepts, for the modes that need no annotations.
+CAPTION_FEATURES = {"caption": "caption_concepts", "nouns": "caption_nouns"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A corpus to train on.
+
+    Attributes:
+        corpus: images and captions.
+        annotations: the sidecar with the ranked concepts of every image, or None.
+        gallery: what concept ids mean; empty if no concepts are used.
+    """
+
+    corpus: Corpus
+    annotations: Corpus | None
+    gallery: tuple[str, ...]
+
+
+def open_source(entry: Mapping, concepts: str) -> Source:
+    """Opens one entry of `data.corpora`.
+
+    Args:
+        entry: `directory`, `split` and, for "cluster" and "top", `annotations`.
+        concepts: where prompts come from, see `InputConfig`.
+
+    Raises:
+        UserError: corpus or annotations are missing, or lack what `concepts` needs.
+    """
+    corpus = open_corpus(entry["directory"], entry["split"])
+    _require(corpus, _IMAGE_TEXT_FEATURES, "not an image-text dataset")
+    if concepts == "none":
+        return Source(corpus, None, ())
+    annotations = None
+    if concepts in CAPTION_FEATURES:
+        _require(corpus, [CAPTION_FEATURES[concepts]], f"which data.concepts={concepts!r} needs")
+    elif entry.get("annotations"):
+        annotations = open_annotations(entry["annotations"], corpus)
+    else:
+        raise UserError(
+            f"{corpus.directory}: data.concepts={concepts!r} needs its annotations; "
+            "curate it (configs/curate.py) and name them in data.corpora[...].annotations"
+        )
+    name = "nouns" if concepts == "nouns" else "gallery"
+    gallery = (annotations or corpus).metadata.get(name)
+    if not gallery:
+        raise UserError(f"{corpus.directory}: no {name} in its metadata; prepare it again")
+    return Source(corpus, annotations, tuple(gallery))
+
+
+def open_annotations(directory: str, corpus: Corpus) -> Corpus:
+    """Opens the sidecar of a corpus and checks that it was made from this very corpus.
+
+    Both are read side by side, so their shards must agree; that the keys agree too is checked
+    example by example while reading.
+
+    Raises:
+        UserError: no sidecar, or the sidecar of other data.
+    """
+    annotations = open_corpus(directory, corpus.split)
+    made_from = annotations.metadata.get("corpus")
+    remedy = "curate this corpus again, or name its own annotations"
+    if made_from != corpus.fingerprint:
+        raise UserError(
+            f"{annotations.directory}: annotations of corpus {made_from}, but {corpus.directory} "
+            f"({corpus.split}) is {corpus.fingerprint}; {remedy}"
+        )
+    if annotations.shard_lengths != corpus.shard_lengths:
+        raise UserError(
+            f"{annotations.directory}: its {annotations.num_shards} shards do not have the sizes "
+            f"of the {corpus.num_shards} of {corpus.directory}; {remedy}"
+        )
+    _require(annotations, _ANNOTATION_FEATURES, "not concept annotations")
+    return annotations
+
+
+def _require(corpus: Corpus, features, meaning: str) -> None:
+    for name in features:
+        if name not in corpus.features:
+            raise UserError(
+                f"{corpus.directory}: has no feature {name!r}, {meaning}; "
+                "prepare it with: python -m data_prep --help"
+            )

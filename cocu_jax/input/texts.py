@@ -1,0 +1,123 @@
+"""Captions and prompts of many raw examples at once: parse, choose concepts, assemble tokens."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from jaxtyping import Int, UInt64
+
+from cocu_jax.input import concepts as sampling
+from cocu_jax.input.config import InputConfig
+from cocu_jax.input.draws import example_streams, uniforms
+from cocu_jax.input.prompts import PromptTable, prompt_table, with_ends
+from cocu_jax.input.sources import CAPTION_FEATURES, Source
+
+_TEMPLATE_DRAW = 1
+
+
+class Examples(NamedTuple):
+    """Examples that lack nothing but their pictures.
+
+    Attributes:
+        encoded: image files [b].
+        stream: uint64 [b], each example's own source of random numbers in this epoch.
+        rows: `key` string [b], `caption` int32 [b, t] and maybe `prompts` int32 [b, k, t2].
+    """
+
+    encoded: tf.Tensor
+    stream: UInt64[tf.Tensor, "b"]
+    rows: dict[str, tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Maps raw records to `Examples`.
+
+    Attributes:
+        config: what a batch is made of.
+        seed: of all draws.
+        table: token pieces of the galleries of all sources, one after the other; None if there are
+            no prompts.
+        first_concept: place of each source's gallery in the table.
+    """
+
+    config: InputConfig
+    seed: int
+    table: PromptTable | None
+    first_concept: Int[np.ndarray, "sources"]
+
+    def __call__(
+        self,
+        source: Int[tf.Tensor, "b"],
+        epoch: Int[tf.Tensor, "b"],
+        record: tf.Tensor,
+        annotation: tf.Tensor,
+    ) -> Examples:
+        """Parses serialized examples [b] and their annotations [b] (empty if there are none)."""
+        parsed = self._parse(record)
+        stream = example_streams(self.seed, epoch, parsed["key"])
+        caption = tf.cast(parsed["caption_tokens"], tf.int32)[:, 1:-1]
+        rows = {
+            "key": parsed["key"],
+            "caption": with_ends(caption, self.config.caption_length),
+        }
+        if self.table is not None:
+            chosen = self._choose(stream, parsed, annotation)
+            offset = tf.gather(self.first_concept, source)[:, None]
+            rows["prompts"] = self.table.tokens(
+                tf.where(chosen == sampling.CAPTION, chosen, chosen + offset),
+                caption,
+                uniforms(stream, _TEMPLATE_DRAW, self.config.prompts),
+            )
+        return Examples(parsed["image"], stream, rows)
+
+    def _parse(self, record):
+        spec = {
+            "key": tf.io.FixedLenFeature([], tf.string),
+            "image": tf.io.FixedLenFeature([], tf.string),
+            "caption_tokens": tf.io.RaggedFeature(tf.int64),
+        }
+        if self.config.concepts in CAPTION_FEATURES:
+            spec[CAPTION_FEATURES[self.config.concepts]] = tf.io.RaggedFeature(tf.int64)
+        return tf.io.parse_example(record, spec)
+
+    def _choose(self, stream, parsed, annotation):
+        """Concepts of the prompts [b, k]: ids in the gallery of the example's source."""
+        count = self.config.prompts
+        if self.config.concepts in CAPTION_FEATURES:
+            found = parsed[CAPTION_FEATURES[self.config.concepts]]
+            return sampling.sample_caption(stream, found, count)
+        spec = {
+            "key": tf.io.FixedLenFeature([], tf.string),
+            "concepts": tf.io.RaggedFeature(tf.int64),
+            "scores": tf.io.RaggedFeature(tf.float32),
+            "clusters": tf.io.RaggedFeature(tf.int64),
+        }
+        ranked = tf.io.parse_example(annotation, spec)
+        joined = tf.debugging.assert_equal(
+            ranked["key"],
+            parsed["key"],
+            "keys of annotations and images differ; curate the corpus again",
+        )
+        with tf.control_dependencies([joined]):
+            if self.config.concepts == "top":
+                return sampling.sample_top(ranked["concepts"], count)
+            return sampling.sample_clusters(
+                stream, ranked["concepts"], ranked["scores"], ranked["clusters"], count
+            )
+
+
+def make_texts(config: InputConfig, sources: tuple[Source, ...], seed: int) -> Texts:
+    """Tokenises the galleries.
+
+    Raises:
+        UserError: a prompt does not fit into `config.prompt_length`.
+    """
+    if config.concepts == "none":
+        return Texts(config, seed, None, np.zeros(len(sources), np.int64))
+    galleries = list(dict.fromkeys(source.gallery for source in sources))
+    starts = np.cumsum([0, *map(len, galleries)], dtype=np.int64)
+    table = prompt_table(sum(galleries, ()), config.prompt_length)
+    places = [galleries.index(source.gallery) for source in sources]
+    return Texts(config, seed, table, starts[places])
