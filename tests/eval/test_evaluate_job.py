@@ -17,7 +17,7 @@ from data_prep.segmentation import prepare_segmentation
 from eval.benchmarks import benchmarks, get_benchmark
 from eval.job import evaluate
 
-SIZES = [(40, 60), (60, 40), (48, 48)]
+SIZES = [(40, 60), (41, 61), (39, 58)]
 
 
 @pytest.fixture(scope="module")
