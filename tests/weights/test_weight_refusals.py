@@ -15,6 +15,7 @@ from cocu_jax.models.weights import huggingface
 from cocu_jax.models.weights.__main__ import main
 from cocu_jax.models.weights.huggingface import load_clip, load_groupvit, save_groupvit
 from cocu_jax.models.weights.official import save_official
+from cocu_jax.models.weights.source import fingerprint
 
 HF_VICTIM = "text_model.embeddings.token_embedding.weight"
 OFFICIAL_VICTIM = "img_encoder.layers.0.downsample.assign.k_proj.weight"
@@ -112,6 +113,8 @@ def test_wrong_architecture_is_named(sources, tmp_path, capsys):
         ("config.json", "{", "not readable as JSON"),
         ("config.json", "[]", "no JSON object"),
         ("config.json", '{"model_type": "clip", "vision_config": 3}', "not as transformers"),
+        ("config.json", '{"model_type": "clip", "vision_config": {"num_attention_heads": 5}}', "5"),
+        ("config.json", '{"model_type": "clip", "text_config": {"num_hidden_layers": "x"}}', "str"),
         ("config.json", None, "missing"),
         ("preprocessor_config.json", '{"size": "large"}', "preprocessor_config.json"),
         ("model.safetensors", None, "no model.safetensors"),
@@ -186,7 +189,9 @@ def test_command_line_converts_both_ways(sources, tmp_path, capsys):
     )
     for command, source, target in steps:
         assert main([command, str(source), str(target)]) == 0
-        assert "GroupViT" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "GroupViT" in printed
+        assert target.suffix == ".pth" or fingerprint(target) in printed
     small.assert_identical(load_groupvit(tmp_path / "d"), load_groupvit(sources / "groupvit"))
     for command, source, target, said in (
         ("import", tmp_path / "a", tmp_path / "d", "is there already"),

@@ -22,7 +22,7 @@ from cocu_jax.models.weights.huggingface import (
 )
 from cocu_jax.models.weights.image_processing import ImageProcessing, imagenet_processing
 from cocu_jax.models.weights.official import load_official, save_official
-from cocu_jax.models.weights.source import CONFIG, model_folder, read_json
+from cocu_jax.models.weights.source import CONFIG, fingerprint, model_folder, read_json
 
 _DESCRIPTION = """\
 Brings CLIP and GroupViT checkpoints in, and takes them out.
@@ -88,7 +88,8 @@ def convert(source: str, target: str) -> str:
     else:
         raise UserError(f"{source}: is a CLIP; .pth is the format of GroupViT only, give a folder")
     count = sum(array.size for array in arrays(model).values())
-    return f"{target}: {type(model).__name__}, {count:,} values"
+    written = f"{target}: {type(model).__name__}, {count:,} values"
+    return written if _is_official(target) else f"{written}, fingerprint {fingerprint(target)}"
 
 
 def _read(source: str) -> tuple[CLIP | GroupViT, ImageProcessing | None]:

@@ -42,9 +42,14 @@ def fill(
         adjust: last change to the value of a path.
 
     Raises:
-        UserError: a tensor is missing, superfluous, or of another shape than the model's.
+        UserError: a tensor is missing, superfluous, or of another shape than the model's; or the
+            model cannot be built.
     """
-    graph, state = nnx.split(nnx.eval_shape(lambda: build(_AnyKey())))
+    try:
+        graph, state = nnx.split(nnx.eval_shape(lambda: build(_AnyKey())))
+    except (ValueError, TypeError, ArithmeticError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{source}: its config describes no possible model ({reason})") from None
     variables = {_dotted(path): variable for path, variable in nnx.to_flat_state(state)}
     places = {path: find(table, path) for path in variables if path not in given}
     for path, place in places.items():

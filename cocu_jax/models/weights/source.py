@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 from etils import epath
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.weights.safetensors_file import open_index, open_safetensors
@@ -74,7 +73,7 @@ def _fetch_hub(name: str) -> pathlib.Path:
             )
             if _weight_files(folder):
                 break
-    except (OSError, HFValidationError) as error:
+    except Exception as error:  # the hub's and the network's libraries raise many kinds
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"{name}: neither a folder nor a model the hub could deliver ({reason}); "
