@@ -6,7 +6,6 @@ import math
 import pathlib
 import shutil
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_checkpoints as small
@@ -88,37 +87,53 @@ def test_exported_groupvit_is_the_file_that_transformers_wrote(groupvit, tmp_pat
     small.assert_identical(model, load_groupvit(tmp_path / "out"))
 
 
+def _with_settings(folder, copy, **ours):
+    """A copy of the checkpoint with settings that only we know."""
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"cocu_jax": ours}))
+    return copy
+
+
 def test_settings_unknown_to_transformers_survive_export_and_its_own_saving(groupvit, tmp_path):
-    model = _with_config(load_groupvit(groupvit[1]), drop_path=0.3, dense_init_std=0.05)
-    model.multi_label_log_scale[...] = jnp.float32(math.pi)
+    settings = dict(drop_path=0.3, dense_init_std=0.05, multi_label_logit_scale=math.pi)
+    model = load_groupvit(_with_settings(groupvit[1], tmp_path / "in", **settings))
+    assert (model.config.drop_path, model.config.dense_init_std) == (0.3, 0.05)
+    assert float(model.multi_label_log_scale[...]) == np.float32(math.pi)
     save_groupvit(model, tmp_path / "ours")
     small.assert_identical(model, load_groupvit(tmp_path / "ours"))
     _reopened(transformers.GroupViTModel, tmp_path / "ours").save_pretrained(tmp_path / "theirs")
     small.assert_identical(model, load_groupvit(tmp_path / "theirs"))
 
 
-@pytest.mark.parametrize("scale", [8.0, 3.0])
-def test_folded_assignment_scale_computes_the_same_in_transformers(groupvit, tmp_path, scale):
-    original = load_groupvit(groupvit[1])
-    model = _with_config(original, assign_logit_scale=scale)
+def test_power_of_two_assignment_scale_is_folded_and_undone_exactly(groupvit, tmp_path):
+    oracle, folder = groupvit
+    model = load_groupvit(_with_settings(folder, tmp_path / "in", assign_logit_scale=8.0))
+    query = load_groupvit(folder).image.stages[1].grouping.assign.query
+    unfolded = model.image.stages[1].grouping.assign.query
+    np.testing.assert_array_equal(8 * unfolded.kernel[...], query.kernel[...])
+    np.testing.assert_array_equal(8 * unfolded.bias[...], query.bias[...])
+    small.assert_close(small.our_features(model), small.oracle_features(oracle))
     save_groupvit(model, tmp_path / "out")
     reopened = _reopened(transformers.GroupViTModel, tmp_path / "out")
-    theirs = small.oracle_features(reopened)
-    small.assert_close(small.our_features(model), theirs)
-    again = load_groupvit(tmp_path / "out")
-    if scale == 8:  # a power of two is undone exactly
-        small.assert_identical(model, again)
-    else:
-        small.assert_close(small.our_features(again), theirs)
-    save_groupvit(again, tmp_path / "again")
-    small.assert_identical(again, load_groupvit(tmp_path / "again"))
+    small.assert_same_tensors(reopened.state_dict(), oracle.state_dict())
+    small.assert_identical(model, load_groupvit(tmp_path / "out"))
 
 
-def _with_config(model: GroupViT, **changes) -> GroupViT:
-    """The same arrays in a model of another config."""
-    config = dataclasses.replace(model.config, **changes)
+def test_any_other_assignment_scale_stays_folded_and_computes_the_same(groupvit, tmp_path):
+    original = load_groupvit(groupvit[1])
+    config = dataclasses.replace(original.config, assign_logit_scale=3.0)
     graph = nnx.graphdef(nnx.eval_shape(lambda: GroupViT(config, rngs=nnx.Rngs(0))))
-    return nnx.merge(graph, nnx.state(model))
+    model = nnx.merge(graph, nnx.state(original))
+    save_groupvit(model, tmp_path / "out")
+    reopened = _reopened(transformers.GroupViTModel, tmp_path / "out")
+    small.assert_close(small.our_features(model), small.oracle_features(reopened))
+    again = load_groupvit(tmp_path / "out")
+    assert again.config == original.config
+    save_groupvit(again, tmp_path / "again")
+    tensors = [load_file(tmp_path / name / "model.safetensors") for name in ("out", "again")]
+    small.assert_same_tensors(*tensors)
+    small.assert_identical(again, load_groupvit(tmp_path / "again"))
 
 
 def test_published_size_round_trip_is_bit_identical(tmp_path):
