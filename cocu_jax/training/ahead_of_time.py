@@ -1,0 +1,120 @@
+"""Compiles the real programs for a TPU slice on a machine without one, and says what they cost.
+
+`python main.py --config=configs/cocu.py --compile_for=v5e-256`: nothing is computed and no data is
+read; the TPU compiler of the `libtpu` package does what it would do on the slice.
+"""
+
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from flax import nnx
+from jax.sharding import NamedSharding, SingleDeviceSharding
+
+from cocu_jax.errors import UserError
+from cocu_jax.models.clip import CLIP, CLIPConfig
+from cocu_jax.training.compiled import Cost, cost_of
+from cocu_jax.training.flops import step_flops
+from cocu_jax.training.mesh import BATCH
+from cocu_jax.training.plan import Plan, make_plan
+from cocu_jax.training.slices import Slice, parse_slice
+
+# Images that curation's CLIP encodes at once on a chip.
+_ENCODER_ROWS = 256
+
+
+def compile_for(config: ml_collections.ConfigDict, name: str) -> dict[str, Cost]:
+    """Compiles the train step and curation's CLIP image encoder for a slice, and prints costs.
+
+    Args:
+        config: a train config, see `configs/cocu.py`; its data is not opened.
+        name: slice, such as "v5e-256".
+
+    Returns:
+        Costs by program.
+
+    Raises:
+        UserError: no such slice, or a program does not fit into its chips.
+    """
+    if config.job != "train":
+        raise UserError(f"--compile_for compiles train configs; config.job is {config.job!r}")
+    jax.config.update("jax_platforms", "cpu")
+    target = parse_slice(name)
+    devices = target.devices()
+    costs = {}
+    start = time.monotonic()
+    plan = make_plan(config, examples=100 * config.batch_size, devices=devices)
+    costs["train step"] = cost_of(_compile_step(plan, config))
+    print(
+        f"{target.name}: {len(devices)} chips, global batch {config.batch_size}, mesh data=", end=""
+    )
+    print(f"{plan.mesh.shape['data']} fsdp={plan.mesh.shape['fsdp']}")
+    _report("train step", costs["train step"], target, plan.flops / len(devices), start)
+    start = time.monotonic()
+    costs["CLIP encoder"] = cost_of(_compile_encoder(devices[0]))
+    flops = step_flops(CLIPConfig(), _ENCODER_ROWS, ()) / 3
+    _report(f"CLIP encoder ({_ENCODER_ROWS} images)", costs["CLIP encoder"], target, flops, start)
+    for program, cost in costs.items():
+        if cost.memory > target.chip.memory:
+            raise UserError(
+                f"{program} does not fit {name}: {cost.memory / 1e9:.1f} GB of "
+                f"{target.chip.memory / 1e9:.0f} GB; use config.accumulate, config.model.remat, "
+                "config.mesh.fsdp or a smaller batch"
+            )
+    return costs
+
+
+def _compile_step(plan: Plan, config: ml_collections.ConfigDict) -> jax.stages.Compiled:
+    data, rows = config.data, NamedSharding(plan.mesh, BATCH)
+
+    def array(dtype, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=rows)
+
+    batch = {
+        "image": array(jnp.uint8, data.image_size, data.image_size, 3),
+        "caption": array(jnp.int32, data.caption_length),
+    }
+    if data.concepts != "none":
+        batch["prompts"] = array(jnp.int32, data.prompts, data.prompt_length)
+    return plan.step.lower(plan.targets(), batch).compile()
+
+
+def _compile_encoder(device: jax.Device) -> jax.stages.Compiled:
+    """OpenAI's ViT-B/32 in bfloat16 on one chip; every chip runs its own copy."""
+    model = nnx.eval_shape(lambda: CLIP(CLIPConfig(dtype="bfloat16"), rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(model)
+    place = SingleDeviceSharding(device)
+    state, images = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        (state, jax.ShapeDtypeStruct((_ENCODER_ROWS, 224, 224, 3), jnp.float32)),
+    )
+    encode = jax.jit(lambda state, images: nnx.merge(graphdef, state).encode_image(images))
+    return encode.lower(state, images).compile()
+
+
+def _report(program: str, cost: Cost, target: Slice, hand_flops: float, start: float) -> None:
+    chip, seconds = target.chip, cost.seconds(target.chip)
+    bound = max(seconds, key=seconds.get)
+    lines = [
+        f"{program}, per chip (compiled in {time.monotonic() - start:.0f} s)",
+        f"  memory       {cost.memory / 1e9:8.2f} GB = {cost.memory / chip.memory:.0%} of "
+        f"{chip.memory / 1e9:.0f} GB, of which temporaries {cost.temporaries / 1e9:.2f} GB",
+        f"  operations   {cost.flops / 1e12:8.3f} TFLOP; counted by hand {hand_flops / 1e12:.3f}, "
+        f"ratio {cost.flops / hand_flops:.2f}",
+        f"  traffic      {cost.traffic / 1e9:8.2f} GB",
+        f"  roofline     {max(seconds.values()) * 1e3:8.2f} ms by {bound} ("
+        + ", ".join(f"{name} {value * 1e3:.2f}" for name, value in seconds.items())
+        + f"); MFU at most {hand_flops / chip.flops / max(seconds.values()):.0%}",
+        *_collective_lines(cost.collectives),
+    ]
+    print("\n".join(lines), flush=True)
+
+
+def _collective_lines(collectives: Sequence) -> list[str]:
+    lines = []
+    for c in collectives:
+        lines.append(f"  {c.kind:<18} {c.count:4d} in groups of {c.group}: {c.bytes / 1e6:.2f} MB")
+        lines += [f"      {label}" for label in c.largest]
+    return lines or ["  no collectives"]
