@@ -106,7 +106,7 @@ def segment_files(options: argparse.Namespace) -> None:
         LabelledImage(name, resize(image, protocol), np.zeros(image.shape[:2], np.uint16))
         for name, image in pixels.items()
     )
-    for prediction in predict(segmenter, images):
+    for prediction in predict(segmenter, images, with_first_maps=True):
         write_files(prediction, pixels[prediction.key], classes, output)
 
 

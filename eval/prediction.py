@@ -32,10 +32,12 @@ class Prediction:
     first_groups: Int[np.ndarray, "oh ow"] | None
 
 
-def predict(segmenter: Segmenter, images: Iterable[LabelledImage]) -> Iterator[Prediction]:
+def predict(
+    segmenter: Segmenter, images: Iterable[LabelledImage], with_first_maps: bool = False
+) -> Iterator[Prediction]:
     """Segments images; they come back in the order of their shapes, see `batch_images`."""
     for batch in batch_images(iter(images), segmenter.protocol, segmenter.rows):
-        painting = segmenter.paint(batch, segmenter.read(batch, with_first_maps=True))
+        painting = segmenter.paint(batch, segmenter.read(batch, with_first_maps))
         yield from unpad(batch, painting)
 
 

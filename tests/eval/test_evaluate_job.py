@@ -51,6 +51,7 @@ def config(checkpoint, data_dir):
     config.checkpoint, config.data_dir = checkpoint, data_dir
     config.pictures = 1
     config.save_predictions = True
+    config.windows_per_forward = 2
     config.custom.update(crop=32, stride=16, resize_long_short=())
     config.benchmarks = f"{data_dir}/segmentation/cityscapes"
     return config
