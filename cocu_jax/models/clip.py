@@ -85,9 +85,9 @@ class VisionTower(nnx.Module):
         start = (self.class_embedding[...] + positions[0]).astype(x.dtype)
         start = jnp.broadcast_to(start, (x.shape[0], 1, x.shape[2]))
         x = self.pre_norm(jnp.concatenate([start, x], axis=1))
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x)
-        return self.post_norm(x[:, 0])
+        return self.post_norm(self.blocks[-1].read(x, jnp.zeros(x.shape[0], int)))
 
 
 class CLIP(nnx.Module):

@@ -11,7 +11,6 @@ blocks (a list of layers.Block), final_norm.
 
 from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -78,9 +77,9 @@ class TextTransformer(nnx.Module):
         rows = tokens.reshape(-1, length)
         x = self.token_embedding[...][rows] + self.position_embedding[:length]
         x = x.astype(self.dtype)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x)
-        end = jnp.take_along_axis(x, rows.argmax(-1)[:, None, None], axis=1)[:, 0]
+        end = self.blocks[-1].read(x, rows.argmax(-1))
         return self.final_norm(end).reshape(*tokens.shape[:-1], -1)
 
 
