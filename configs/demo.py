@@ -78,7 +78,7 @@ def _clip() -> ml_collections.ConfigDict:
     config = _train()
     config.objective = "clip"
     config.data.concepts = "none"
-    config.total_steps = 700
+    config.total_steps = 800
     config.data.crop_area = (0.85, 1.0)  # captions name whole scenes
     config.learning_rate = 2e-3
     config.warmup_steps = 50
@@ -97,7 +97,7 @@ def _clip() -> ml_collections.ConfigDict:
 
 def _pretrain() -> ml_collections.ConfigDict:
     config = _train()
-    config.total_steps = 600
+    config.total_steps = 800
     config.learning_rate = 1e-3
     config.warmup_steps = 50
     config.eval_every = 200
