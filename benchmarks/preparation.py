@@ -8,7 +8,6 @@ import argparse
 import io
 import json
 import pathlib
-import resource
 import statistics
 import tarfile
 import tempfile
@@ -19,6 +18,7 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
+from benchmarks.process_memory import PeakMemory
 from data_prep.gallery import Gallery
 from data_prep.image_text import Preparation, prepare_image_text
 from data_prep.image_text_images import ImageRecipe
@@ -69,21 +69,24 @@ def one_tar(folder: pathlib.Path, gallery: Gallery, pairs: int) -> None:
 
 
 def whole_run(folder: pathlib.Path, gallery: Gallery, pairs: int, workers: int) -> None:
-    """Rate with start and end, and the memory of the largest process and of its largest child."""
+    """Rate with start and end, disk, and memory of all processes."""
     pictures = _pictures((256, 192))
     for number, first in enumerate(range(0, pairs, _TAR_PAIRS)):
         count = min(_TAR_PAIRS, pairs - first)
         write_tar(folder / f"{number:05d}.tar", pictures, first, count, gallery)
+    tars = sum(tar.stat().st_size for tar in folder.glob("0*.tar"))
     preparation = Preparation(
         recipe=Recipe(ImageRecipe(), gallery), sources=(f"{folder}/0*.tar",), workers=workers
     )
     start = time.perf_counter()
-    prepare_image_text("benchmark", preparation, str(folder / "tfds"))
-    report("preparation_whole_run_rate", pairs / (time.perf_counter() - start), "images/s", None)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    report("preparation_memory", kilobytes / 1e6, "GB", 4.0, better="lower")
-    kilobytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    report("preparation_worker_memory", kilobytes / 1e6, "GB", 4.0, better="lower")
+    with PeakMemory() as peak:
+        directory = prepare_image_text("benchmark", preparation, str(folder / "tfds"))
+    seconds = time.perf_counter() - start
+    made = sum(file.stat().st_size for file in pathlib.Path(directory).iterdir())
+    report("preparation_whole_run_pairs", pairs, "pairs", None)
+    report("preparation_whole_run_rate", pairs / seconds, "pairs/s", None)
+    report("preparation_whole_run_disk", made / tars, "of the tars", None, better="lower")
+    report("preparation_whole_run_memory", peak.gigabytes, "GB", 4.0, better="lower")
 
 
 def write_tar(

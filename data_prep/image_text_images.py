@@ -59,6 +59,8 @@ def _prepare(encoded: bytes, recipe: ImageRecipe) -> bytes:
         if recipe.resize != "none":
             # A JPEG decodes at a half, a quarter … of its size, low-passed, for less.
             image.draft("RGB", _final_size(image.size, recipe))
+        elif as_stored:
+            image.draft(None, (1, 1))  # all of its bytes are read all the same
         image.load()
         if recipe.resize == "none" and as_stored:
             return encoded

@@ -18,6 +18,9 @@ from etils import epath
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 CAPTION_FIELDS = ("caption", "text", "title", "sentence")
+_TEXT_ENDINGS = ("txt", "text", "caption", "json")
+_DAMAGES = (OSError, EOFError, zlib.error, struct.error, pa.ArrowException, tf.errors.OpError)
+_DAMAGES += (tarfile.TarError, zipfile.BadZipFile)
 _TAR_BUFFER = 1 << 20
 _PARQUET_ROWS = 256
 
@@ -65,46 +68,70 @@ def read_unit(unit: Unit) -> Iterator[RawPair]:
     }
     try:
         yield from readers[unit.kind](unit)
-    except (
-        OSError,
-        EOFError,
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-        pa.ArrowException,
-        tf.errors.OpError,
-    ) as error:
+    except _DAMAGES as error:
         reason = str(error).strip() or type(error).__name__
         raise DamagedUnit(f"{unit.path}: {reason.splitlines()[0]}") from None
 
 
 def _read_tar(unit: Unit) -> Iterator[RawPair]:
     """WebDataset: neighbouring members whose names are the same up to the first dot."""
-    key, parts = None, {}
-    with (
-        epath.Path(unit.path).open("rb") as file,
-        tarfile.open(fileobj=file, mode="r|*", bufsize=_TAR_BUFFER) as members,
-    ):
-        for member in members:
-            if not member.isfile():
-                continue
-            folder, name = posixpath.split(member.name)
-            stem, _, ending = name.partition(".")
+    key, parts, damage = None, {}, None
+    try:
+        for name, content in _tar_members(unit.path):
+            folder, file = posixpath.split(name)
+            stem, _, ending = file.partition(".")
             if (member_key := posixpath.join(folder, stem).removeprefix("./")) != key:
                 if parts:
                     yield _from_parts(key, parts)
                 key, parts = member_key, {}
-            ending = ending.lower()
-            if ending in (*IMAGE_ENDINGS, "txt", "text", "caption", "json"):
-                parts[ending] = members.extractfile(member).read()
+            parts[ending.lower()] = content
+    except _DAMAGES as error:
+        damage = error
     if parts:
         yield _from_parts(key, parts)
+    if damage:
+        raise damage
+
+
+def _tar_members(path: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of the members that are images or captions."""
+    with (
+        epath.Path(path).open("rb") as file,
+        tarfile.open(fileobj=file, mode="r|*", bufsize=_TAR_BUFFER, tarinfo=_Header) as members,
+    ):
+        for member in members:
+            ending = posixpath.basename(member.name).partition(".")[2].lower()
+            if member.isfile() and ending in (*IMAGE_ENDINGS, *_TEXT_ENDINGS):
+                yield member.name, members.extractfile(member).read()
+
+
+class _Header(tarfile.TarInfo):
+    """A header that tells where a tar ends from where it was cut off or overwritten.
+
+    `tarfile` takes all three for the end.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "_Header":
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:
+            if tarfile_.fileobj.read(_TAR_BUFFER).strip(b"\0"):
+                raise tarfile.ReadError(
+                    "goes on after its end mark, as tars do that were joined; split it"
+                ) from None
+            raise
+        except tarfile.EmptyHeaderError:
+            raise tarfile.ReadError(
+                "no end mark after the last member; the tar may have been cut off there"
+            ) from None
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"damaged header ({error})") from None
 
 
 def _from_parts(key: str, parts: dict[str, bytes]) -> RawPair:
     image = next((parts[ending] for ending in IMAGE_ENDINGS if ending in parts), None)
-    texts = [parts[ending] for ending in ("txt", "text", "caption") if ending in parts]
+    texts = [parts[ending] for ending in _TEXT_ENDINGS[:-1] if ending in parts]
     if texts:
         return RawPair(key, image, texts[0].decode("utf-8", "replace"))
     return RawPair(key, image, caption_of_json(parts.get("json")))

@@ -3,6 +3,9 @@
 import bz2
 import io
 import json
+import re
+import subprocess
+import sys
 import tarfile
 import threading
 
@@ -196,6 +199,65 @@ def test_damaged_file_gives_what_can_be_read_and_is_named(tmp_path):
     assert corpus.shard_lengths[1] == 2
 
 
+@pytest.mark.parametrize(
+    ("damage", "kept", "words"),
+    [
+        (lambda content, end: content[:end], 4, "no end mark"),
+        (lambda content, end: content[: end + 100], 4, "no end mark|damaged header"),
+        (lambda content, end: content[:end] + b"x" * 512 + content[end:], 4, "damaged header"),
+        (lambda content, end: content + content, 4, "goes on after its end mark"),
+        (lambda content, end: content[: end + 1024], 4, None),  # no padding behind the end mark
+    ],
+)
+def test_tar_that_was_cut_between_members_or_joined_is_named(tmp_path, damage, kept, words):
+    raw.webdataset(tmp_path / "0.tar", range(4))
+    with tarfile.open(tmp_path / "0.tar") as tar:
+        last = tar.getmembers()[-1]
+    end = last.offset_data + 512 * -(-last.size // 512)
+    (tmp_path / "0.tar").write_bytes(damage((tmp_path / "0.tar").read_bytes(), end))
+    directory = prepare(tmp_path, tmp_path / "0.tar")
+    assert report(directory)["kept"] == kept
+    damaged = report(directory)["damaged units"]
+    assert len(damaged) == (words is not None)
+    for line in damaged:
+        assert line.startswith(f"{tmp_path}/0.tar: ") and re.search(words, line)
+
+
+def test_files_in_buckets_are_read(tmp_path, monkeypatch):
+    """The bucket is a folder that only `epath` knows by its address."""
+
+    class Bucket(epath.backend._OsPathBackend):
+        def open(self, path, mode):
+            return super().open(self.local(path), mode)
+
+        def exists(self, path):
+            return super().exists(self.local(path))
+
+        def isdir(self, path):
+            return super().isdir(self.local(path))
+
+        def glob(self, path):
+            folder = str(tmp_path)
+            return [p.replace(folder, "gs://bucket") for p in super().glob(self.local(path))]
+
+        def listdir(self, path):
+            return super().listdir(self.local(path))
+
+        def local(self, path):
+            return str(path).replace("gs://bucket", str(tmp_path))
+
+    monkeypatch.setattr(epath.backend, "tf_backend", Bucket())
+    (tmp_path / "more").mkdir()
+    for number, name in enumerate(("a0.tar", "a1.tar", "b.tar", "more/c.tar")):
+        raw.webdataset(tmp_path / name, [number])
+    raw.parquet(tmp_path / "d.parquet", [4])
+    names = ("a{0..1}.tar", "b*.tar", "more", "d.parquet")
+    directory = prepare(tmp_path, *(f"gs://bucket/{name}" for name in names))
+    assert [key for key, _ in keys_and_captions(directory)] == [f"{n:09d}" for n in range(5)]
+    with pytest.raises(UserError, match="gs://bucket/x.tar: no such file"):
+        prepare(tmp_path / "2", "gs://bucket/x.tar")
+
+
 def test_stopped_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
     for number in range(4):
         raw.webdataset(tmp_path / f"{number}.tar", range(3 * number, 3 * number + 3))
@@ -250,6 +312,43 @@ def test_several_processes_give_what_one_gives(tmp_path):
     two = prepare(tmp_path / "2", tmp_path / "*.tar", workers=2)
     assert [e["image"] for e in examples(one)] == [e["image"] for e in examples(two)]
     assert open_corpus(one, "train").fingerprint == open_corpus(two, "train").fingerprint
+
+
+@pytest.mark.slow  # two worker processes, each of which imports TensorFlow and Beam
+def test_command_prepares_all_kinds_of_files_with_two_workers(tmp_path):
+    raw.webdataset(tmp_path / "a0.tar", range(3))
+    raw.webdataset(tmp_path / "a1.tar.gz", range(3, 6), mode="w:gz")
+    raw.tfrecord(tmp_path / "b.tfrecord", range(6, 9))
+    raw.parquet(tmp_path / "c.parquet", range(9, 12))
+    for number in range(12, 15):
+        (tmp_path / f"{number}.webp").write_bytes(raw.picture(number, kind="WEBP"))
+    lines = [f"{number:09d}\t{number}.webp\ta <b>bird</b> number {number}" for number in (12, 13)]
+    table = [
+        "key\tpath\tcaption",
+        *lines,
+        "000000014\t14.webp\tbird",
+        "000000000\t12.webp\tnot new",
+    ]
+    (tmp_path / "d.tsv").write_text("\n".join(table))
+    command = [sys.executable, "-m", "data_prep", "image_text", "custom", "--name=mixed"]
+    flags = [f"--data_dir={tmp_path}/tfds", "--workers=2", "--resize=pad", "--size=64"]
+    sources = [
+        f"{tmp_path}/{name}" for name in ("a0.tar", "*.gz", "b.tfrecord", "c.parquet", "d.tsv")
+    ]
+    done = subprocess.run([*command, *flags, "--sources", *sources], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    directory = done.stdout.splitlines()[0]
+    assert "image_text/mixed" in directory
+    kinds = ["dog"] * 6 + ["cat"] * 3 + ["horse"] * 3 + ["bird"] * 2
+    expected = [(f"{n:09d}", f"a {kind} number {n}") for n, kind in enumerate(kinds)]
+    assert keys_and_captions(directory) == expected
+    assert report(directory)["dropped"] == {"caption under two words": 1, "duplicate key": 1}
+    for example in examples(directory):
+        assert Image.open(io.BytesIO(example["image"])).size == (64, 64)
+    again = subprocess.run(
+        [*command, *flags, "--sources", *sources], capture_output=True, text=True
+    )
+    assert again.returncode == 0 and again.stdout == done.stdout
 
 
 def test_long_caption_keeps_its_end_token(tmp_path):
