@@ -5,7 +5,9 @@
 One step is images, one caption and three prompts each, both losses, published sizes, float32. All
 contestants run in turn, round after round; a ratio is the median over rounds of time over time, so
 that whatever else the machine does hits both. Captions have 8 to 20 tokens and prompts 6 to 14;
-with the text shortcut they run at 32 and 16 positions, else at 77 as torch does. Prints JSON lines.
+with the text shortcut they run at 32 and 16 positions, else at 77 as torch does. The floor of a
+step is the time its matrix products alone would take at the speed of one large product, which runs
+in turn with the others. Prints JSON lines.
 """
 
 import argparse
@@ -21,8 +23,11 @@ from flax import nnx
 
 from benchmarks import transformers_oracle as oracle
 from benchmarks.parity import training_loss
+from cocu_jax.host_memory import keep_freed_memory
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
+from cocu_jax.models.keys import Keys
 from cocu_jax.models.text import trim_tokens
+from cocu_jax.training.flops import step_flops
 
 
 def torch_steps(batch: tuple) -> dict[str, Callable[[], object]]:
@@ -44,20 +49,26 @@ def torch_steps(batch: tuple) -> dict[str, Callable[[], object]]:
 def our_steps(batch: tuple) -> dict[str, Callable[[], object]]:
     """The same of our model, without drop-path, which transformers lacks."""
     config = GroupViTConfig(drop_path=0.0)
-    model = nnx.jit(lambda: GroupViT(config, rngs=nnx.Rngs(0)))()
-    graph, parameters, statistics_ = nnx.split(model, nnx.Param, ...)
+    model = nnx.jit(lambda: GroupViT(config, rngs=Keys(0)))()
+    graph, parameters, stats = nnx.split(model, nnx.Param, ...)
     batch = jax.device_put(batch)
 
-    def loss(parameters, statistics_, batch):
-        model = nnx.merge(graph, parameters, statistics_, copy=True)
+    def loss(parameters, stats, batch):
+        model = nnx.merge(graph, parameters, stats, copy=True)
         value = training_loss(model, *batch, key=jax.random.key(0))
         return value, nnx.state(model, nnx.BatchStat)
 
     def run(function):
-        compiled = jax.jit(function).lower(parameters, statistics_, batch).compile()
-        return lambda: jax.block_until_ready(compiled(parameters, statistics_, batch))
+        compiled = jax.jit(function).lower(parameters, stats, batch).compile()
+        return lambda: jax.block_until_ready(compiled(parameters, stats, batch))
 
     return {"forward": run(loss), "forward+backward": run(jax.value_and_grad(loss, has_aux=True))}
+
+
+def large_product(size: int = 2048) -> Callable[[], object]:
+    """A matrix product as fast as these cores do any: torch's, of 2 size^3 operations."""
+    matrix = torch.randn(size, size)
+    return lambda: matrix @ matrix
 
 
 def interleaved_times(
@@ -73,13 +84,41 @@ def interleaved_times(
     return {name: seconds[1:] for name, seconds in times.items()}
 
 
+def report(metric: str, value: float, unit: str, **more) -> None:
+    """One JSON line."""
+    line = {"metric": metric, "value": round(value, 3), "unit": unit, **more}
+    print(json.dumps(line), flush=True)
+
+
+def report_part(part: str, times: dict[str, list[float]], operations: dict[str, float]) -> None:
+    """Ratios, seconds, and the floor of each contestant whose operations are given."""
+    for slow, fast, goal in (
+        ("torch", "ours", 1.0),
+        ("torch", "ours with shortcut", 1.0),
+        ("ours", "ours with shortcut", 1.4),
+    ):
+        ratio = statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True))
+        report(f"{part}: {slow} / {fast}", ratio, "ratio", goal=goal, better="higher")
+    seconds = {name: statistics.median(values) for name, values in times.items()}
+    rate = 2 * 2048**3 / seconds.pop("product")
+    report(f"{part}: a large product", rate / 1e9, "GFLOP/s")
+    for name, value in seconds.items():
+        report(f"{part}: {name}", value, "s", better="lower")
+    for name, count in operations.items():
+        floor = count / rate
+        report(f"{part}: {name}, products", count / 1e9, "GFLOP")
+        report(f"{part}: {name}, floor", floor, "s")
+        report(f"{part}: {name}, floor / time", floor / seconds[name], "share", better="higher")
+
+
 def main() -> None:
-    """Prints one JSON line per ratio."""
+    """Prints one JSON line per figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=8, help="images of a step")
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds")
     arguments = parser.parse_args()
     size = arguments.batch
+    keep_freed_memory()  # as the jobs do; torch's arrays gain by it, too
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     images = oracle.random_images((size, 224, 224))
     captions = oracle.random_tokens((size, 77), (8, 20))
@@ -90,20 +129,15 @@ def main() -> None:
         "ours": our_steps((images, captions, prompts)),
         "ours with shortcut": our_steps(short),
     }
-    for part in contestants["torch"]:
+    operations = {
+        "ours": step_flops(GroupViTConfig(), size, (77,) * 4),
+        "ours with shortcut": step_flops(GroupViTConfig(), size, (32, 16, 16, 16)),
+    }
+    for part, share in {"forward": 1 / 3, "forward+backward": 1}.items():
         runs = {name: steps[part] for name, steps in contestants.items()}
-        times = interleaved_times(runs, arguments.rounds)
-        for slow, fast, goal in (
-            ("torch", "ours", 1.0),
-            ("torch", "ours with shortcut", 1.0),
-            ("ours", "ours with shortcut", 1.4),
-        ):
-            ratio = statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True))
-            line = {"metric": f"{part}, batch {size}: {slow} / {fast}", "value": round(ratio, 3)}
-            print(json.dumps({**line, "unit": "ratio", "goal": goal, "better": "higher"}))
-        for name, seconds in times.items():
-            line = {"metric": f"{part}, batch {size}: {name}", "unit": "s", "better": "lower"}
-            print(json.dumps({**line, "value": round(statistics.median(seconds), 3)}), flush=True)
+        times = interleaved_times(runs | {"product": large_product()}, arguments.rounds)
+        counts = {name: share * count for name, count in operations.items()}
+        report_part(f"{part}, batch {size}", times, counts)
 
 
 if __name__ == "__main__":

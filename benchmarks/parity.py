@@ -20,6 +20,7 @@ from flax import nnx
 from benchmarks import transformers_oracle as oracle
 from cocu_jax.models import losses
 from cocu_jax.models.groupvit import GroupViT
+from cocu_jax.models.keys import Keys
 from cocu_jax.models.weights.names import HUGGINGFACE_GROUPVIT, find
 
 FORWARD_GOAL = 1e-5
@@ -160,7 +161,7 @@ def bfloat16_cosines(model: GroupViT, images: np.ndarray, tokens: np.ndarray) ->
     """Smallest cosine of a bfloat16 feature to the float32 one of the same parameters."""
     config = dataclasses.replace(model.config, dtype="bfloat16")
     half = nnx.merge(
-        nnx.graphdef(nnx.eval_shape(lambda: GroupViT(config, rngs=nnx.Rngs(0)))), nnx.state(model)
+        nnx.graphdef(nnx.eval_shape(lambda: GroupViT(config, rngs=Keys(0)))), nnx.state(model)
     )
 
     @nnx.jit

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from cocu_jax.models.attention import dot_product_attention
 
 Initializer = Callable[..., Array]
 
@@ -71,28 +73,20 @@ class Dense(nnx.Linear):
 
 
 def layer_norm(width: int, eps: float, dtype: str, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Layer norm with float32 statistics in two passes, output in `dtype`."""
-    return nnx.LayerNorm(width, epsilon=eps, dtype=dtype, use_fast_variance=False, rngs=rngs)
+    """Layer norm in float32, its variance in two passes, with output in `dtype`."""
+    return nnx.LayerNorm(
+        width,
+        epsilon=eps,
+        dtype=dtype,
+        use_fast_variance=False,
+        promote_dtype=_promote_to_float32,
+        rngs=rngs,
+    )
 
 
-def dot_product_attention(
-    q: Float[Array, "b n h d"],
-    k: Float[Array, "b m h d"],
-    v: Float[Array, "b m h d"],
-    mask: Bool[Array, "#b 1 n m"] | None = None,
-) -> Float[Array, "b n h d"]:
-    """softmax(q k^T / sqrt(d)) v over the keys that the mask allows, with a float32 softmax."""
-    if jax.default_backend() != "cpu":
-        return jax.nn.dot_product_attention(q, k, v, mask=mask)
-    # XLA's CPU runs batched products well only when the batch axes lead, and dividing by the sum
-    # of the softmax last spares it, and its gradient, several passes over n x m numbers.
-    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
-    logits = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(2, 3), preferred_element_type="float32")
-    if mask is not None:
-        logits = jnp.where(mask, logits, -jnp.inf)
-    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-    out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type="float32")
-    return (out / weights.sum(-1, keepdims=True)).astype(v.dtype).transpose(0, 2, 1, 3)
+def _promote_to_float32(arrays: tuple[Array, ...], *, dtype: str) -> tuple[Array, ...]:
+    """In place of rounding a norm's input, scale and bias to the `dtype` of its output."""
+    return tuple(x.astype(jnp.float32) for x in arrays)
 
 
 class Attention(nnx.Module):
@@ -133,11 +127,12 @@ class Attention(nnx.Module):
             y.reshape(*y.shape[:2], self.heads, -1)
             for y in (self.query(x), self.key(context), self.value(context))
         )
-        mask = None
-        if self.causal:
-            positions = jnp.arange(x.shape[1])[None] if positions is None else positions
+        if self.causal and positions is not None:
             mask = positions[:, None, :, None] >= jnp.arange(context.shape[1])
-        return self.out(dot_product_attention(q, k, v, mask).reshape(x.shape))
+            attended = dot_product_attention(q, k, v, mask=mask)
+        else:
+            attended = dot_product_attention(q, k, v, causal=self.causal)
+        return self.out(attended.reshape(x.shape))
 
 
 class Mlp(nnx.Module):

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, SingleDeviceSharding
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.clip import CLIP, CLIPConfig
+from cocu_jax.models.keys import Keys
 from cocu_jax.training.compiled import Cost, cost_of
 from cocu_jax.training.flops import step_flops
 from cocu_jax.training.mesh import BATCH
@@ -83,7 +84,7 @@ def _compile_step(plan: Plan, config: ml_collections.ConfigDict) -> jax.stages.C
 
 def _compile_encoder(device: jax.Device) -> jax.stages.Compiled:
     """OpenAI's ViT-B/32 in bfloat16 on one chip; every chip runs its own copy."""
-    model = nnx.eval_shape(lambda: CLIP(CLIPConfig(dtype="bfloat16"), rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: CLIP(CLIPConfig(dtype="bfloat16"), rngs=Keys(0)))
     graphdef, state = nnx.split(model)
     place = SingleDeviceSharding(device)
     state, images = jax.tree.map(

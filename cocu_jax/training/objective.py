@@ -18,6 +18,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.input.augment import device_augment
 from cocu_jax.models.clip import CLIP, CLIPConfig
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
+from cocu_jax.models.keys import Keys
 from cocu_jax.models.losses import contrastive_loss, multi_label_loss, normalize, temperature_scale
 from cocu_jax.models.text import TextConfig
 
@@ -45,13 +46,13 @@ class Objective(NamedTuple):
 
     Attributes:
         settings: the model's.
-        build: makes the model from random streams.
+        build: makes the model from random keys.
         features: (model, batch with uint8 images, key) -> features and metrics of those rows.
         loss: (model, features of all rows, gather) -> loss and metrics; moves batch statistics.
     """
 
     settings: GroupViTConfig | CLIPConfig
-    build: Callable[[nnx.Rngs], nnx.Module]
+    build: Callable[[Keys], nnx.Module]
     features: Callable[[nnx.Module, Batch, PRNGKeyArray], tuple[Features, Metrics]]
     loss: Callable[[nnx.Module, Features, Gather], tuple[Float[Array, ""], Metrics]]
 

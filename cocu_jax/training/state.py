@@ -14,6 +14,8 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Int
 
+from cocu_jax.models.keys import Keys
+
 Arrays = dict[str, Array]
 
 
@@ -71,13 +73,13 @@ def batch_stats_of(model: nnx.Module) -> Arrays:
 
 
 def create_state(
-    build: Callable[[nnx.Rngs], nnx.Module],
+    build: Callable[[Keys], nnx.Module],
     optimizer: optax.GradientTransformation,
     seed: int,
     averaged: bool,
 ) -> TrainState:
     """The state before the first step. Pure: trace it, or run it under `jax.jit` with shardings."""
-    _, params, stats = split_model(build(nnx.Rngs(seed)))
+    _, params, stats = split_model(build(Keys(seed)))
     # Values that began as Python numbers are weakly typed; a step's outputs are not, and a second
     # call with another type would compile again.
     params = {name: jax.lax.convert_element_type(x, x.dtype) for name, x in params.items()}
@@ -107,9 +109,9 @@ def evaluated_arrays(state: TrainState) -> tuple[Arrays, Arrays]:
     )
 
 
-def graph_of(build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
+def graph_of(build: Callable[[Keys], nnx.Module]) -> nnx.GraphDef:
     """Static graph of a module, built from shapes only."""
-    return nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))[0]
+    return nnx.split(nnx.eval_shape(lambda: build(Keys(0))))[0]
 
 
 def _flat(state: nnx.State) -> Arrays:

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from cocu_jax.models.grouping import hard_assignment
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
+from cocu_jax.models.keys import Keys
 from cocu_jax.models.layers import BatchNorm, drop_path
 from cocu_jax.models.text import TextConfig
 
@@ -73,7 +74,7 @@ def test_published_initial_values_and_drop_path_rates():
         projection_hidden=32,
         text=TextConfig(vocab_size=1000, width=64, heads=2, layers=3),
     )
-    model = GroupViT(config, rngs=nnx.Rngs(0))
+    model = GroupViT(config, rngs=Keys(0))
     block = model.image.stages[0].blocks[0]
     text = model.text.blocks[0]
     deviations = [
@@ -98,3 +99,11 @@ def test_published_initial_values_and_drop_path_rates():
     rates = [block.drop_path for stage in model.image.stages for block in stage.blocks]
     np.testing.assert_allclose(rates, [0, 0.05, 0.1])
     np.testing.assert_allclose(model.log_scale[...], np.log(1 / 0.07), rtol=1e-6)
+
+
+def test_keys_are_those_of_rngs():
+    ours, theirs = Keys(7), nnx.Rngs(7)
+    for _ in range(3):
+        assert jnp.array_equal(
+            jax.random.key_data(ours.params()), jax.random.key_data(theirs.params())
+        )

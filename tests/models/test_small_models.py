@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from benchmarks import parity
 from benchmarks import transformers_oracle as oracle
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
+from cocu_jax.models.keys import Keys
 from cocu_jax.models.text import TextConfig
 
 CONFIG = GroupViTConfig(
@@ -35,7 +36,7 @@ PROMPTS = oracle.random_tokens((16, 3, 10), (3, 10), vocabulary=99, seed=1)
 def small_model(**changes):
     """The same random parameters whatever changes; drawn by NumPy, which needs no compilation."""
     config = dataclasses.replace(CONFIG, **changes)
-    graph, state = nnx.split(nnx.eval_shape(lambda: GroupViT(config, rngs=nnx.Rngs(0))))
+    graph, state = nnx.split(nnx.eval_shape(lambda: GroupViT(config, rngs=Keys(0))))
     rng = np.random.default_rng(0)
 
     def draw(path, shape):

@@ -8,13 +8,14 @@ from benchmarks import transformers_oracle as oracle
 from benchmarks.parity import relative_error
 from cocu_jax.errors import UserError
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
+from cocu_jax.models.keys import Keys
 from cocu_jax.models.text import TextConfig, TextTransformer, trim_tokens
 
 TEXT = TextConfig(width=32, heads=2, layers=2)
 
 
 def test_any_static_length_equals_the_full_context():
-    tower = TextTransformer(TEXT, rngs=nnx.Rngs(0))
+    tower = TextTransformer(TEXT, rngs=Keys(0))
     tokens = oracle.random_tokens((2, 5, 77), (2, 14))
     full = nnx.jit(tower)(tokens)
     assert full.shape == (2, 5, 32)
@@ -30,7 +31,7 @@ def test_texts_of_two_lengths_are_one_batch_to_the_batch_norm():
     captions = oracle.random_tokens((4, 77), (3, 30))
     prompts = oracle.random_tokens((4, 3, 77), (3, 12), seed=1)
     together = np.concatenate([captions[:, None], prompts], axis=1)
-    separate, joint = (GroupViT(config, rngs=nnx.Rngs(0)) for _ in range(2))
+    separate, joint = (GroupViT(config, rngs=Keys(0)) for _ in range(2))
     train = nnx.jit(GroupViT.encode_texts, static_argnames="train")
     expected = train(joint, (together,), train=True)[0]
     actual = train(separate, (captions[:, :32], prompts[..., :16]), train=True)
@@ -51,6 +52,6 @@ def test_trim_keeps_every_end_token(longest, cut):
 
 
 def test_longer_than_the_context_is_refused():
-    tower = TextTransformer(TEXT, rngs=nnx.Rngs(0))
+    tower = TextTransformer(TEXT, rngs=Keys(0))
     with pytest.raises(UserError, match="text of 78 tokens: the context is 77"):
         tower(np.zeros((1, 78), np.int32))

@@ -10,6 +10,7 @@ from flax import nnx
 
 from cocu_jax.models.clip import CLIP, CLIPConfig
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
+from cocu_jax.models.keys import Keys
 from cocu_jax.models.text import TextConfig
 from cocu_jax.training.flops import step_flops
 
@@ -32,14 +33,15 @@ def counted_products(jaxpr: jax.extend.core.Jaxpr) -> float:
             (contracted, _), _ = equation.params["dimension_numbers"]
             shape = equation.invars[0].aval.shape
             total += 2.0 * equation.outvars[0].aval.size * math.prod(shape[i] for i in contracted)
-        for inner in jax.core.jaxprs_in_params(equation.params):
-            total += counted_products(inner)
+        inner = [counted_products(part) for part in jax.core.jaxprs_in_params(equation.params)]
+        # Attention is written once per platform; one of them runs.
+        total += max(inner) if equation.primitive.name == "cond" else sum(inner)
     return total
 
 
 @pytest.mark.parametrize(("model", "config"), [(GroupViT, GROUPVIT), (CLIP, CLIP_CONFIG)])
 def test_hand_count_is_that_of_the_traced_forward_pass(model, config):
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: model(config, rngs=nnx.Rngs(0))))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: model(config, rngs=Keys(0))))
 
     def forward(state, images, tokens):
         net = nnx.merge(graphdef, state)

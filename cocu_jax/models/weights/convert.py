@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from cocu_jax.errors import UserError
+from cocu_jax.models.keys import Keys
 from cocu_jax.models.weights.names import BUFFERS, Place, Table, find
 from cocu_jax.models.weights.stored import StoredTensor
 
@@ -15,16 +15,8 @@ Shape = tuple[int, ...]
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
-class _AnyKey:
-    """Stands in for `nnx.Rngs` where only shapes matter: counting the draws is slow to trace."""
-
-    def params(self) -> jax.Array:
-        """A key, always the same."""
-        return jax.random.key(0)
-
-
 def fill(
-    build: Callable[[nnx.Rngs], nnx.Module],
+    build: Callable[[Keys], nnx.Module],
     table: Table,
     tensors: Mapping[str, StoredTensor],
     given: Mapping[str, np.ndarray],
@@ -46,7 +38,7 @@ def fill(
             model cannot be built.
     """
     try:
-        graph, state = nnx.split(nnx.eval_shape(lambda: build(_AnyKey())))
+        graph, state = nnx.split(nnx.eval_shape(lambda: build(Keys(0))))
     except (ValueError, TypeError, ArithmeticError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{source}: its config describes no possible model ({reason})") from None

@@ -1,0 +1,104 @@
+"""softmax(q k^T / sqrt(d)) v, by the program that suits the platform it is compiled for.
+
+The choice is made when a program is lowered, not where it is traced: a step that a CPU host
+compiles for a TPU is the TPU's, and its gradient keeps nothing of the programs not chosen.
+
+    CPU     batch axes first, as XLA's CPU wants its products
+    CUDA    cuDNN's fused kernel, for half precision and where the GPU has one; else as TPU
+    TPU     `jax.nn.dot_product_attention`, which XLA fuses. At the 260 tokens of an image a Pallas
+            kernel that never writes the weights moves a third more memory, for it pads to 384.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def dot_product_attention(
+    q: Float[Array, "b n h d"],
+    k: Float[Array, "b m h d"],
+    v: Float[Array, "b m h d"],
+    *,
+    causal: bool = False,
+    mask: Bool[Array, "#b 1 n m"] | None = None,
+) -> Float[Array, "b n h d"]:
+    """Attention with a float32 softmax, over all keys or some.
+
+    Args:
+        q: queries, a row per head.
+        k: keys.
+        v: values.
+        causal: query i sees keys 0..i only.
+        mask: what each query sees, where it is neither everything nor causal; not fused on GPUs.
+    """
+    programs = {
+        "cpu": functools.partial(batch_first_attention, causal=causal),
+        "default": functools.partial(jax.nn.dot_product_attention, is_causal=causal),
+    }
+    if mask is not None:
+        programs = {name: functools.partial(f, mask=mask) for name, f in programs.items()}
+    elif _cudnn_compiles(q.shape[1], k.shape[1], q.shape[3], q.dtype.name, causal):
+        programs["cuda"] = functools.partial(_cudnn_attention, causal=causal)
+    return jax.lax.platform_dependent(q, k, v, **programs)
+
+
+def batch_first_attention(
+    q: Float[Array, "b n h d"],
+    k: Float[Array, "b m h d"],
+    v: Float[Array, "b m h d"],
+    *,
+    causal: bool = False,
+    mask: Bool[Array, "#b 1 n m"] | None = None,
+) -> Float[Array, "b n h d"]:
+    """`dot_product_attention` on CPU, where batched products are fast if the batch axes lead."""
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
+    logits = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(2, 3), preferred_element_type="float32")
+    if causal:
+        mask = jnp.tri(*logits.shape[2:], dtype=bool)
+    if mask is not None:
+        logits = jnp.where(mask, logits, -jnp.inf)
+    # Dividing by the sum of the softmax last spares passes over n x m numbers, there and back.
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type="float32")
+    return (out / weights.sum(-1, keepdims=True)).astype(v.dtype).transpose(0, 2, 1, 3)
+
+
+def _cudnn_attention(q: Array, k: Array, v: Array, *, causal: bool) -> Array:
+    """`dot_product_attention` on GPUs; the kernel's gradient wants even lengths."""
+
+    def even(x: Float[Array, "b n h d"]) -> Float[Array, "b n+1 h d"]:
+        return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
+
+    hides_padding = causal or k.shape[1] % 2 == 0
+    lengths = None if hides_padding else jnp.full(len(k), k.shape[1], jnp.int32)
+    out = jax.nn.dot_product_attention(
+        even(q),
+        even(k),
+        even(v),
+        is_causal=causal,
+        key_value_seq_lengths=lengths,
+        implementation="cudnn",
+    )
+    return out[:, : q.shape[1]]
+
+
+@functools.cache
+def _cudnn_compiles(queries: int, keys: int, width: int, dtype: str, causal: bool) -> bool:
+    """Whether this process's GPUs have cuDNN's kernel and its gradient for heads of this shape.
+
+    Tried once, for it depends on the GPU, and on the versions of CUDA and cuDNN.
+    """
+    if jax.default_backend() != "gpu" or dtype not in ("bfloat16", "float16"):
+        return False
+    q, k = (jax.ShapeDtypeStruct((2, n, 2, width), dtype) for n in (queries, keys))
+
+    def total(q, k, v):
+        return _cudnn_attention(q, k, v, causal=causal).sum()
+
+    try:
+        jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(q, k, k).compile()
+    except Exception:  # JAX, XLA and cuDNN each refuse in their own way
+        return False
+    return True
