@@ -15,14 +15,19 @@ from flax import nnx
 from safetensors.torch import load_file, save_file
 
 from cocu_jax.errors import UserError
-from cocu_jax.models.groupvit import GroupViT
+from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
+from cocu_jax.models.keys import Keys
+from cocu_jax.models.text import TextConfig
+from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights import source
+from cocu_jax.models.weights.__main__ import main
 from cocu_jax.models.weights.huggingface import (
     load_clip,
     load_groupvit,
     save_clip,
     save_groupvit,
 )
+from cocu_jax.models.weights.image_processing import ImageProcessing
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +128,7 @@ def test_power_of_two_assignment_scale_is_folded_and_undone_exactly(groupvit, tm
 def test_any_other_assignment_scale_stays_folded_and_computes_the_same(groupvit, tmp_path):
     original = load_groupvit(groupvit[1])
     config = dataclasses.replace(original.config, assign_logit_scale=3.0)
-    graph = nnx.graphdef(nnx.eval_shape(lambda: GroupViT(config, rngs=nnx.Rngs(0))))
+    graph = nnx.graphdef(nnx.eval_shape(lambda: GroupViT(config, rngs=Keys(0))))
     model = nnx.merge(graph, nnx.state(original))
     save_groupvit(model, tmp_path / "out")
     reopened = _reopened(transformers.GroupViTModel, tmp_path / "out")
@@ -207,6 +212,47 @@ def test_exported_folder_has_a_tokenizer_and_an_image_processor(tmp_path):
     np.testing.assert_allclose(
         prepared, np.broadcast_to(white[:, None, None], (1, 3, 48, 48)), 1e-5
     )
+
+
+def _tokenized(folder):
+    """Ids of two sentences by the tokenizer in a folder."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return tokenizer(["a photo of a Café.", "it's 2 dogs"]).input_ids
+
+
+def test_trained_groupvit_is_exported_with_our_tokenizer_and_its_image_processor(tmp_path):
+    config = GroupViTConfig(
+        image_size=16, patch_size=8, width=8, heads=1, depths=(0, 0, 0), groups=(2, 2),
+        projection_hidden=8, projection_dim=8, text=TextConfig(width=8, heads=1, layers=0),
+    )  # fmt: skip
+    trained = ImageProcessing(16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), resample="bilinear")
+    save_groupvit(GroupViT(config, rngs=Keys(0)), tmp_path / "out", trained)
+    ours = Tokenizer()(["a photo of a Café.", "it's 2 dogs"])
+    assert _tokenized(tmp_path / "out") == [[i for i in row if i] for row in ours.tolist()]
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out")
+    white = np.full((16, 16, 3), 255, np.uint8)
+    prepared = np.asarray(processor(white, return_tensors="np").pixel_values)
+    np.testing.assert_allclose(prepared, np.full((1, 3, 16, 16), 2.0), 1e-5)
+
+
+def test_tokenizer_and_processor_of_the_source_go_along(clip, tmp_path):
+    """As transformers 5 saves them: the image processor inside of `processor_config.json`."""
+    shutil.copytree(clip[1], tmp_path / "in")
+    letters = dict.fromkeys("abcdefghijklmnopqrstuvwxyz")
+    words = [*letters, *(f"{x}</w>" for x in letters), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = transformers.CLIPTokenizer({word: i for i, word in enumerate(words)}, [])
+    images = transformers.CLIPImageProcessor(
+        size={"shortest_edge": 64}, crop_size=64, image_mean=[0.1, 0.2, 0.3], resample=2
+    )
+    transformers.CLIPProcessor(images, tokenizer).save_pretrained(tmp_path / "in")
+    assert not (tmp_path / "in" / "preprocessor_config.json").exists()
+    assert main(["import", str(tmp_path / "in"), str(tmp_path / "out")]) == 0
+    assert _tokenized(tmp_path / "out") == _tokenized(tmp_path / "in")
+    again = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out")
+    picture = np.random.default_rng(0).integers(0, 256, (80, 70, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(*(p(picture).pixel_values[0] for p in (again, images)))
+    expected = ImageProcessing(64, (0.1, 0.2, 0.3), resample="bilinear")
+    assert load_clip(tmp_path / "in")[1] == load_clip(tmp_path / "out")[1] == expected
 
 
 def test_fingerprint_follows_content_not_place(clip, tmp_path):

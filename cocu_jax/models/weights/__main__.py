@@ -22,7 +22,13 @@ from cocu_jax.models.weights.huggingface import (
 )
 from cocu_jax.models.weights.image_processing import ImageProcessing, imagenet_processing
 from cocu_jax.models.weights.official import load_official, save_official
-from cocu_jax.models.weights.source import CONFIG, fingerprint, model_folder, read_json
+from cocu_jax.models.weights.source import (
+    CONFIG,
+    fingerprint,
+    model_folder,
+    read_json,
+    tokenizer_files,
+)
 
 _DESCRIPTION = """\
 Brings CLIP and GroupViT checkpoints in, and takes them out.
@@ -79,10 +85,10 @@ def convert(source: str, target: str) -> str:
     place = epath.Path(target)
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
         raise UserError(f"{target}: is there already; remove it or choose another place")
-    model, processing = _read(source)
+    model, processing, tokenizer = _read(source)
     if not _is_official(target):
         save = save_clip if isinstance(model, CLIP) else save_groupvit
-        save(model, target, processing)
+        save(model, target, processing, tokenizer)
     elif isinstance(model, GroupViT):
         save_official(model, target)
     else:
@@ -92,15 +98,17 @@ def convert(source: str, target: str) -> str:
     return written if _is_official(target) else f"{written}, fingerprint {fingerprint(target)}"
 
 
-def _read(source: str) -> tuple[CLIP | GroupViT, ImageProcessing | None]:
-    """The model, and how its images are prepared where the source says so."""
+def _read(source: str) -> tuple[CLIP | GroupViT, ImageProcessing | None, dict[str, bytes]]:
+    """The model, how its images are prepared where the source says so, its tokenizer's files."""
     if _is_official(source):
-        return load_official(source), None
+        return load_official(source), None, {}
     with model_folder(source) as folder:
+        tokenizer = tokenizer_files(folder)
         if architecture(read_json(folder / CONFIG), source) == "CLIPModel":
-            return load_clip(str(folder))
+            return *load_clip(str(folder)), tokenizer
         model = load_groupvit(str(folder))
-        return model, processing_of(folder, imagenet_processing(model.config.image_size))
+        default = imagenet_processing(model.config.image_size)
+        return model, processing_of(folder, default), tokenizer
 
 
 def _is_official(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from cocu_jax.models.text import TextConfig
@@ -18,18 +19,26 @@ def write_json(file: pathlib.Path, content: dict[str, Any]) -> None:
 
 
 def write_companions(
-    folder: pathlib.Path, architecture: str, text: TextConfig, processing: ImageProcessing
+    folder: pathlib.Path,
+    architecture: str,
+    text: TextConfig,
+    processing: ImageProcessing,
+    tokenizer: Mapping[str, bytes],
 ) -> None:
     """Writes all that transformers' `AutoProcessor` and the hub's page need.
 
     Args:
         folder: the model's.
         architecture: transformers' name of the model's class.
-        text: the text tower; the tokenizer is CLIP's, and left out for another vocabulary.
+        text: the text tower.
         processing: how images are prepared.
+        tokenizer: files of the tokenizer the model came with; none: CLIP's are written, if the
+            vocabulary has its size.
     """
     write_json(folder / PREPROCESSOR, write_processing(processing))
-    if text.vocab_size == EOT + 1:
+    for name, content in tokenizer.items():
+        (folder / name).write_bytes(content)
+    if not tokenizer and text.vocab_size == EOT + 1:
         _write_tokenizer(folder, text.context_length)
     (folder / "README.md").write_text(_card(architecture), encoding="utf-8")
 

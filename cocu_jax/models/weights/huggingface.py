@@ -3,7 +3,8 @@
 import functools
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
@@ -26,12 +27,14 @@ from cocu_jax.models.weights.convert import arrays, fill, rename
 from cocu_jax.models.weights.image_processing import (
     ImageProcessing,
     imagenet_processing,
+    read_joint_processing,
     read_processing,
 )
 from cocu_jax.models.weights.names import HUGGINGFACE_CLIP, HUGGINGFACE_GROUPVIT
 from cocu_jax.models.weights.source import (
     CONFIG,
     PREPROCESSOR,
+    PROCESSOR,
     WEIGHTS,
     model_folder,
     open_weights,
@@ -90,20 +93,28 @@ def processing_of(folder: pathlib.Path, default: ImageProcessing) -> ImageProces
     """How the images of the model in `folder` are prepared; the default if nothing says so.
 
     Raises:
-        UserError: `preprocessor_config.json` is damaged or asks for what we do not do.
+        UserError: a file that says so is damaged or asks for what we do not do.
     """
-    if not (folder / PREPROCESSOR).exists():
-        return default
-    return _checked(read_processing, folder / PREPROCESSOR, default.size)
+    if (folder / PREPROCESSOR).exists():
+        default = _checked(read_processing, folder / PREPROCESSOR, default.size)
+    if (folder / PROCESSOR).exists():  # since transformers 5; it comes first there, too
+        return _checked(read_joint_processing, folder / PROCESSOR, default)
+    return default
 
 
-def save_clip(model: CLIP, folder: str, processing: ImageProcessing | None = None) -> None:
+def save_clip(
+    model: CLIP,
+    folder: str,
+    processing: ImageProcessing | None = None,
+    tokenizer: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:
     """Writes a folder that `transformers.CLIPModel.from_pretrained` loads.
 
     Args:
         model: the model; in a run of several processes replicated on all devices, and one calls.
         folder: a new folder, local or in a bucket, or one with an earlier model to replace.
         processing: how images were prepared; None: CLIP's way.
+        tokenizer: `tokenizer_files` that the model came with; none: CLIP's own.
 
     Raises:
         UserError: the folder is something else already, or cannot be written.
@@ -111,10 +122,16 @@ def save_clip(model: CLIP, folder: str, processing: ImageProcessing | None = Non
     config = model.config
     tensors = rename(arrays(model), HUGGINGFACE_CLIP)
     processing = processing or ImageProcessing(config.image_size)
-    _save(folder, write_clip_config(config), tensors, config.text, processing)
+    settings = write_clip_config(config)
+    _save(folder, settings, tensors, config.text, processing, tokenizer)
 
 
-def save_groupvit(model: GroupViT, folder: str, processing: ImageProcessing | None = None) -> None:
+def save_groupvit(
+    model: GroupViT,
+    folder: str,
+    processing: ImageProcessing | None = None,
+    tokenizer: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:
     """Writes a folder that `transformers.GroupViTModel.from_pretrained` loads.
 
     Arguments and errors as `save_clip`; without `processing` it is GroupViT's way (ImageNet's mean
@@ -126,7 +143,7 @@ def save_groupvit(model: GroupViT, folder: str, processing: ImageProcessing | No
     settings = write_groupvit_config(config, ours["multi_label_log_scale"])
     tensors = rename(ours, HUGGINGFACE_GROUPVIT)
     processing = processing or imagenet_processing(config.image_size)
-    _save(folder, settings, tensors, config.text, processing)
+    _save(folder, settings, tensors, config.text, processing, tokenizer)
 
 
 def _checked(read: Callable[..., T], file: pathlib.Path, argument) -> T:
@@ -145,10 +162,11 @@ def _save(
     tensors: dict[str, np.ndarray],
     text: TextConfig,
     processing: ImageProcessing,
+    tokenizer: Mapping[str, bytes],
 ) -> None:
     with new_folder(folder) as staging:
         save_file(tensors, staging / WEIGHTS, metadata={"format": "pt"})
-        write_companions(staging, config["architectures"][0], text, processing)
+        write_companions(staging, config["architectures"][0], text, processing, tokenizer)
         write_json(staging / CONFIG, config)
         # The library writes for the owner only; readable like the other files is what one expects.
         (staging / WEIGHTS).chmod((staging / CONFIG).stat().st_mode)

@@ -75,6 +75,12 @@ def read_processing(settings: dict, source: str, image_size: int) -> ImageProces
     )
 
 
+def read_joint_processing(settings: dict, source: str, default: ImageProcessing) -> ImageProcessing:
+    """Translates `processor_config.json`, all about a model's inputs in one; errors as above."""
+    images = settings.get("image_processor")
+    return default if images is None else read_processing(images, source, default.size)
+
+
 def write_processing(processing: ImageProcessing) -> dict[str, Any]:
     """`preprocessor_config.json` for transformers' `CLIPImageProcessor`."""
     square = {"height": processing.size, "width": processing.size}

@@ -17,10 +17,19 @@ from cocu_jax.models.weights.torch_file import open_torch
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
+PROCESSOR = "processor_config.json"
 WEIGHTS = "model.safetensors"
 _SHARDED = "model.safetensors.index.json"
 _TORCH, _TORCH_SHARDED = "pytorch_model.bin", "pytorch_model.bin.index.json"
-_JSON_FILES = (CONFIG, PREPROCESSOR)
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_JSON_FILES = (CONFIG, PREPROCESSOR, PROCESSOR)
 _SAFETENSORS_FILES = (WEIGHTS, _SHARDED, "model-*-of-*.safetensors")
 _TORCH_FILES = (_TORCH, _TORCH_SHARDED, "pytorch_model-*-of-*.bin")
 
@@ -50,7 +59,7 @@ def model_folder(path_or_hub_id: str) -> Iterator[pathlib.Path]:
 
 
 def _fetch_bucket(source: epath.Path, target: pathlib.Path) -> None:
-    patterns = (*_JSON_FILES, *_SAFETENSORS_FILES, *_TORCH_FILES)
+    patterns = (*_JSON_FILES, *_TOKENIZER_FILES, *_SAFETENSORS_FILES, *_TORCH_FILES)
     try:
         files = [file for pattern in patterns for file in source.glob(pattern)]
         for file in files:
@@ -66,10 +75,9 @@ def _fetch_hub(name: str) -> pathlib.Path:
     repository, _, revision = name.partition("@")
     try:
         for weights in (_SAFETENSORS_FILES, _TORCH_FILES):
+            wanted = [*_JSON_FILES, *_TOKENIZER_FILES, *weights]
             folder = pathlib.Path(
-                snapshot_download(
-                    repository, revision=revision or None, allow_patterns=[*_JSON_FILES, *weights]
-                )
+                snapshot_download(repository, revision=revision or None, allow_patterns=wanted)
             )
             if _weight_files(folder):
                 break
@@ -80,6 +88,12 @@ def _fetch_hub(name: str) -> pathlib.Path:
             "check the spelling and the network, or give a local folder"
         ) from None
     return folder
+
+
+def tokenizer_files(folder: pathlib.Path) -> dict[str, bytes]:
+    """Name and content of the files of a tokenizer that lie beside a model."""
+    files = (folder / name for name in _TOKENIZER_FILES)
+    return {file.name: file.read_bytes() for file in files if file.exists()}
 
 
 def open_weights(folder: pathlib.Path) -> dict[str, StoredTensor]:
@@ -119,7 +133,7 @@ def read_json(file: pathlib.Path) -> dict:
 def fingerprint(path_or_hub_id: str) -> str:
     """SHA-256, in hex, over everything that decides what a model computes.
 
-    These are the weight files, `config.json` and, if there is one, `preprocessor_config.json`.
+    These are the weight files, `config.json` and what says how images are prepared, if it is there.
     Copies of a folder have equal fingerprints; the same weights in other shards do not.
 
     Raises:
