@@ -38,9 +38,13 @@ class PerImageSegmenter:
             self.texts = F.normalize(model.text_projection(pooled), dim=-1)
             self.scale = model.logit_scale.exp().clamp(max=100).item()
 
-    @torch.no_grad()
     def __call__(self, image: np.ndarray, original: tuple[int, int]) -> np.ndarray:
         """Labels [oh, ow] of a resized uint8 image [h, w, 3]."""
+        return self.scores(image, original).argmax(0).numpy()
+
+    @torch.no_grad()
+    def scores(self, image: np.ndarray, original: tuple[int, int]) -> torch.Tensor:
+        """Class scores [c, oh, ow] of a resized uint8 image [h, w, 3]."""
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
         pixels = (pixels - MEAN) / STD
         height, width = image.shape[:2]
@@ -52,8 +56,7 @@ class PerImageSegmenter:
                 rows, columns = slice(top, top + self.crop), slice(left, left + self.crop)
                 total[:, rows, columns] += self.window_scores(pixels[..., rows, columns])
                 count[rows, columns] += 1
-        scores = F.interpolate((total / count)[None], original, mode="bilinear")
-        return scores[0].argmax(0).numpy()
+        return F.interpolate((total / count)[None], original, mode="bilinear")[0]
 
     def starts(self, length: int) -> list[int]:
         """First pixel of every window along one side."""
@@ -62,9 +65,20 @@ class PerImageSegmenter:
             starts.append(min(starts[-1] + self.stride, length - self.crop))
         return starts
 
-    @torch.no_grad()
     def window_scores(self, pixels: torch.Tensor) -> torch.Tensor:
         """Scores [c, h, w] of normalised pixels [1, 3, h, w]."""
+        member, names = self.window_groups(pixels)
+        scores = F.one_hot(member, len(names)).float() @ names
+        scores = scores.permute(2, 0, 1)
+        if self.bg_thresh is None:
+            return scores
+        threshold = min(self.bg_thresh, names.max().item())
+        background = (scores.max(0).values < threshold).float()
+        return torch.cat([background[None], scores])
+
+    @torch.no_grad()
+    def window_groups(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Group [h, w] of every pixel, and scores [g, c] of every group, without background."""
         tower = self.model.vision_model
         tokens = tower.embeddings(pixels, interpolate_pos_encoding=True)
         encoded = tower.encoder(tokens, output_attentions=True, return_dict=True)
@@ -82,11 +96,4 @@ class PerImageSegmenter:
         kept = overall.topk(min(5, len(self.texts))).indices
         masked = torch.full_like(logits, -torch.inf)
         masked[:, kept] = logits[:, kept]
-        names = masked.softmax(-1) * logits.softmax(-1)
-        scores = F.one_hot(member, len(names)).float() @ names
-        scores = scores.permute(2, 0, 1)
-        if self.bg_thresh is None:
-            return scores
-        threshold = min(self.bg_thresh, names.max().item())
-        background = (scores.max(0).values < threshold).float()
-        return torch.cat([background[None], scores])
+        return member, masked.softmax(-1) * logits.softmax(-1)

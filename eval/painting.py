@@ -19,7 +19,7 @@ def paint_labels(
     shape: tuple[int, int],
     original_shape: tuple[int, int],
     protocol: Protocol,
-) -> Int[Array, "oh ow"]:
+) -> tuple[Int[Array, "oh ow"], Float[Array, "oh ow"]]:
     """Best class of every pixel: scores averaged over windows, resized bilinearly, argmax.
 
     A full score volume would take up to 1.2 GB for one image of 301 classes. But a window scores
@@ -34,6 +34,9 @@ def paint_labels(
         shape: padded height and width of the resized image.
         original_shape: padded height and width of the result.
         protocol: crop and stride.
+
+    Returns:
+        Class of every pixel, and its score.
     """
     exists = window_exists(size, *window_grid(*shape, protocol), protocol)
     scores = jnp.where(exists[:, None, None], scores, 0)
@@ -60,7 +63,8 @@ def paint_labels(
 
     blocks = (occurs.sum() + _CLASSES_PER_BLOCK - 1) // _CLASSES_PER_BLOCK
     nothing = jnp.full(original_shape, -1.0), jnp.zeros(original_shape, jnp.int32)
-    return jax.lax.fori_loop(0, blocks, paint_block, nothing)[1]
+    best_score, best_class = jax.lax.fori_loop(0, blocks, paint_block, nothing)
+    return best_class, best_score
 
 
 def _sum_windows(

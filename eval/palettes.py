@@ -3,9 +3,24 @@
 import colorsys
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
-_GOLDEN_TURN = 0.381966  # steps of this share of the colour circle stay apart for long
+_HUES = 72
+_TONES = ((0.55, 0.85), (0.72, 0.8), (0.38, 0.8), (0.62, 0.45), (0.3, 0.5))  # lightness, saturation
+_TO_CONES = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_TO_OKLAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
 
 # Cityscapes' own colours of its 19 classes (cityscapesScripts, labels.py).
 _CITYSCAPES = (
@@ -32,15 +47,23 @@ def class_colours(benchmark: str, count: int) -> UInt8[np.ndarray, "n 3"]:
 
 
 def distinct_colours(count: int, start: float = 0.58) -> UInt8[np.ndarray, "n 3"]:
-    """Colours that are easy to tell apart on a photograph, and side by side in a legend.
+    """Colours that are easy to tell apart; any first few of them are as far apart as can be.
 
     Args:
-        count: how many.
+        count: how many; past some hundreds they repeat.
         start: hue of the first, 0..1.
     """
-    lightness, saturation = (0.55, 0.68, 0.42), (0.85, 0.75, 0.8)
-    colours = [
-        colorsys.hls_to_rgb((start + i * _GOLDEN_TURN) % 1, lightness[i % 3], saturation[i % 3])
-        for i in range(count)
-    ]
-    return (np.array(colours).reshape(count, 3) * 255).round().astype(np.uint8)
+    hues = (start + np.arange(_HUES) / _HUES) % 1
+    candidates = np.array([colorsys.hls_to_rgb(hue, *tone) for tone in _TONES for hue in hues])
+    seen = _oklab(candidates)
+    chosen, nearest = [0], np.full(len(seen), np.inf)
+    while len(chosen) < min(count, len(seen)):
+        nearest = np.minimum(nearest, np.linalg.norm(seen - seen[chosen[-1]], axis=1))
+        chosen.append(int(nearest.argmax()))
+    return (candidates[np.resize(chosen, count)] * 255).round().astype(np.uint8)
+
+
+def _oklab(colours: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    """sRGB 0..1 -> Oklab (Ottosson, 2020), where distances are about those that people see."""
+    linear = np.where(colours > 0.04045, ((colours + 0.055) / 1.055) ** 2.4, colours / 12.92)
+    return np.cbrt(linear @ _TO_CONES.T) @ _TO_OKLAB.T

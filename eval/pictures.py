@@ -99,8 +99,11 @@ def renumber(groups: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
 
 
 def _outlines(labels: Int[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Pixels whose right or lower neighbour is another region."""
+    """Pixels on both sides of every border between regions."""
     edge = np.zeros(labels.shape, bool)
-    edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    edge[:-1] |= labels[:-1] != labels[1:]
+    across, down = labels[:, :-1] != labels[:, 1:], labels[:-1] != labels[1:]
+    edge[:, :-1] |= across
+    edge[:, 1:] |= across
+    edge[:-1] |= down
+    edge[1:] |= down
     return edge

@@ -104,7 +104,7 @@ def count_program(
 
             def count(scores: Array) -> Array:
                 place = size, original, shape, labels.shape, protocol
-                painted = paint_labels(groups.maps, scores, *place)
+                painted, _ = paint_labels(groups.maps, scores, *place)
                 return confusion_matrix(labels, painted, num_classes)
 
             return jax.lax.map(count, jnp.stack([groups.scores, named]))
@@ -138,7 +138,7 @@ def paint_program(
             number = groups.scores.shape[1]
             first = groups.first_maps
             return Painting(
-                paint_labels(groups.maps, groups.scores, *place),
+                paint_labels(groups.maps, groups.scores, *place)[0],
                 paint_groups(groups.maps, number, *place),
                 None if first is None else paint_groups(first, 256, *place),
             )
