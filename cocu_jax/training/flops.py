@@ -35,14 +35,24 @@ def _block(tokens: int, width: int, ratio: float) -> float:
     return products + 4 * tokens * tokens * width
 
 
+def _read_block(tokens: int, width: int, ratio: float) -> float:
+    """The last block of a tower that is read at one token: keys and values of all, one query."""
+    products = 2 * _dense(tokens, width, width) + 2 * _dense(1, width, width)
+    return products + _dense(1, width, round(width * ratio), width) + 4 * tokens * width
+
+
+def _tower(layers: int, tokens: int, width: int, ratio: float) -> float:
+    return (layers - 1) * _block(tokens, width, ratio) + _read_block(tokens, width, ratio)
+
+
 def _text(config: TextConfig, length: int) -> float:
-    return config.layers * _block(length, config.width, config.mlp_ratio)
+    return _tower(config.layers, length, config.width, config.mlp_ratio)
 
 
 def _clip(config: CLIPConfig, texts: int) -> float:
     patches = (config.image_size // config.patch_size) ** 2
     width = config.vision_width
-    blocks = config.vision_layers * _block(1 + patches, width, config.vision_mlp_ratio)
+    blocks = _tower(config.vision_layers, 1 + patches, width, config.vision_mlp_ratio)
     project = _dense(1, width, config.projection_dim)
     project += _dense(texts, config.text.width, config.projection_dim)
     return _dense(patches, 3 * config.patch_size**2, width) + blocks + project

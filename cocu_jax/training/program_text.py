@@ -1,0 +1,196 @@
+"""Reads what a compiled program says about itself: its communication and its memory traffic.
+
+The compiler's own "bytes accessed" counts buffers that never leave the chip: a TPU program keeps
+most of its intermediate results in on-chip memory, which its text marks as `S(1)`.
+"""
+
+import collections
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8}
+
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
+_INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
+
+# They name memory, or end a transfer that was counted when it began.
+_FREE = (
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "after-all",
+    "partition-id",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Communication of one kind over groups of one size.
+
+    Attributes:
+        kind: such as "all-reduce".
+        group: chips that take part in each.
+        count: how many there are.
+        bytes: of all results on one chip.
+        largest: shapes of the largest results, with where they come from in the program.
+    """
+
+    kind: str
+    group: int
+    count: int
+    bytes: int
+    largest: tuple[str, ...]
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a chip sends with ring algorithms."""
+        share = (self.group - 1) / self.group
+        return self.bytes * share * (2 if self.kind == "all-reduce" else 1)
+
+
+class Instruction(NamedTuple):
+    """One line of a program: `%name = type operation(operands), attributes`."""
+
+    name: str
+    type: str
+    operation: str
+    rest: str
+
+
+def collectives_of(text: str) -> tuple[Collective, ...]:
+    """The communication in a program's text, by kind and group size, most bytes first.
+
+    TPU programs spread one transfer over several instructions; they share a channel.
+    """
+    found = collections.defaultdict(list)
+    seen = set()
+    for line in text.splitlines():
+        instruction = _parse(line)
+        kind = instruction and instruction.operation.removesuffix("-start")
+        if kind not in _KINDS:
+            continue
+        channel = re.search(r"channel_id=(\d+)", line)
+        if channel and (kind, channel.group(1)) in seen:
+            continue
+        seen.add((kind, channel and channel.group(1)))
+        arrays = _ARRAY.findall(instruction.type)
+        if instruction.operation.endswith("-start") and kind != "all-reduce":
+            arrays = arrays[len(arrays) // 2 :]  # a start also lists what goes in
+        size = sum(_size(array) for array in arrays)
+        dtype, dimensions, _ = max(arrays, key=_size)
+        source = re.search(r'op_name="([^"]*)"', line)
+        label = f"{dtype}[{dimensions}] {_shorten(source.group(1)) if source else ''}"
+        found[kind, _group_size(line)].append((size, label))
+    collectives = []
+    for (kind, group), items in found.items():
+        items.sort(reverse=True)
+        total = sum(size for size, _ in items)
+        labels = tuple(label for _, label in items[:3])
+        collectives.append(Collective(kind, group, len(items), total, labels))
+    return tuple(sorted(collectives, key=lambda c: -c.bytes))
+
+
+def memory_traffic(text: str) -> float:
+    """Bytes that a program moves to and from the chip's main memory.
+
+    Every operand and every result that lies there counts once per instruction, whole, even where
+    only some rows of it are read.
+    """
+    computations, entry = _computations(text)
+    return _traffic(entry, computations)
+
+
+def _computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    """Instructions by computation, and the name of the one that is executed."""
+    computations, entry, current = {}, "", []
+    for line in text.splitlines():
+        if (header := _COMPUTATION.match(line)) and not line.startswith(" "):
+            current = computations[header.group(2)] = []
+            entry = header.group(2) if header.group(1) else entry
+        elif instruction := _parse(line):
+            current.append(instruction)
+    return computations, entry
+
+
+def _traffic(name: str, computations: dict[str, list[Instruction]]) -> float:
+    total, types = 0.0, {}
+    for instruction in computations[name]:
+        types[instruction.name] = instruction.type
+        operation, rest = instruction.operation, instruction.rest
+        if operation in _FREE or operation.endswith("-done") or '"ConcatBitcast"' in rest:
+            continue
+        inner = [_traffic(called, computations) for called in _called(operation, rest)]
+        if operation == "while":
+            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
+            total += inner[0] * (int(trips.group(1)) if trips else 1)
+        elif operation in ("call", "conditional"):
+            total += max(inner)
+        else:
+            operands = [types[o] for o in _operands(rest) if o in types]
+            started = operation in ("copy-start", "slice-start")
+            total += (
+                _transfer(instruction.type, operands[0])
+                if started
+                else sum(_in_memory(type_) for type_ in (instruction.type, *operands))
+            )
+    return total
+
+
+def _called(operation: str, rest: str) -> Iterator[str]:
+    """Computations whose instructions run on their own, not fused into one."""
+    if operation == "while":
+        yield from re.findall(r"body=%?([\w.\-]+)", rest)
+    elif operation == "call":
+        yield from re.findall(r"to_apply=%?([\w.\-]+)", rest)
+    elif operation == "conditional":
+        yield from re.findall(r"%?([\w.\-]+)", re.search(r"branch_computations=\{(.*?)\}", rest)[1])
+
+
+def _transfer(result: str, operand: str) -> float:
+    """Bytes of a copy that runs in the background: its result names source and destination."""
+    arrays = [a for a in _ARRAY.findall(result) if a[1]]
+    source = _ARRAY.findall(operand)[0]
+    target = next((a for a in arrays if a != source), source)
+    return _size(target) * sum("S(" not in layout for _, _, layout in (source, target))
+
+
+def _in_memory(type_: str) -> int:
+    return sum(_size(array) for array in _ARRAY.findall(type_) if "S(" not in array[2])
+
+
+def _parse(line: str) -> Instruction | None:
+    match = _INSTRUCTION.match(line)
+    return Instruction(*match.groups()) if match else None
+
+
+def _operands(rest: str) -> list[str]:
+    return re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
+
+
+def _size(array: tuple[str, str, str]) -> int:
+    lengths = [int(n) for n in array[1].split(",") if n]
+    return _BYTES.get(array[0], 4) * math.prod(lengths)
+
+
+def _group_size(line: str) -> int:
+    """Chips per group: `mesh['x'=4,'y'=2] {'y'}`, `[groups,size]<=...`, `{{0,1},...}`, or pairs."""
+    if match := re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line):
+        axes = dict(re.findall(r"'(\w+)'=(\d+)", match.group(1)))
+        return math.prod(int(axes[axis]) for axis in re.findall(r"'(\w+)'", match.group(2)))
+    if match := re.search(r"replica_groups=\[(\d+),(\d+)\]", line):
+        return int(match.group(2))
+    if match := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+        return len(match.group(1).split(","))
+    return 2
+
+
+def _shorten(op_name: str) -> str:
+    """The informative end of an operation's path."""
+    return op_name.split("/", 1)[-1][-70:]
