@@ -8,7 +8,6 @@ Per process: lanes of raw records -> texts of many examples at once -> pictures,
 cores -> batches. No Python runs per example.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -147,28 +146,28 @@ def _examples(
 def _tolerate_damage(batches_from: Callable[[int, bool], Batches], step: int) -> Batches:
     """Batches from `step` on; those with damaged images are made again with black ones.
 
-    The tolerant pipeline costs twice the time, so it is left after one batch; after two, four …
+    The tolerant pipeline takes twice the time, so it is left after one batch; after two, four …
     batches if damage is met again.
     """
-    for attempt in itertools.count():
+    tolerant_for, patience = 0, 1
+    batches = batches_from(step, False)
+    while True:
         try:
-            for batch in batches_from(step, False):
-                yield batch
-                step += 1
-        except tf.errors.InvalidArgumentError:
-            pass
+            batch = next(batches)
         except tf.errors.OpError as error:
-            raise UserError(f"reading the corpora: {error.message.splitlines()[0]}") from None
-        try:
-            for batch in itertools.islice(batches_from(step, True), 2**attempt):
-                for key in batch["key"][batch.pop(_DAMAGED)]:
-                    logging.warning(
-                        "image %s: cannot be decoded, a black one is used", key.decode()
-                    )
-                yield batch
-                step += 1
-        except tf.errors.OpError as error:
-            raise UserError(f"reading the corpora: {error.message.splitlines()[0]}") from None
+            if tolerant_for or not isinstance(error, tf.errors.InvalidArgumentError):
+                raise UserError(f"reading data.corpora: {error.message.splitlines()[0]}") from None
+            tolerant_for, patience = patience, 2 * patience
+            batches = batches_from(step, True)
+            continue
+        for key in batch["key"][batch.pop(_DAMAGED, np.zeros(0, int))]:
+            logging.warning("image %s: cannot be decoded, a black one is used", key.decode())
+        yield batch
+        step += 1
+        if tolerant_for:
+            tolerant_for -= 1
+            if not tolerant_for:
+                batches = batches_from(step, False)
 
 
 def _without_keys(batches: Batches, with_keys: bool) -> Batches:

@@ -1,9 +1,6 @@
 import pytest
-from miniature_corpus import write_annotations, write_corpus
+from miniature_corpus import LENGTHS, write_annotations, write_corpus
 from ml_collections import ConfigDict
-
-# Uneven shards, one of them smaller than a window, fewer of them than lanes.
-LENGTHS = (13, 7, 1, 20, 10)
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import LENGTHS
-from miniature_corpus import write_corpus
+from miniature_corpus import LENGTHS, write_corpus
 
 from cocu_jax.input.corpus import open_corpus
 from cocu_jax.input.order import Order

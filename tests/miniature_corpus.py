@@ -13,6 +13,8 @@ from cocu_jax.models.tokenizer import Tokenizer
 F = tfds.features
 GALLERY = ("cat", "dog", "fire engine", "tree", "sea lion")
 SIZE = 24
+# Uneven shards, one of them smaller than a window, fewer of them than lanes.
+LENGTHS = (13, 7, 1, 20, 10)
 
 
 def picture(index, height=SIZE, width=SIZE):
