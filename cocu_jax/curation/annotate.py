@@ -68,13 +68,12 @@ class Annotator:
         """Annotates anchors that follow each other in their corpus.
 
         Args:
-            entries: concepts of each neighbour of the first anchor, then of the second, ….
+            entries: of each neighbour of the first anchor, then of the second, ….
             neighbours: how many each anchor has.
             anchors: unit-norm embeddings.
             first: number of the first anchor in its corpus; seeds its clusters.
         """
         of_anchors = Ragged(entries.concepts.values, entries.concepts.starts[::neighbours])
-        entries = dataclasses.replace(entries, concepts=of_anchors)
         padded = np.full((len(anchors), self._capacity), -1, np.int32)
         result = Annotations(
             concepts=padded,
@@ -82,12 +81,13 @@ class Annotator:
             clusters=padded.copy(),
             found=np.zeros(len(anchors), np.int32),
         )
-        archives = self._build(entries, len(anchors))
+        archives = self._build(of_anchors, entries)
         self._rank(archives, anchors, first, result)
         return result
 
-    def _build(self, entries: Entries, anchors: int) -> Archives:
-        """Archives of all anchors, on the host, bucketed by number of entries."""
+    def _build(self, concepts: Ragged, entries: Entries) -> Archives:
+        """Archives of all anchors, on the host, bucketed by number of concepts met."""
+        anchors = len(concepts.lengths)
         padded = np.full((anchors, self._capacity), -1, np.int32)
         archives = Archives(
             concepts=padded,
@@ -99,13 +99,13 @@ class Annotator:
 
         def build_chunk(rows: np.ndarray, width: int) -> None:
             capacity = min(width, self._capacity)
-            lists = _padded(entries, rows, width)
+            lists = _padded(concepts, entries, rows, width)
             for field, part in vars(build_archives(*lists, capacity=capacity)).items():
                 column = getattr(archives, field)
                 target = column[:, :capacity] if column.ndim == 2 else column
                 target[rows] = np.asarray(part)[: len(rows)]
 
-        _run(build_chunk, entries.concepts.lengths)
+        _run(build_chunk, concepts.lengths)
         return archives
 
     def _rank(
@@ -150,19 +150,19 @@ def _chunks(sizes: Int[np.ndarray, "n"]) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def _padded(
-    entries: Entries, rows: np.ndarray, width: int
+    concepts: Ragged, entries: Entries, rows: np.ndarray, width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Concept ids, similarities and caption flags of some lists, [_CHUNK, width] each."""
-    lengths = entries.concepts.lengths[rows]
-    source = item_positions(entries.concepts.starts[rows], lengths)
+    """Concept ids, similarities and caption flags of some anchors, [_CHUNK, width] each."""
+    lengths = concepts.lengths[rows]
+    source = item_positions(concepts.starts[rows], lengths)
     target = item_positions(np.arange(len(rows)) * width, lengths)
-    concepts = np.full(_CHUNK * width, -1, np.int32)
+    ids = np.full(_CHUNK * width, -1, np.int32)
     similarities = np.zeros(_CHUNK * width, np.float32)
     in_caption = np.zeros(_CHUNK * width, bool)
-    concepts[target] = entries.concepts.values[source]
-    similarities[target] = entries.similarities[source]
-    in_caption[target] = entries.in_caption[source]
-    return tuple(part.reshape(_CHUNK, width) for part in (concepts, similarities, in_caption))
+    ids[target] = concepts.values[source]
+    similarities[target] = entries.similarities.values[source]
+    in_caption[target] = entries.in_caption.values[source]
+    return tuple(part.reshape(_CHUNK, width) for part in (ids, similarities, in_caption))
 
 
 def _fill(rows: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -11,7 +12,7 @@ import tensorflow as tf
 from flax import nnx
 from jaxtyping import Array, Float, Float16, Int, UInt8
 
-from cocu_jax.curation.images import damaged_file, shard_images
+from cocu_jax.curation.images import damaged_file, image_batches
 from cocu_jax.curation.ragged import Ragged
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.models.clip import CLIP
@@ -81,43 +82,52 @@ class Encoder:
         return embeddings.reshape(self.batch, -1)
 
 
-def embed_shard(
+def embed_shards(
     encoder: Encoder,
     corpus: Corpus,
-    shard: int,
+    shards: Sequence[int],
     processing: ImageProcessing,
     on_images: Callable[[int], None] = lambda count: None,
-) -> EmbeddedShard:
-    """Embeds the images of one shard.
+) -> Iterator[tuple[int, EmbeddedShard]]:
+    """Embeds the images of some shards, one after the other.
 
     Args:
         encoder: the CLIP model.
         corpus: a TFDS image-text corpus.
-        shard: which of its shards.
+        shards: which of its shards.
         processing: how the model wants its images.
         on_images: called with the number of images just embedded.
 
+    Yields:
+        The number of each shard and what is in it.
+
     Raises:
-        UserError: the shard's file is damaged (a damaged *image* is not an error).
+        UserError: a shard's file is damaged (a damaged *image* is not an error).
     """
-    parts, readable, keys, concepts = [], [], [], []
-    batches = shard_images(corpus, shard, processing, encoder.batch).as_numpy_iterator()
-    try:
-        for batch, embeddings in _one_ahead(encoder, batches):
-            flags = batch["readable"]
-            embeddings = np.asarray(embeddings)[: len(flags)]
-            parts.append(np.where(flags[:, None], embeddings, np.float16(0)))
-            readable.append(flags)
-            keys.extend(batch["key"])
-            concepts.extend(row[row >= 0] for row in batch["caption_concepts"])
-            on_images(len(flags))
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-        raise damaged_file(corpus, shard, error) from None
+    batches = image_batches(corpus, shards, processing, encoder.batch).as_numpy_iterator()
+    embedded = _one_ahead(encoder, batches)
+    for shard in shards:
+        count = -(-corpus.shard_lengths[shard] // encoder.batch)
+        try:
+            parts = []
+            for batch, embeddings in itertools.islice(embedded, count):
+                readable = batch["readable"]
+                embeddings = np.asarray(embeddings)[: len(readable)]
+                batch["embeddings"] = np.where(readable[:, None], embeddings, np.float16(0))
+                parts.append(batch)
+                on_images(len(readable))
+        except tf.errors.OpError as error:
+            raise damaged_file(corpus, shard, error) from None
+        yield shard, _joined(parts)
+
+
+def _joined(batches: Sequence[dict]) -> EmbeddedShard:
+    rows = [row for batch in batches for row in batch["caption_concepts"]]
     return EmbeddedShard(
-        embeddings=np.concatenate(parts),
-        readable=np.concatenate(readable),
-        keys=Ragged.from_bytes(keys),
-        concepts=Ragged.from_lists(concepts, np.int32),
+        embeddings=np.concatenate([batch["embeddings"] for batch in batches]),
+        readable=np.concatenate([batch["readable"] for batch in batches]),
+        keys=Ragged.from_bytes(key for batch in batches for key in batch["key"]),
+        concepts=Ragged.from_lists([row[row >= 0] for row in rows], np.int32),
     )
 
 
@@ -143,13 +153,19 @@ def parameters_hash(clip: CLIP) -> str:
 def _one_ahead(encoder: Encoder, batches: Iterator[dict]) -> Iterator[tuple[dict, Array]]:
     """Batches with their embeddings, the next batch dispatched before the last is waited for."""
     waiting = None
-    for batch in batches:
-        dispatched = batch, encoder.images(batch.pop("pixels"))
+    while True:
+        try:
+            batch = next(batches, None)
+        except tf.errors.OpError:
+            if waiting:
+                yield waiting  # the error is not this batch's
+            raise
+        dispatched = (batch, encoder.images(batch.pop("pixels"))) if batch else None
         if waiting:
             yield waiting
+        if not dispatched:
+            return
         waiting = dispatched
-    if waiting:
-        yield waiting
 
 
 def _unit_norm(x: Float[Array, "b d"]) -> Float16[Array, "b d"]:

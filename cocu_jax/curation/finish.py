@@ -7,7 +7,7 @@ from cocu_jax.curation.gallery_page import write_page
 from cocu_jax.curation.plan import Plan
 from cocu_jax.curation.shard_files import write_file
 from cocu_jax.curation.shard_output import finished_report
-from cocu_jax.curation.summary import as_text, summarise, total
+from cocu_jax.curation.summary import add_counts, as_text, summarise
 from cocu_jax.curation.waiting import wait_for
 from cocu_jax.stopping import StopRequest
 
@@ -18,17 +18,19 @@ def finish(plan: Plan, stop: StopRequest) -> dict:
     Returns:
         The summary.
     """
-    reports = {}
+    reports, counts = {}, {}
 
     def is_finished(shard: int) -> bool:
         report = finished_report(plan, shard)
         if report:
+            add_counts(counts, report.pop("counts"))  # the bulk of a report
             reports[shard] = report
         return report is not None
 
     wait_for(range(plan.corpus.num_shards), is_finished, "Wait for annotations", stop)
     ordered = [reports[shard] for shard in range(plan.corpus.num_shards)]
-    summary = summarise(total([report["counts"] for report in ordered]), plan.gallery)
+    unreadable = [key for report in ordered for key in report["unreadable"]]
+    summary = summarise(counts, unreadable, plan.gallery)
     recalls = [report["recall"] for report in ordered if report["recall"] is not None]
     if recalls:
         summary["measured_recall"] = sum(recalls) / len(recalls)

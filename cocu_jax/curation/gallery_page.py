@@ -20,7 +20,7 @@ Place = tuple[Corpus, int, int]  # corpus, shard, row within the shard
 
 _SIDE = 128
 _LONGEST_CAPTION = 300
-_SHOWN_NEIGHBOURS = 8
+_SHOWN_NEIGHBOURS = 16
 _STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; color: #222 }
 article { display: grid; grid-template-columns: 180px 1fr; gap: 1rem; padding: 1rem 0;
@@ -42,18 +42,20 @@ def write_page(plan: Plan, reports: Sequence[dict]) -> None:
     """
     files = [(corpus, shard) for corpus in plan.index for shard in range(corpus.num_shards)]
     index = Index([], [corpus.shard_lengths[shard] for corpus, shard in files])
-    samples = [
-        ((plan.corpus, shard, int(row)), [index.locate(i) for i in near if i >= 0])
-        for shard, report in enumerate(reports)
-        for row, near in report["samples"].items()
-    ]
-    samples = [(anchor, [(*files[f], row) for f, row in near]) for anchor, near in samples]
-    examples = _read(place for anchor, near in samples for place in (anchor, *near))
+    samples = []
+    for shard, report in enumerate(reports):
+        for row, near in report["samples"].items():
+            located = [index.locate(i) for i in near if i >= 0]
+            places = [(*files[file], there) for file, there in located]
+            samples.append(((plan.corpus, shard, int(row)), places))
+    examples = _read(
+        place for anchor, near in samples for place in (anchor, *near[:_SHOWN_NEIGHBOURS])
+    )
     articles = []
     for anchor, near in samples:
-        neighbours = [examples[_name(place)] for place in near]
-        annotation = _annotation(plan, *anchor[1:])
-        articles.append(_article(plan, examples[_name(anchor)], neighbours, annotation))
+        shown = [examples[_name(place)] for place in near[:_SHOWN_NEIGHBOURS]]
+        more, annotation = len(near) - len(shown), _annotation(plan, *anchor[1:])
+        articles.append(_article(plan, examples[_name(anchor)], shown, more, annotation))
     page = f"""<!doctype html><meta charset="utf-8"><title>Curated concepts</title>
 <style>{_STYLE}</style><h1>Curated concepts</h1>
 <p>{html.escape(plan.corpus.directory)}, split {html.escape(plan.corpus.split)}.
@@ -63,7 +65,9 @@ Concepts are ranked; equal colours are one cluster;
     write_file(plan.workdir / "gallery.html", page.encode())
 
 
-def _article(plan: Plan, anchor: dict, neighbours: Sequence[dict], annotation: dict) -> str:
+def _article(
+    plan: Plan, anchor: dict, neighbours: Sequence[dict], more: int, annotation: dict
+) -> str:
     named = set(anchor["caption_concepts"].tolist())
     spans = []
     ranked = (annotation[name].tolist() for name in ("concepts", "scores", "clusters"))
@@ -75,6 +79,7 @@ def _article(plan: Plan, anchor: dict, neighbours: Sequence[dict], annotation: d
             f'<span{kind} style="background:{hue}">{name} <small>{score:.2f}</small></span>'
         )
     near = "".join(_picture(example) for example in neighbours)
+    near += f" <small>and {more} more</small>" if more else ""
     key = html.escape(_text(anchor["key"]))
     return f"""<article><div>{_picture(anchor)}<br><small>{key}</small></div>
 <div><p>{html.escape(_caption(anchor))}</p><p>{near}</p>

@@ -1,9 +1,14 @@
 """Encoded images to a model's pixels in tf.data; images that cannot be read become a flag."""
 
+import os
+from collections.abc import Sequence
+
+import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from cocu_jax.errors import UserError
-from cocu_jax.input.corpus import Corpus, read_shard
+from cocu_jax.input.corpus import Corpus
 from cocu_jax.models.weights.image_processing import ImageProcessing
 
 # Pillow's names of the interpolations and TensorFlow's.
@@ -11,44 +16,72 @@ _KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle", "lanczos": "lanczos3
 
 MAX_PIXELS = 64_000_000  # a larger image is refused from its header: decoded it takes > 190 MB
 
+_BLOCK = 16  # images that are read together, and again one by one if one of them is damaged
 
-def shard_images(
-    corpus: Corpus, shard: int, processing: ImageProcessing, batch: int
+
+def image_batches(
+    corpus: Corpus, shards: Sequence[int], processing: ImageProcessing, batch: int
 ) -> tf.data.Dataset:
-    """Batches of a shard's examples in file order, the last one smaller.
+    """Batches of some shards in file order; a shard's last batch is smaller.
 
     Args:
         corpus: a TFDS image-text corpus.
-        shard: which of its shards.
+        shards: which of its shards, one after the other.
         processing: how the model wants its images, except for the normalisation.
         batch: examples per batch.
 
     Returns:
         Dictionaries of key string [b], caption_concepts int32 [b, c] padded with -1, pixels uint8
-        [b, size, size, 3] and readable bool [b]; the pixels of unreadable images are 0.
+        [b, size, size, 3] and readable bool [b]; the pixels of unreadable images are 0. Reading
+        fails with a `tf.errors.OpError` where a file is damaged or has another number of records
+        than the corpus says.
     """
-
     size = processing.size
-
-    def read(example):
-        kept = {"key": example["key"], "caption_concepts": example["caption_concepts"]}
-        blank = tf.zeros((size, size, 3), tf.uint8)
-        # A dataset of one image lets `ignore_errors` drop just that image and not its row.
-        decoded = tf.data.Dataset.from_tensors(example["image"])
-        decoded = decoded.map(
-            lambda image: {"pixels": square_pixels(image, processing), "readable": True}
-        )
-        fallback = tf.data.Dataset.from_tensors({"pixels": blank, "readable": False})
-        either = decoded.ignore_errors().concatenate(fallback).take(1)
-        return either.map(lambda image: {**kept, **image})
-
-    examples = read_shard(corpus, shard).interleave(
-        read, cycle_length=16, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
     shapes = {"key": [], "caption_concepts": [None], "pixels": [size, size, 3], "readable": []}
     padding = {"key": b"", "caption_concepts": -1, "pixels": None, "readable": None}
-    batches = examples.padded_batch(batch, shapes, padding)
-    return batches.prefetch(2)
+    used = ("key", "image", "caption_concepts")
+    features = tfds.features.FeaturesDict({name: corpus.features[name] for name in used})
+
+    def parse(record):
+        encoded = {"image": tfds.decode.SkipDecoding()}
+        example = features.deserialize_example(record, decoders=encoded)
+        return example.pop("image"), example
+
+    def read(record):
+        image, example = parse(record)
+        return {**example, "pixels": square_pixels(image, processing), "readable": True}
+
+    def read_or_flag(record):
+        good = tf.data.Dataset.from_tensors(record).map(read).ignore_errors()
+        blank = {"pixels": tf.zeros(shapes["pixels"], tf.uint8), "readable": False}
+        flagged = tf.data.Dataset.from_tensors({**parse(record)[1], **blank})
+        return good.concatenate(flagged).take(1)
+
+    def read_block(records):
+        # Errors are only told from images where a dataset of its own ignores them, which costs as
+        # much as decoding a small image: hence whole blocks first.
+        count = tf.size(records)
+        source = tf.data.Dataset.from_tensor_slices(records)
+        good = source.map(read).padded_batch(_BLOCK, shapes, padding).ignore_errors()
+        good = good.filter(lambda block: tf.size(block["key"]) == count)
+        flagged = source.flat_map(read_or_flag).padded_batch(_BLOCK, shapes, padding)
+        return good.concatenate(flagged).take(1)
+
+    def read_shard(file, length):
+        records = tf.data.TFRecordDataset(file)
+        records = records.apply(tf.data.experimental.assert_cardinality(length))
+        blocks = records.batch(_BLOCK).interleave(
+            read_block,
+            cycle_length=2 * os.cpu_count(),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        return blocks.unbatch().padded_batch(batch, shapes, padding)
+
+    files = [corpus.shard_files[shard] for shard in shards]
+    lengths = [corpus.shard_lengths[shard] for shard in shards]
+    sources = tf.data.Dataset.from_tensor_slices((files, np.int64(lengths)))
+    return sources.flat_map(read_shard).prefetch(2)
 
 
 def check_processing(processing: ImageProcessing, source: str) -> None:

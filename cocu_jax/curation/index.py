@@ -5,27 +5,33 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from etils import epath
-from jaxtyping import Bool, Float, Float16, Int
+from jaxtyping import Float16, Int
 
 from cocu_jax.curation.embed import EmbeddedShard
-from cocu_jax.curation.ragged import Ragged, item_positions, starts_of
+from cocu_jax.curation.ragged import Ragged, starts_of
 from cocu_jax.curation.rank import matching_concepts, own_similarities
 from cocu_jax.curation.shard_files import open_arrays
 
 
 @dataclasses.dataclass(frozen=True)
 class Entries:
-    """Concepts of rows of the index, row after row.
+    """What the index says of some of its rows.
 
     Attributes:
-        concepts: ids; `starts` says where each row's begin.
+        keys: UTF-8 keys.
+        concepts: ids.
         similarities: cosine of each concept with its row's image.
         in_caption: whether the row's caption has it; False for `match="substring"` matches.
     """
 
+    keys: Ragged
     concepts: Ragged
-    similarities: Float[np.ndarray, "e"]
-    in_caption: Bool[np.ndarray, "e"]
+    similarities: Ragged
+    in_caption: Ragged
+
+    def between(self, first: int, last: int) -> "Entries":
+        """Of rows first to last, the last excluded."""
+        return Entries(*(part.between(first, last) for part in vars(self).values()))
 
 
 def shard_arrays(
@@ -86,30 +92,18 @@ class Index:
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def entries(self, rows: Int[np.ndarray, "n"]) -> Entries:
-        """Concepts of any rows, in their order; row -1 has none."""
-        lengths = np.zeros(len(rows), np.int64)
+        """What is known of any rows, in their order; row -1 has nothing. Maps each file once."""
+        nothing = np.flatnonzero(rows < 0)
+        visited, found = [nothing], [_no_entries(len(nothing))]
         for arrays, here, local in self._by_shard(rows):
-            lengths[here] = np.diff(arrays["concept_starts"])[local]
-        starts = starts_of(lengths)
-        concepts = np.empty(starts[-1], np.int32)
-        similarities = np.empty(starts[-1], np.float32)
-        in_caption = np.empty(starts[-1], bool)
-        for arrays, here, local in self._by_shard(rows):
-            source = item_positions(arrays["concept_starts"][local], lengths[here])
-            target = item_positions(starts[here], lengths[here])
-            concepts[target] = arrays["concepts"][source]
-            similarities[target] = arrays["similarities"][source]
-            in_caption[target] = arrays["in_caption"][source]
-        return Entries(Ragged(concepts, starts), similarities, in_caption)
-
-    def keys(self, rows: Int[np.ndarray, "n"]) -> list[bytes]:
-        """UTF-8 keys of any rows, in their order; row -1 has an empty one."""
-        keys = [b""] * len(rows)
-        for arrays, here, local in self._by_shard(rows):
-            table = Ragged(arrays["keys"], arrays["key_starts"])
-            for position, row in zip(here, local, strict=True):
-                keys[position] = table.bytes(row)
-        return keys
+            per_concept = ("concepts", "similarities", "in_caption")
+            keys = Ragged(arrays["keys"], arrays["key_starts"])
+            columns = [Ragged(arrays[name], arrays["concept_starts"]) for name in per_concept]
+            visited.append(here)
+            found.append(Entries(*(column.take(local) for column in (keys, *columns))))
+        back = np.argsort(np.concatenate(visited))
+        columns = zip(*(vars(part).values() for part in found), strict=True)
+        return Entries(*(Ragged.join(parts).take(back) for parts in columns))
 
     def locate(self, row: int) -> tuple[int, int]:
         """(number of the shard file, row within it)."""
@@ -127,3 +121,9 @@ class Index:
             if len(here) and shards[here[0]] >= 0:
                 shard = shards[here[0]]
                 yield open_arrays(self._files[shard]), here, rows[here] - self._starts[shard]
+
+
+def _no_entries(rows: int) -> Entries:
+    starts = np.zeros(rows + 1, np.int64)
+    kinds = (np.uint8, np.int32, np.float32, np.bool_)
+    return Entries(*(Ragged(np.zeros(0, kind), starts) for kind in kinds))

@@ -23,7 +23,7 @@ import numpy as np
 from etils import epath
 
 from cocu_jax.curation.annotate import Annotator
-from cocu_jax.curation.embed import Encoder, embed_concepts, embed_shard
+from cocu_jax.curation.embed import Encoder, embed_concepts, embed_shards
 from cocu_jax.curation.finish import finish
 from cocu_jax.curation.index import Index, shard_arrays
 from cocu_jax.curation.plan import Plan, make_plan
@@ -74,17 +74,18 @@ def _embed(plan: Plan, stop: StopRequest) -> np.ndarray:
     def is_embedded(shard: tuple[Corpus, int]) -> bool:
         return is_complete(plan.embedding_file(*shard), plan.embedding_identity(*shard))
 
-    shards = list(plan.embedding_shards(own=True))
-    missing = [shard for shard in shards if not is_embedded(shard)]
-    images = sum(corpus.shard_lengths[shard] for corpus, shard in shards)
-    left = sum(corpus.shard_lengths[shard] for corpus, shard in missing)
+    own = list(plan.embedding_shards(own=True))
+    missing = [shard for shard in own if not is_embedded(shard)]
+    images, left = (sum(c.shard_lengths[s] for c, s in part) for part in (own, missing))
     with progress_bar("Embed images", images, "images", done=images - left) as bar:
-        for corpus, shard in missing:
-            _check_stop(stop, "embedding")
-            embedded = embed_shard(encoder, corpus, shard, plan.processing, bar.update)
-            arrays = shard_arrays(embedded, concepts, relation)
-            identity = plan.embedding_identity(corpus, shard)
-            write_arrays(plan.embedding_file(corpus, shard), arrays, identity)
+        for corpus in plan.corpora():
+            shards = [s for c, s in missing if c is corpus]
+            source = encoder, corpus, shards, plan.processing
+            for shard, embedded in embed_shards(*source, bar.update) if shards else ():
+                arrays = shard_arrays(embedded, concepts, relation)
+                identity = plan.embedding_identity(corpus, shard)
+                write_arrays(plan.embedding_file(corpus, shard), arrays, identity)
+                _check_stop(stop, "embedding")
     wait_for(list(plan.embedding_shards(own=False)), is_embedded, "Wait for embeddings", stop)
     return concepts
 
@@ -105,16 +106,19 @@ def _annotate(plan: Plan, concepts: np.ndarray, stop: StopRequest) -> None:
         embedded = [open_arrays(plan.embedding_file(corpus, shard)) for shard in group]
         queries = [arrays["embeddings"] for arrays in embedded]
         found, recall = _search(plan, index, queries, title, stop)
+        for arrays, rows in zip(embedded, found, strict=True):
+            rows[~arrays["readable"]] = -1
+        entries = index.entries(np.concatenate(found).reshape(-1))
+        ends = starts_of([rows.size for rows in found])
         images = sum(map(len, queries))
         with progress_bar(f"Annotate {title}", images, "images") as bar:
-            for shard, arrays, rows in zip(group, embedded, found, strict=True):
+            for i, (shard, arrays, rows) in enumerate(zip(group, embedded, found, strict=True)):
                 _check_stop(stop, "annotating")
-                rows[~arrays["readable"]] = -1
-                entries = index.entries(rows.reshape(-1))
+                near = entries.between(ends[i], ends[i + 1])
                 annotations = annotator.annotate(
-                    entries, config.neighbours, arrays["embeddings"], int(starts[shard])
+                    near, config.neighbours, arrays["embeddings"], int(starts[shard])
                 )
-                write_shard(plan, shard, arrays, annotations, rows, index, recall)
+                write_shard(plan, shard, arrays, annotations, rows, near, recall)
                 bar.update(len(rows))
 
 

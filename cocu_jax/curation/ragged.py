@@ -35,10 +35,26 @@ class Ragged:
         values = np.frombuffer(b"".join(texts), np.uint8)
         return cls(values, starts_of([len(text) for text in texts]))
 
+    @classmethod
+    def join(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """The lists of the first part, then those of the second, …."""
+        values = np.concatenate([part.values for part in parts])
+        return cls(values, starts_of(np.concatenate([part.lengths for part in parts])))
+
     @property
     def lengths(self) -> Int[np.ndarray, "lists"]:
         """Number of items of each list."""
         return np.diff(self.starts)
+
+    def take(self, rows: Int[np.ndarray, "rows"]) -> "Ragged":
+        """Any lists, in the order given."""
+        lengths = self.starts[rows + 1] - self.starts[rows]
+        return Ragged(self.values[item_positions(self.starts[rows], lengths)], starts_of(lengths))
+
+    def between(self, first: int, last: int) -> "Ragged":
+        """Lists first to last, the last excluded; a view."""
+        starts = self.starts[first : last + 1]
+        return Ragged(self.values[starts[0] : starts[-1]], starts - starts[0])
 
     def bytes(self, i: int) -> bytes:
         """List i of uint8 values as a byte string."""

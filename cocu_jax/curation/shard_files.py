@@ -1,14 +1,17 @@
 """Files that exist only when they are complete: written aside, synced, renamed, with a checksum.
 
-Arrays are stored as safetensors (a JSON header, then the raw arrays), which memory-maps, with the
-SHA-256 of the arrays in the header's metadata.
+Arrays are stored as safetensors (a JSON header, then the raw arrays), which memory-maps. The header
+has one metadata field, since several come in random order: JSON with what the arrays were computed
+from and the SHA-256 of all else in the file.
 """
 
 import errno
 import hashlib
+import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import BinaryIO
 
 import numpy as np
 import safetensors.numpy
@@ -17,6 +20,8 @@ from etils import epath
 from cocu_jax.errors import UserError
 
 _CHUNK = 1 << 22
+_LONGEST_HEADER = 100_000_000  # the format's own limit
+_METADATA, _PROVENANCE = "__metadata__", "provenance"
 _DTYPES = {
     "F16": np.float16,
     "F32": np.float32,
@@ -68,30 +73,29 @@ def write_arrays(
     """Writes arrays with a checksum; `identity` says what they were computed from."""
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     content = safetensors.numpy.save(arrays)
-    checksum = hashlib.sha256(memoryview(content)[_data_start(content[:8]) :]).hexdigest()
-    write_file(path, safetensors.numpy.save(arrays, {**identity, "sha256": checksum}))
+    header, start = _header(io.BytesIO(content))
+    provenance = _provenance(identity, header, [memoryview(content)[start:]])
+    write_file(path, safetensors.numpy.save(arrays, {_PROVENANCE: provenance}))
 
 
 def is_complete(path: epath.Path, identity: Mapping[str, str]) -> bool:
     """Whether the file is there, was computed from `identity`, and its bytes are undamaged."""
     try:
         with open(path, "rb") as file:
-            start = _data_start(file.read(8))
-            metadata = json.loads(file.read(start - 8))["__metadata__"]
-            digest = hashlib.sha256()
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-    except (OSError, ValueError, KeyError):
+            header, _ = _header(file)
+            metadata = header.pop(_METADATA)
+            provenance = _provenance(identity, header, iter(lambda: file.read(_CHUNK), b""))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return metadata == {**identity, "sha256": digest.hexdigest()}
+    return metadata == {_PROVENANCE: provenance}
 
 
 def open_arrays(path: epath.Path) -> dict[str, np.ndarray]:
     """The file's arrays, memory-mapped and read-only; the mapping ends with the last of them."""
     content = np.memmap(path, np.uint8, mode="r")
-    start = _data_start(content[:8].tobytes())
-    header = json.loads(content[8:start].tobytes())
-    header.pop("__metadata__", None)
+    with open(path, "rb") as file:
+        header, start = _header(file)
+    header.pop(_METADATA)
     arrays = {}
     for name, entry in header.items():
         first, last = entry["data_offsets"]
@@ -112,6 +116,16 @@ def checksum_of(path: epath.Path) -> str | None:
     return digest.hexdigest()
 
 
-def _data_start(first_bytes: bytes) -> int:
-    """Where the arrays begin, from the first eight bytes of a safetensors file."""
-    return 8 + int.from_bytes(first_bytes, "little")
+def _header(file: BinaryIO) -> tuple[dict, int]:
+    """What a safetensors file says of its arrays, and where these begin."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > _LONGEST_HEADER:
+        raise ValueError("not a safetensors file")
+    return json.loads(file.read(length)), 8 + length
+
+
+def _provenance(identity: Mapping[str, str], header: Mapping, chunks: Iterable[bytes]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for chunk in chunks:
+        digest.update(chunk)
+    return json.dumps({**identity, "sha256": digest.hexdigest()}, sort_keys=True)

@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 from cocu_jax.curation.annotate import Annotations
 from cocu_jax.curation.annotations import parquet_shard, shard_name, tfrecord_shard
-from cocu_jax.curation.index import Index
+from cocu_jax.curation.index import Entries
 from cocu_jax.curation.plan import Plan
 from cocu_jax.curation.ragged import Ragged
 from cocu_jax.curation.shard_files import checksum_of, write_file
@@ -23,7 +23,7 @@ def write_shard(
     embedded: Mapping[str, np.ndarray],
     annotations: Annotations,
     neighbours: Int[np.ndarray, "n l"],
-    index: Index,
+    found: Entries,
     recall: float | None,
 ) -> None:
     """Writes the TFRecord shard, the Parquet part and, last, the report.
@@ -34,13 +34,16 @@ def write_shard(
         embedded: the arrays of the shard's embedding file.
         annotations: of its images.
         neighbours: rows of the index, -1 for none.
-        index: to look up the neighbours' keys.
+        found: what the index says of the neighbours, image after image.
         recall: of an approximate search, measured with this shard; None if it was not.
     """
     table = Ragged(embedded["keys"], embedded["key_starts"])
     keys = [table.bytes(row) for row in range(len(neighbours))]
-    found = iter(index.keys(neighbours.reshape(-1)))
-    near = [[key for row in rows for key in [next(found)] if row >= 0] for rows in neighbours]
+    width = neighbours.shape[1]
+    near = [
+        [found.keys.bytes(i * width + j) for j in np.flatnonzero(rows >= 0)]
+        for i, rows in enumerate(neighbours)
+    ]
     records, num_bytes = tfrecord_shard(keys, annotations, near)
     files = {annotation_file(plan, shard): records}
     if plan.config.parquet:
@@ -48,30 +51,33 @@ def write_shard(
     for path, content in files.items():
         write_file(path, content)
     unreadable = [keys[row].decode() for row in np.flatnonzero(~embedded["readable"])]
-    counts = shard_counts(annotations, _captions(embedded), unreadable, len(plan.gallery))
+    counts = shard_counts(annotations, _captions(embedded), len(plan.gallery))
     report = {
         "identity": plan.identity,
         "bytes": num_bytes,
         "sha256": [hashlib.sha256(content).hexdigest() for content in files.values()],
         "recall": recall,
         "counts": counts,
+        "unreadable": unreadable,
         "samples": {str(row): neighbours[row].tolist() for row in sampled_rows(plan, shard)},
     }
-    write_file(report_file(plan, shard), json.dumps(report).encode())
+    sealed = {"checksum": _report_checksum(report), "report": report}
+    write_file(report_file(plan, shard), json.dumps(sealed).encode())
 
 
 def finished_report(plan: Plan, shard: int) -> dict | None:
     """The report of a shard whose files are all there and undamaged, else None."""
     try:
-        report = json.loads(report_file(plan, shard).read_text())
-        identity, checksums = report["identity"], report["sha256"]
+        sealed = json.loads(report_file(plan, shard).read_bytes())
+        report, checksum = sealed["report"], sealed["checksum"]
     except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if checksum != _report_checksum(report) or report["identity"] != plan.identity:
         return None
     files = [annotation_file(plan, shard)]
     if plan.config.parquet:
         files.append(_parquet_file(plan, shard))
-    undamaged = checksums == [checksum_of(path) for path in files]
-    return report if identity == plan.identity and undamaged else None
+    return report if report["sha256"] == [checksum_of(path) for path in files] else None
 
 
 def sampled_rows(plan: Plan, shard: int) -> list[int]:
@@ -97,6 +103,10 @@ def report_file(plan: Plan, shard: int) -> epath.Path:
 
 def _parquet_file(plan: Plan, shard: int) -> epath.Path:
     return plan.workdir / "parquet" / f"part-{shard:05d}-of-{plan.corpus.num_shards:05d}.parquet"
+
+
+def _report_checksum(report: Mapping) -> str:
+    return hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()
 
 
 def _captions(embedded: Mapping[str, np.ndarray]) -> Ragged:

@@ -1,7 +1,7 @@
 """What a curation run found, per shard and in all, for people to read."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -12,15 +12,12 @@ from cocu_jax.curation.ragged import Ragged
 _SHOWN = 20
 
 
-def shard_counts(
-    annotations: Annotations, captions: Ragged, unreadable: Sequence[str], gallery_size: int
-) -> dict:
-    """Counts of one shard, ready for JSON; counts of all shards add up, see `total`.
+def shard_counts(annotations: Annotations, captions: Ragged, gallery_size: int) -> dict:
+    """Counts of one shard, ready for JSON; counts of all shards add up, see `add_counts`.
 
     Args:
         annotations: of the shard's images.
         captions: concepts of their captions.
-        unreadable: keys of the images that could not be embedded.
         gallery_size: number of concepts.
     """
     capacity = annotations.concepts.shape[1]
@@ -31,7 +28,6 @@ def shard_counts(
     sizes = np.minimum(annotations.found, capacity)
     return {
         "images": len(sizes),
-        "unreadable": list(unreadable),
         "without_caption_concepts": int((captions.lengths == 0).sum()),
         "without_concepts": int((sizes == 0).sum()),
         "truncated_archives": int((annotations.found > capacity).sum()),
@@ -41,33 +37,32 @@ def shard_counts(
     }
 
 
-def total(shards: Sequence[dict]) -> dict:
-    """Sums of the shards' counts; lists of keys are joined."""
-    sums = {}
-    for field in shards[0]:
-        values = [shard[field] for shard in shards]
-        if field == "unreadable":
-            sums[field] = [key for keys in values for key in keys]
-        else:
-            sums[field] = np.sum(values, axis=0).tolist()
-    return sums
+def add_counts(sums: dict[str, Int[np.ndarray, "..."]], counts: Mapping) -> None:
+    """Adds a shard's counts to the sums, which are empty before the first shard."""
+    for field, value in counts.items():
+        sums[field] = sums.get(field, 0) + np.array(value)
 
 
-def summarise(counts: dict, gallery: Sequence[str]) -> dict:
-    """The summary as JSON fields, from the counts of all shards."""
-    images = max(counts["images"], 1)
-    sizes = np.array(counts["archive_sizes"])
-    added = np.array(counts["added_counts"])
+def summarise(counts: Mapping, unreadable: Sequence[str], gallery: Sequence[str]) -> dict:
+    """The summary as JSON fields.
+
+    Args:
+        counts: sums over all shards.
+        unreadable: keys of the images that could not be embedded.
+        gallery: names of the concepts.
+    """
+    images = max(int(counts["images"]), 1)
+    sizes, added = counts["archive_sizes"], counts["added_counts"]
     return {
-        "images": counts["images"],
-        "unreadable_images": counts["unreadable"],
-        "share_without_caption_concepts": counts["without_caption_concepts"] / images,
-        "share_without_concepts": counts["without_concepts"] / images,
-        "truncated_archives": counts["truncated_archives"],
+        "images": int(counts["images"]),
+        "unreadable_images": list(unreadable),
+        "share_without_caption_concepts": int(counts["without_caption_concepts"]) / images,
+        "share_without_concepts": int(counts["without_concepts"]) / images,
+        "truncated_archives": int(counts["truncated_archives"]),
         "mean_concepts_per_image": float((sizes * np.arange(len(sizes))).sum() / images),
         "mean_added_per_image": float(added.sum() / images),
         "concepts_per_image": {str(n): int(sizes[n]) for n in np.flatnonzero(sizes)},
-        "most_frequent": _top(np.array(counts["concept_counts"]), gallery),
+        "most_frequent": _top(counts["concept_counts"], gallery),
         "most_added": _top(added, gallery),
     }
 

@@ -1,4 +1,7 @@
 import io
+import os
+import pathlib
+import re
 import struct
 import zlib
 
@@ -9,7 +12,9 @@ import transformers
 from curation_corpus import encoded, example, write_corpus
 from PIL import Image
 
-from cocu_jax.curation.images import shard_images, square_pixels
+from cocu_jax.curation.embed import embed_shards
+from cocu_jax.curation.images import image_batches, square_pixels
+from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus
 from cocu_jax.models.weights.image_processing import ImageProcessing, write_processing
 
@@ -87,7 +92,7 @@ def batches(tmp_path_factory):
     images = [*READABLE.values(), *UNREADABLE.values()] + [READABLE["jpeg"]]
     examples = [example(i, image) for i, image in enumerate(images)]
     corpus = open_corpus(write_corpus(tmp_path_factory.mktemp("images"), examples, 1), "train")
-    return list(shard_images(corpus, 0, ImageProcessing(SIZE), batch=4).as_numpy_iterator())
+    return list(image_batches(corpus, [0], ImageProcessing(SIZE), batch=4).as_numpy_iterator())
 
 
 def test_damaged_images_are_flagged_and_nothing_else_changes(batches):
@@ -108,3 +113,40 @@ def test_readable_formats_show_the_same_picture(batches):
     assert (pictures["grey"][..., 0] == pictures["grey"][..., 1]).all()
     assert (pictures["1x1"] == PIXELS[0, 0]).all()
     assert all((pictures[name] == 0).all() for name in UNREADABLE)
+
+
+class Blind:
+    """An encoder that looks at nothing."""
+
+    batch = 2
+
+    def images(self, pixels):
+        return np.ones((self.batch, 3), np.float16)
+
+
+def drop_last_record(file):
+    records = list(tf.data.TFRecordDataset(str(file)).as_numpy_iterator())
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for record in records[:-1]:
+            writer.write(record)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        drop_last_record,
+        os.remove,
+        lambda file: file.write_bytes(file.read_bytes()[:-50]),
+        lambda file: file.write_bytes(b"\0" + file.read_bytes()[1:]),
+    ],
+    ids=["a record too few", "missing", "truncated", "overwritten"],
+)
+def test_a_damaged_file_is_named_and_the_shards_before_it_are_embedded(tmp_path, damage):
+    examples = [example(i) for i in range(12)]
+    corpus = open_corpus(write_corpus(tmp_path, examples, shards=3), "train")
+    damage(pathlib.Path(corpus.shard_files[1]))
+    done = {}
+    with pytest.raises(UserError, match=re.escape(corpus.shard_files[1])):
+        for shard, embedded in embed_shards(Blind(), corpus, [0, 1, 2], ImageProcessing(SIZE)):
+            done[shard] = embedded
+    assert list(done) == [0]

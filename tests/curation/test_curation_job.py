@@ -1,0 +1,313 @@
+import contextlib
+import errno
+import io
+import json
+import os
+import pathlib
+import signal
+
+import curation_oracle as oracle
+import jax
+import numpy as np
+import pyarrow.parquet
+import pytest
+from curation_corpus import GALLERY, encoded, example, write_clip, write_corpus
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+
+from cocu_jax.curation import job, shard_files
+from cocu_jax.curation.shard_files import open_arrays
+from cocu_jax.errors import UserError
+from cocu_jax.input.corpus import open_corpus, read_shard
+from cocu_jax.input.sources import open_annotations
+from cocu_jax.stopping import Stopped
+from configs.curate import get_config
+
+IMAGES, SHARDS = 48, 6
+DAMAGED = {7: b"", 20: encoded(np.zeros((9, 9, 3), np.uint8))[:-30], 21: b"RIFF\0\0\0\0WEBPVP8 "}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Keeps compiled programs between the runs of this file; every run would compile them again."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    examples = [example(i, DAMAGED.get(i)) for i in range(IMAGES)]
+    examples[3] = example(3, caption="nul \0 in <b>it</b>")
+    examples[4] = example(4, caption="long " * 20_000)
+    examples[5] = example(5, caption="", concepts=[])
+    examples[9]["image"] = examples[8]["image"]  # a duplicate
+    return open_corpus(write_corpus(tmp_path_factory.mktemp("data"), examples, SHARDS), "train")
+
+
+@pytest.fixture(scope="module")
+def fields(corpus, tmp_path_factory):
+    """Config fields of a small run, flattened."""
+    clip = write_clip(tmp_path_factory.mktemp("clip") / "tiny")
+    return {
+        "corpus.directory": corpus.directory,
+        "clip": clip,
+        "neighbours": 5,
+        "capacity": 8,
+        "batch_size": 2,
+        "page_images": 4,
+        "search_rows": 20,
+    }
+
+
+def curate(fields, workdir, **changes):
+    config = get_config()
+    config.update_from_flattened_dict({**fields, **changes})
+    return job.curate(config, str(workdir))
+
+
+@pytest.fixture(scope="module")
+def finished(fields, tmp_path_factory):
+    """Work directory of an undisturbed run, and its summary."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    return workdir, curate(fields, workdir)
+
+
+def result(workdir):
+    """Bytes of all that a run hands over."""
+    folders = [pathlib.Path(workdir) / name for name in ("annotations", "parquet")]
+    files = [path for folder in folders for path in sorted(folder.iterdir())]
+    return {path.name: path.read_bytes() for path in files}
+
+
+def examples_of(corpus):
+    shards = range(corpus.num_shards)
+    return [e for shard in shards for e in read_shard(corpus, shard).as_numpy_iterator()]
+
+
+def embedded(workdir, corpus):
+    """Embeddings of images and concepts, as the run stored them."""
+    (root,) = (pathlib.Path(workdir) / "embeddings").iterdir()
+    files = sorted((root / corpus.fingerprint).iterdir())
+    images = np.concatenate([open_arrays(path)["embeddings"] for path in files])
+    return images, open_arrays(root / "concepts.safetensors")["embeddings"]
+
+
+def test_annotations_equal_the_method_one_image_at_a_time(finished, corpus, fields):
+    workdir, _ = finished
+    images, texts = embedded(workdir, corpus)
+    source = examples_of(corpus)
+    concepts = [e["caption_concepts"].tolist() for e in source]
+    present = np.flatnonzero((images != 0).any(1))
+    assert sorted(set(range(IMAGES)) - set(present.tolist())) == sorted(DAMAGED)
+    annotations = examples_of(open_annotations(str(workdir / "annotations"), corpus))
+    for i, (anchor, found) in enumerate(zip(source, annotations, strict=True)):
+        assert found["key"] == anchor["key"]
+        near = []
+        if i not in DAMAGED:
+            near = present[oracle.nearest(images[i], images[present], fields["neighbours"])]
+        assert found["neighbours"].tolist() == [source[row]["key"] for row in near]
+        expected = oracle.ranked(images[i], near, images, concepts, texts, GALLERY, capacity=8)
+        assert found["concepts"].tolist() == [concept for concept, _, _ in expected]
+        np.testing.assert_allclose(found["scores"], [s for _, s, _ in expected], rtol=1e-4)
+        clusters = found["clusters"].tolist()
+        size = len(expected)
+        assert set(clusters) == (set(range(-(-size // 2))) if size > 2 else {-1} if size else set())
+
+
+def test_embeddings_equal_torch_clip(finished, corpus, fields):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    model = transformers.CLIPModel.from_pretrained(fields["clip"]).eval()
+    processor = transformers.CLIPImageProcessorPil.from_pretrained(fields["clip"])
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(fields["clip"])
+    images, texts = embedded(finished[0], corpus)
+    first = Image.open(io.BytesIO(examples_of(corpus)[0]["image"]))
+    prompts = [f"a photo of a {concept}" for concept in GALLERY]
+    with torch.no_grad():
+        pixels = processor(first, return_tensors="pt")["pixel_values"]
+        image = model.get_image_features(pixel_values=pixels).pooler_output[0]
+        tokens = tokenizer(prompts, padding=True, return_tensors="pt")
+        text = model.get_text_features(**tokens).pooler_output
+    # float16 storage keeps 3 digits; the noise image is resized with a rounding less than Pillow's.
+    np.testing.assert_allclose(images[0], image / image.norm(), atol=1e-2)
+    np.testing.assert_allclose(texts, text / text.norm(dim=-1, keepdim=True), atol=1e-3)
+
+
+def test_damaged_images_are_counted_and_listed_by_key(finished):
+    workdir, summary = finished
+    assert summary["unreadable_images"] == [f"key-{i}" for i in sorted(DAMAGED)]
+    text = (workdir / "summary.txt").read_text()
+    assert "unreadable images          3" in text
+    assert all(f'unreadable: "key-{i}"' in text for i in DAMAGED)
+
+
+def test_summary_counts_what_the_annotations_say(finished, corpus):
+    workdir, summary = finished
+    annotations = examples_of(open_corpus(str(workdir / "annotations"), "train"))
+    captions = [set(e["caption_concepts"].tolist()) for e in examples_of(corpus)]
+    found = [e["concepts"].tolist() for e in annotations]
+    sizes = [len(f) for f in found]
+    assert summary["images"] == IMAGES
+    assert summary["mean_concepts_per_image"] == pytest.approx(np.mean(sizes))
+    assert summary["share_without_caption_concepts"] == pytest.approx(
+        np.mean([not c for c in captions])
+    )
+    added = [c for f, caption in zip(found, captions, strict=True) for c in f if c not in caption]
+    for name, concepts in (("most_frequent", sum(found, [])), ("most_added", added)):
+        counts = {GALLERY[c]: concepts.count(c) for c in set(concepts)}
+        assert summary[name] == counts
+    assert sum(summary["concepts_per_image"].values()) == IMAGES
+    assert summary == json.loads((workdir / "summary.json").read_text())
+
+
+def test_parquet_says_the_same_as_the_dataset(finished):
+    workdir, _ = finished
+    rows = pyarrow.parquet.read_table(workdir / "parquet").to_pylist()
+    annotations = examples_of(open_corpus(str(workdir / "annotations"), "train"))
+    for row, found in zip(rows, annotations, strict=True):
+        assert row["key"] == found["key"].decode()
+        assert row["concept_ids"] == found["concepts"].tolist()
+        assert row["concepts"] == [GALLERY[c] for c in found["concepts"]]
+        assert row["scores"] == found["scores"].tolist()
+        assert row["clusters"] == found["clusters"].tolist()
+        assert row["neighbours"] == [key.decode() for key in found["neighbours"]]
+
+
+def test_page_shows_sampled_images_with_escaped_captions(fields, finished, tmp_path):
+    embeddings = str(finished[0] / "embeddings")
+    curate(fields, tmp_path, page_images=IMAGES, embeddings=embeddings)
+    page = (tmp_path / "gallery.html").read_text()
+    assert page.count("<article>") == IMAGES
+    assert "nul \N{REPLACEMENT CHARACTER} in &lt;b&gt;it&lt;/b&gt;" in page
+    assert page.count("unreadable image") == len(DAMAGED)
+    assert "long " * 100 not in page
+    assert result(tmp_path) == result(finished[0])
+
+
+def test_interrupted_anywhere_resumes_to_identical_bytes(fields, finished, tmp_path, monkeypatch):
+    """Each run dies, without cleaning up, in the middle of its n-th write."""
+
+    class Killed(BaseException):
+        pass
+
+    write, writes_left = shard_files._write_local, 0
+
+    def dying_write(path, content):
+        nonlocal writes_left
+        writes_left -= 1
+        if writes_left < 0:
+            pathlib.Path(f"{path}.tmp").write_bytes(content[: len(content) // 2])
+            raise Killed
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard_files, "_write_local", dying_write)
+        for survived in (0, 3, 2, 4, 5, 6, 7):
+            writes_left = survived
+            with contextlib.suppress(Killed):
+                curate(fields, tmp_path)
+                break
+    curate(fields, tmp_path)
+    assert result(tmp_path) == result(finished[0])
+
+
+def test_sigterm_finishes_the_shard_and_says_how_to_go_on(fields, finished, tmp_path, monkeypatch):
+    embed = job.embed_shards
+
+    def interrupted(*args):
+        for embedded in embed(*args):
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield embedded
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "embed_shards", interrupted)
+        with pytest.raises(Stopped, match="run the same command"):
+            curate(fields, tmp_path)
+    assert len(list(tmp_path.glob("embeddings/*/*/*.safetensors"))) == 1
+    curate(fields, tmp_path)
+    assert result(tmp_path) == result(finished[0])
+
+
+def test_corrupted_finished_files_are_redone(fields, finished, tmp_path):
+    curate(fields, tmp_path)
+    damaged = [
+        next(tmp_path.glob("embeddings/*/*/00002.safetensors")),
+        next(tmp_path.glob("embeddings/*/concepts.safetensors")),
+        next(tmp_path.glob("annotations/*00003-of-*")),
+        next(tmp_path.glob("parquet/*00001-of-*")),
+        tmp_path / "reports" / "00004.json",
+        tmp_path / "annotations" / "dataset_info.json",
+    ]
+    before = [path.read_bytes() for path in damaged]
+    for path, content in zip(damaged, before, strict=True):
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    curate(fields, tmp_path)
+    assert [path.read_bytes() for path in damaged] == before
+    assert result(tmp_path) == result(finished[0])
+
+
+def test_full_disk_is_one_clear_error_and_leaves_nothing_half_written(
+    fields, finished, tmp_path, monkeypatch
+):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match=r"No space left on device.*free some space.*go on"):
+            curate(fields, tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.json"]
+    curate(fields, tmp_path)
+    assert result(tmp_path) == result(finished[0])
+
+
+def test_several_index_corpora_are_joined(fields, corpus, tmp_path):
+    others = [
+        write_corpus(tmp_path / str(n), [example(100 * n + i) for i in range(20)], shards=2)
+        for n in (1, 2)
+    ]
+    index = tuple({"directory": directory, "split": "train"} for directory in others)
+    workdir = tmp_path / "run"
+    curate(fields, workdir, index=index, match="substring")
+    found = examples_of(open_annotations(str(workdir / "annotations"), corpus))
+    known = {e["key"] for directory in others for e in examples_of(open_corpus(directory, "train"))}
+    retrieved = {key for e in found for key in e["neighbours"]}
+    assert retrieved <= known
+    assert {len(key) for key in retrieved} == {len(b"key-1xx")}
+    assert any(b"key-1" in key for key in retrieved) and any(b"key-2" in key for key in retrieved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"corpus.directory": ""}, "config.corpus.directory is empty"),
+        ({"corpus.directory": "/nowhere"}, "no TFDS dataset at /nowhere"),
+        ({"clip": ""}, "config.clip is empty"),
+        ({"match": "fuzzy"}, "config.match='fuzzy'"),
+        ({"prompt": "a photo"}, "config.prompt"),
+        ({"neighbours": 0}, "config.neighbours=0"),
+        ({"recall": 1.5}, "config.recall=1.5"),
+        ({"share": "2/2"}, "config.share='2/2'"),
+        ({"embeddings": "gs://bucket/x"}, "memory-mapped"),
+    ],
+)
+def test_bad_settings_are_one_line(fields, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        curate(fields, tmp_path, **changes)
+
+
+def test_another_gallery_is_refused(fields, tmp_path):
+    other = write_corpus(tmp_path / "other", [example(0, concepts=[0])], 1, gallery=["cat"])
+    with pytest.raises(UserError, match="another concept gallery"):
+        curate(fields, tmp_path / "run", index=({"directory": other, "split": "train"},))
