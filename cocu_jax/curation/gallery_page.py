@@ -22,7 +22,8 @@ _SIDE = 128
 _LONGEST_CAPTION = 300
 _SHOWN_NEIGHBOURS = 16
 _STYLE = """
-body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; color: #222 }
+body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem;
+       max-width: 76rem; color: #222 }
 article { display: grid; grid-template-columns: 180px 1fr; gap: 1rem; padding: 1rem 0;
           border-top: 1px solid #ddd }
 img { width: 84px; height: 84px; border-radius: 4px; vertical-align: top }
