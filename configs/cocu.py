@@ -29,7 +29,7 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
             dict(
                 directory=root + f"/image_text/{name}",
                 split="train",
-                annotations=root + f"/annotations/{name}",  # written by configs/curate.py
+                annotations=root + f"/annotations/{name}",  # --workdir of configs/curate.py
             )
         )
         for name in names
@@ -93,9 +93,10 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
     config.keep = 3  # newest checkpoints; the best by mIoU is kept as well
     config.eval_every = 2500
     config.evaluation = evaluation = ml_collections.ConfigDict()  # and fields of eval's Protocol
-    evaluation.directory = root + "/segmentation/pascal_voc"
+    evaluation.directory = root + "/segmentation/voc"
     evaluation.split = "validation"
     evaluation.limit = 0  # only the first so many images; 0: all
+    evaluation.pictures = 8  # drawn into TensorBoard with truth, prediction and groups
     evaluation.has_background = True
     evaluation.bg_thresh = 0.95
 

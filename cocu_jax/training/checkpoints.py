@@ -11,8 +11,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 from cocu_jax.errors import UserError
 from cocu_jax.training.state import TrainState
 
-# What evaluation calls the figure that decides which checkpoint is best.
-BEST_METRIC = "miou"
+# The figure of an evaluation that decides which checkpoint is best.
+BEST_FIGURE = "evaluation/miou"
 
 
 class Restored(NamedTuple):
@@ -21,10 +21,12 @@ class Restored(NamedTuple):
     Attributes:
         step: its step.
         state: its arrays, placed as asked for.
+        evaluated: figures of the evaluation at that step; None if there was none.
     """
 
     step: int
     state: TrainState
+    evaluated: dict[str, float] | None
 
 
 class Checkpoints:
@@ -42,13 +44,10 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(
                 [
                     policies.LatestN(keep),
-                    policies.BestN(
-                        n=1,
-                        get_metric_fn=lambda metrics: metrics[BEST_METRIC],
-                        keep_checkpoints_without_metrics=False,
-                    ),
+                    policies.BestN(n=1, get_metric_fn=_goodness),
                 ]
             ),
+            best_fn=_goodness,  # without it the figures are not written
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
@@ -63,10 +62,10 @@ class Checkpoints:
         """Step of the newest checkpoint, readable or not."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, step: int, miou: float | None = None) -> None:
+    def save(self, state: TrainState, step: int, evaluated: dict[str, float] | None = None) -> None:
         """Starts writing; returns once the arrays are copied, and they may be donated.
 
-        A checkpoint of the same step is replaced: it was found damaged, or lacked `miou`.
+        A checkpoint of the same step is replaced: it was found damaged, or was not evaluated.
         """
         self._manager.wait_until_finished()
         if step in self._manager.all_steps():
@@ -76,7 +75,7 @@ class Checkpoints:
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(state), facts=ocp.args.JsonSave(self.facts)
             ),
-            metrics=None if miou is None else {BEST_METRIC: miou},
+            metrics=evaluated or {},
         )
 
     def restore(self, target: TrainState) -> Restored | None:
@@ -101,12 +100,13 @@ class Checkpoints:
                         state=ocp.args.StandardRestore(target), facts=ocp.args.JsonRestore()
                     ),
                 )
+                evaluated = self._manager.metrics(step) or None
             except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
                 reason = str(error).strip().split("\n")[0][:200]
                 logging.warning("checkpoint of step %d cannot be read (%s)", step, reason)
                 continue
             self._check(restored.facts, step)
-            return Restored(step, restored.state)
+            return Restored(step, restored.state, evaluated)
         if steps:
             raise UserError(
                 f"{self._directory}: none of the {len(steps)} checkpoints can be read; "
@@ -130,3 +130,8 @@ class Checkpoints:
                     f"{self._directory}: checkpoint {step} was made with {name}={facts.get(name)}, "
                     f"this run has {value}; use another --workdir"
                 )
+
+
+def _goodness(figures: dict[str, float]) -> float:
+    """What decides which checkpoint is best; least for one that was not evaluated."""
+    return figures.get(BEST_FIGURE, -1.0)

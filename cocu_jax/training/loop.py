@@ -25,7 +25,7 @@ from cocu_jax.models.weights.image_processing import ImageProcessing
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped
 from cocu_jax.training.agreement import Agreement
-from cocu_jax.training.checkpoints import Checkpoints
+from cocu_jax.training.checkpoints import Checkpoints, Restored
 from cocu_jax.training.evaluation import Evaluation, open_evaluation
 from cocu_jax.training.mesh import REPLICATED, put_batch
 from cocu_jax.training.metrics import MetricsLog
@@ -80,11 +80,10 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
     checkpoints = Checkpoints(root / "checkpoints", config.keep, data_facts(config))
     try:
         restored = checkpoints.restore(plan.targets())
-        state = restored.state if restored else plan.init()
         if jax.process_index() == 0:
             write_records(root, plan)
         run = Run(config, root, plan, checkpoints, evaluation)
-        return run(state, restored.step if restored else 0)
+        return run(restored or Restored(0, plan.init(), evaluated={}))
     finally:
         checkpoints.close()
 
@@ -116,14 +115,15 @@ class Run:
         self.evaluated: dict[str, float] = {}
         self.saved_at = time.monotonic()
 
-    def __call__(self, state: TrainState, first_step: int) -> dict[str, float]:
+    def __call__(self, start: Restored) -> dict[str, float]:
         """Steps to the end, evaluates, exports; returns the final figures."""
-        self.log = MetricsLog(self.root, first_step, jax.process_index() == 0)
+        self.log = MetricsLog(self.root, start.step, jax.process_index() == 0)
+        self.evaluated = start.evaluated or {}
         try:
             with self.agreement:
-                state = self._steps(state, first_step)
-                if self.evaluation and not self.evaluated:  # stopped just before the last one
-                    self._evaluate(state, first_step)
+                if start.evaluated is None and self._evaluation_due(start.step):
+                    self._save(start.state, start.step)  # it was stopped while it evaluated
+                state = self._steps(start.state, start.step)
             result = self.log.latest() | self.evaluated
         finally:
             self.log.close()
@@ -169,23 +169,23 @@ class Run:
     def _save(self, state: TrainState, step: int) -> None:
         """Evaluates and writes a checkpoint if it is time; stops if that was requested."""
         last = step == self.plan.total_steps
-        evaluate = self.evaluation and (last or _due(step, self.config.eval_every))
-        if evaluate:
-            with self.clock.paused():
-                self._evaluate(state, step)
+        due = self._evaluation_due(step)
+        done = not due or self._evaluate(state, step)
         stop = self.agreement.stop(step)
-        if evaluate or stop or last or self._checkpoint_due(step):
+        if due or stop or last or self._checkpoint_due(step):
             with self.clock.paused():
-                self.checkpoints.save(
-                    state, step, self.evaluated["evaluation/miou"] if evaluate else None
-                )
+                self.checkpoints.save(state, step, self.evaluated if due and done else None)
             self.saved_at = time.monotonic()
-        if stop and not last:
+        if stop and not (last and done):
             self.checkpoints.wait()
             raise Stopped(
                 f"{self.root}: stopped and saved after step {step} of {self.plan.total_steps}; "
                 "run the same command to go on"
             )
+
+    def _evaluation_due(self, step: int) -> bool:
+        last = step == self.plan.total_steps
+        return self.evaluation is not None and (last or _due(step, self.config.eval_every))
 
     def _checkpoint_due(self, step: int) -> bool:
         if _due(step, self.config.checkpoint_every):
@@ -207,9 +207,17 @@ class Run:
             f"{kept}; lower config.learning_rate, or look at the data there"
         )
 
-    def _evaluate(self, state: TrainState, step: int) -> None:
-        self.evaluated = self.evaluation(self._model(state), self.agreement.request)
-        self.log.write_now(step, self.evaluated)
+    def _evaluate(self, state: TrainState, step: int) -> bool:
+        """Whether it came to its end; a stop that is requested meanwhile ends it at once."""
+        with self.clock.paused():
+            model = self._model(state)
+            try:
+                self.evaluated = self.evaluation(model, self.agreement.request)
+            except Stopped:
+                return False
+            pictures = self.evaluation.draw(model) if jax.process_index() == 0 else {}
+            self.log.write_now(step, self.evaluated, pictures)
+        return True
 
     def _model(self, state: TrainState) -> nnx.Module:
         """The model that is evaluated and exported, whole on every device."""

@@ -60,7 +60,7 @@ class MetricsLog:
         self._last = self._thread.submit(self._write, step, taken, dict(extra))
         return before
 
-    def write_now(self, step: int, scalars: Mapping[str, float], images=None) -> None:
+    def write_now(self, step: int, scalars: Mapping[str, float], images: Mapping) -> None:
         """Writes figures that are at hand, such as those of an evaluation, and pictures.
 
         Args:
@@ -69,7 +69,7 @@ class MetricsLog:
             images: pictures by name, uint8 [n, h, w, 3].
         """
         self.latest()
-        self._thread.submit(self._put, step, dict(scalars), images or {}).result()
+        self._thread.submit(self._put, step, dict(scalars), images).result()
 
     def latest(self) -> dict[str, float]:
         """Waits for the newest line of `write`, an earlier attempt's too; empty before any."""

@@ -68,13 +68,14 @@ def _tiny_config(objective: str = "groupvit") -> ml_collections.ConfigDict:
     return config
 
 
-@pytest.fixture
-def scenes_config(scenes) -> ml_collections.ConfigDict:
-    """A tiny GroupViT run on the scenes."""
-    config = _tiny_config()
+@pytest.fixture(scope="session")
+def scenes_config(scenes, tmp_path_factory) -> ml_collections.ConfigDict:
+    """A run that compiles fast, a tiny CLIP on the scenes; equal programs compile once."""
+    config = _tiny_config("clip")
     config.data.corpora = (
-        ml_collections.ConfigDict(dict(directory=scenes, split="pretrain", annotations="")),
+        ml_collections.ConfigDict(dict(directory=scenes, split="clip", annotations="")),
     )
+    config.compile_cache = str(tmp_path_factory.mktemp("compiled"))
     return config
 
 

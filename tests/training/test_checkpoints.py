@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cocu_jax.errors import UserError
-from cocu_jax.training.checkpoints import Checkpoints
+from cocu_jax.training.checkpoints import BEST_FIGURE, Checkpoints
 from cocu_jax.training.mesh import make_mesh, state_shardings
 from cocu_jax.training.state import TrainState
 
@@ -62,11 +62,14 @@ def largest_file(directory):
     return max(directory.rglob("state/**/d/*"), key=lambda file: file.stat().st_size)
 
 
-def test_newest_checkpoints_and_the_best_are_kept(tmp_path, mesh):
-    checkpoints = Checkpoints(tmp_path, keep=2, facts=FACTS)
-    for step, miou in enumerate([None, 0.5, None, 0.4, None, None], start=1):
-        checkpoints.save(make_state(step, mesh), step, miou)
-    checkpoints.close()
+def test_newest_checkpoints_and_the_best_are_kept_over_restarts(tmp_path, mesh):
+    for attempt in ([None, 0.5, None], [0.4, None, None]):
+        checkpoints = Checkpoints(tmp_path, keep=2, facts=FACTS)
+        first = (checkpoints.latest or 0) + 1
+        for step, miou in enumerate(attempt, start=first):
+            figures = None if miou is None else {BEST_FIGURE: miou}
+            checkpoints.save(make_state(step, mesh), step, figures)
+        checkpoints.close()
     kept = {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()}
     assert kept == {2, 5, 6}
 
