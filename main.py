@@ -4,11 +4,13 @@ The job's name is `config.job`; the program it names is a function of (config, w
 stays short on purpose: it reads flags, joins the other hosts, and reports errors in one line.
 """
 
-import importlib
+import glob
+import importlib.util
 import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported by a job
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # tf.data gains nothing by it and it talks
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -53,9 +55,7 @@ def run(config, workdir: str) -> None:
     if not workdir:
         raise UserError("--workdir is not set; give this run a directory, e.g. --workdir=runs/demo")
     if _DISTRIBUTED.value or (_DISTRIBUTED.value is None and _in_cluster()):
-        import jax
-
-        jax.distributed.initialize()
+        _join_hosts()
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")  # tf.data runs on the host; JAX owns the accelerators
@@ -74,9 +74,24 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def _in_cluster() -> bool:
-    """Whether the environment announces more than one host (TPU pod slice or Slurm)."""
+    """Whether this is one of several Slurm tasks, or a TPU VM, which knows its slice's hosts."""
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
     workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
-    return workers > 1 or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    chips = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
+    return max(tasks, workers) > 1 or bool(chips and importlib.util.find_spec("libtpu"))
+
+
+def _join_hosts() -> None:
+    """Finds the other hosts through the TPU's metadata, Slurm, or JAX's own variables."""
+    import jax
+
+    # JAX gives a Slurm task one GPU; a task that has its node for itself takes all of them.
+    has_node = os.environ.get("SLURM_STEP_NUM_NODES") == os.environ.get("SLURM_NTASKS", "")
+    try:
+        jax.distributed.initialize(local_device_ids=[] if has_node else None)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"no other hosts found ({reason}); on one host: --nodistributed") from None
 
 
 if __name__ == "__main__":
