@@ -76,9 +76,8 @@ def parse_flags(argv: list[str]) -> list[str]:
 def _in_cluster() -> bool:
     """Whether this is one of several Slurm tasks, or a TPU VM, which knows its slice's hosts."""
     tasks = int(os.environ.get("SLURM_NTASKS", "1"))
-    workers = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
     chips = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
-    return max(tasks, workers) > 1 or bool(chips and importlib.util.find_spec("libtpu"))
+    return tasks > 1 or bool(chips and importlib.util.find_spec("libtpu"))
 
 
 def _join_hosts() -> None:
@@ -91,7 +90,7 @@ def _join_hosts() -> None:
         jax.distributed.initialize(local_device_ids=[] if has_node else None)
     except (RuntimeError, ValueError) as error:
         reason = str(error).split("\n")[0]
-        raise UserError(f"no other hosts found ({reason}); on one host: --nodistributed") from None
+        raise UserError(f"no other hosts ({reason}); on one host: --nodistributed") from None
 
 
 if __name__ == "__main__":
