@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -97,12 +98,23 @@ def _tar_members(path: str) -> Iterator[tuple[str, bytes]]:
     """Name and content of the members that are images or captions."""
     with (
         epath.Path(path).open("rb") as file,
-        tarfile.open(fileobj=file, mode="r|*", bufsize=_TAR_BUFFER, tarinfo=_Header) as members,
+        tarfile.open(
+            fileobj=file, mode=_tar_mode(path, file), bufsize=_TAR_BUFFER, tarinfo=_Header
+        ) as members,
     ):
         for member in members:
             ending = posixpath.basename(member.name).partition(".")[2].lower()
             if member.isfile() and ending in (*IMAGE_ENDINGS, *_TEXT_ENDINGS):
                 yield member.name, members.extractfile(member).read()
+
+
+def _tar_mode(path: str, file: BinaryIO) -> str:
+    """`r:` seeks in plain local tars, four times faster; `r|*` streams compressed and far ones."""
+    if "://" in path:
+        return "r|*"
+    magic = file.read(262)[257:]
+    file.seek(0)
+    return "r:" if magic == b"ustar" else "r|*"
 
 
 class _Header(tarfile.TarInfo):

@@ -59,17 +59,17 @@ def _expand(source: str) -> Iterator[epath.Path]:
         raise UserError(f"{source}: braces do not match; write e.g. {{00000..00331}}") from None
     for name in names:
         path = epath.Path(name).expanduser()
-        if any(mark in path.name for mark in "*?["):
-            found = sorted(path.parent.glob(path.name))
-            if not found:
-                raise UserError(
-                    f"{name}: no file matches; check the pattern (quote it in the shell)"
-                )
-            yield from found
-        elif not path.exists():
-            raise UserError(f"{name}: no such file or folder; check the source")
-        else:
+        if path.exists():
             yield path
+            continue
+        marked = [any(mark in part for mark in "*?[") for part in path.parts]
+        if True not in marked:
+            raise UserError(f"{name}: no such file or folder; check the source")
+        folder, pattern = path.parts[: marked.index(True)], path.parts[marked.index(True) :]
+        found = sorted(epath.Path(*folder).glob("/".join(pattern)))
+        if not found:
+            raise UserError(f"{name}: no file matches; check the pattern (quote it in the shell)")
+        yield from found
 
 
 def _units_of(path: epath.Path, scratch: epath.Path, start: int) -> list[Unit]:

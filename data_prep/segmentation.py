@@ -154,5 +154,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Prepares the benchmark and prints where it is."""
-    print(prepare_segmentation(arguments.benchmark, arguments.root, arguments.data_dir))
+    """Prepares the benchmark, prints where it is, and whether images are missing."""
+    directory = prepare_segmentation(arguments.benchmark, arguments.root, arguments.data_dir)
+    found = tfds.builder_from_directory(directory).info.splits["validation"].num_examples
+    official = get_benchmark(arguments.benchmark).split_size
+    note = (
+        "" if found == official else f"; the official split has {official:,}, is --root complete?"
+    )
+    print(f"{directory}\n{found:,} images{note}")

@@ -1,0 +1,109 @@
+"""Runs that stop go on; several processes give what one gives."""
+
+import io
+import subprocess
+import sys
+import threading
+
+import pytest
+import raw_corpora as raw
+from PIL import Image
+from prepared_corpora import examples, keys_and_captions, prepare, report
+
+from cocu_jax.errors import UserError
+from cocu_jax.input.corpus import open_corpus
+from cocu_jax.stopping import Stopped
+from data_prep.image_text_units import UnitPreparer
+
+
+def test_stopped_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
+    for number in range(4):
+        raw.webdataset(tmp_path / f"{number}.tar", range(3 * number, 3 * number + 3))
+    expected = keys_and_captions(prepare(tmp_path / "at once", tmp_path / "*.tar"))
+
+    done = []
+    original = UnitPreparer.prepare
+
+    def failing(self, unit, target):
+        if len(done) == 2:
+            raise RuntimeError("the machine is gone")
+        done.append(unit.path)
+        original(self, unit, target)
+
+    monkeypatch.setattr(UnitPreparer, "prepare", failing)
+    with pytest.raises(UserError, match="the machine is gone"):
+        prepare(tmp_path, tmp_path / "*.tar")
+    with pytest.raises(UserError, match="begun with other sources or settings"):
+        prepare(tmp_path, tmp_path / "{0..2}.tar")
+    monkeypatch.setattr(UnitPreparer, "prepare", lambda *a: (done.append(a[1].path), original(*a)))
+    directory = prepare(tmp_path, tmp_path / "*.tar")
+    assert keys_and_captions(directory) == expected
+    assert sorted(done) == [str(tmp_path / f"{number}.tar") for number in range(4)]
+
+
+def test_stop_request_keeps_finished_units(tmp_path, monkeypatch):
+    for number in range(3):
+        raw.webdataset(tmp_path / f"{number}.tar", [number])
+    stopped = threading.Event()
+
+    class OneStop:
+        def __enter__(self):
+            self.requested = True
+            return self
+
+        def __exit__(self, *_):
+            stopped.set()
+
+    monkeypatch.setattr("data_prep.image_text_beam.StopRequest", OneStop)
+    with pytest.raises(Stopped, match="of 3 files; run the same command to go on"):
+        prepare(tmp_path, tmp_path / "*.tar")
+    monkeypatch.undo()
+    assert stopped.is_set()
+    assert len(keys_and_captions(prepare(tmp_path, tmp_path / "*.tar"))) == 3
+
+
+@pytest.mark.slow  # every process imports TensorFlow and Beam
+def test_several_processes_give_what_one_gives(tmp_path):
+    for number in range(3):
+        raw.webdataset(tmp_path / f"{number}.tar", range(3 * number, 3 * number + 3))
+    one = prepare(tmp_path / "1", tmp_path / "*.tar")
+    two = prepare(tmp_path / "2", tmp_path / "*.tar", workers=2)
+    assert [e["image"] for e in examples(one)] == [e["image"] for e in examples(two)]
+    assert open_corpus(one, "train").fingerprint == open_corpus(two, "train").fingerprint
+
+
+@pytest.mark.slow  # two worker processes, each of which imports TensorFlow and Beam
+def test_command_prepares_all_kinds_of_files_with_two_workers(tmp_path):
+    raw.webdataset(tmp_path / "a0.tar", range(3))
+    raw.webdataset(tmp_path / "a1.tar.gz", range(3, 6), mode="w:gz")
+    raw.tfrecord(tmp_path / "b.tfrecord", range(6, 9))
+    raw.parquet(tmp_path / "c.parquet", range(9, 12))
+    for number in range(12, 15):
+        (tmp_path / f"{number}.webp").write_bytes(raw.picture(number, kind="WEBP"))
+    lines = [f"{number:09d}\t{number}.webp\ta <b>bird</b> number {number}" for number in (12, 13)]
+    table = [
+        "key\tpath\tcaption",
+        *lines,
+        "000000014\t14.webp\tbird",
+        "000000000\t12.webp\tnot new",
+    ]
+    (tmp_path / "d.tsv").write_text("\n".join(table))
+    command = [sys.executable, "-m", "data_prep", "image_text", "custom", "--name=mixed"]
+    flags = [f"--data_dir={tmp_path}/tfds", "--workers=2", "--resize=pad", "--size=64"]
+    sources = [
+        f"{tmp_path}/{name}" for name in ("a0.tar", "*.gz", "b.tfrecord", "c.parquet", "d.tsv")
+    ]
+    done = subprocess.run([*command, *flags, "--sources", *sources], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    directory = done.stdout.splitlines()[0]
+    assert "image_text/mixed" in directory
+    kinds = ["dog"] * 6 + ["cat"] * 3 + ["horse"] * 3 + ["bird"] * 2
+    expected = [(f"{n:09d}", f"a {kind} number {n}") for n, kind in enumerate(kinds)]
+    assert keys_and_captions(directory) == expected
+    assert report(directory)["dropped"] == {"caption under two words": 1, "duplicate key": 1}
+    for example in examples(directory):
+        assert Image.open(io.BytesIO(example["image"])).size == (64, 64)
+    again = subprocess.run(
+        [*command, *flags, "--sources", *sources], capture_output=True, text=True
+    )
+    assert again.returncode == 0 and again.stdout == done.stdout
