@@ -92,56 +92,45 @@ class ImageEncoding(NamedTuple):
 class Stage(nnx.Module):
     """Transformer blocks over tokens and group tokens, then a grouping block (not in the last)."""
 
-    def __init__(
-        self,
-        config: GroupViTConfig,
-        index: int,
-        *,
-        rngs: nnx.Rngs,
-    ):
-        width = config.width
-        hidden = round(width * config.mlp_ratio)
-        init = truncated_normal(config.dense_init_std)
-        shared = dict(dtype=config.dtype, rngs=rngs)
+    def __init__(self, config: GroupViTConfig, index: int, *, rngs: nnx.Rngs):
         first = sum(config.depths[:index])
         last = max(sum(config.depths) - 1, 1)
         self.blocks = nnx.List(
             Block(
-                width,
+                config.width,
                 config.heads,
-                hidden,
-                inits=BlockInits.uniform(init),
+                round(config.width * config.mlp_ratio),
+                inits=BlockInits.uniform(truncated_normal(config.dense_init_std)),
                 activation="gelu",
                 eps=config.layer_norm_eps,
                 drop_path=config.drop_path * (first + i) / last,
                 remat=config.remat,
-                **shared,
+                dtype=config.dtype,
+                rngs=rngs,
             )
             for i in range(config.depths[index])
         )
-        if index == len(config.groups):
-            return
-        groups = config.groups[index]
+        if index < len(config.groups):
+            self._add_grouping(config, index, rngs)
+
+    def _add_grouping(self, config: GroupViTConfig, index: int, rngs: nnx.Rngs) -> None:
+        """Group tokens, what carries the earlier stage's over to them, and the grouping block."""
+        width, groups = config.width, config.groups[index]
+        init = truncated_normal(config.dense_init_std)
+        shared = dict(dtype=config.dtype, rngs=rngs)
         if index == 0:
             group_init = truncated_normal(config.group_token_init_std)
         else:
             group_init = nnx.initializers.zeros
             before = config.groups[index - 1]
             self.projector_norm = layer_norm(width, config.layer_norm_eps, **shared)
-            self.projector_mlp = Mlp(
-                before,
-                width // 2,
-                groups,
-                init_in=init,
-                init_out=init,
-                activation="gelu",
-                **shared,
-            )
+            mlp = dict(init_in=init, init_out=init, activation="gelu", **shared)
+            self.projector_mlp = Mlp(before, width // 2, groups, **mlp)
         self.group_tokens = nnx.Param(group_init(rngs.params(), (groups, width), jnp.float32))
         self.grouping = GroupingBlock(
             width,
             config.heads,
-            hidden,
+            round(width * config.mlp_ratio),
             groups,
             groups,
             init=init,
@@ -289,9 +278,12 @@ class GroupViT(nnx.Module):
         The same as padding them to one length, at the cost of each at its own: prompts are ~10
         tokens long where captions have 77. Returns one [..., p] array per [..., t] array.
         """
-        features = [self.text(tokens.reshape(-1, tokens.shape[-1])) for tokens in texts]
-        projected = self.text_projector(jnp.concatenate(features), train=train)
-        ends = list(np.cumsum([len(f) for f in features])[:-1])
+        rows = [tokens.reshape(-1, tokens.shape[-1]) for tokens in texts]
+        ends = list(np.cumsum([len(r) for r in rows])[:-1])
+        if len({r.shape[1] for r in rows}) == 1:  # once through the tower is faster than twice
+            rows = [jnp.concatenate(rows)]
+        features = jnp.concatenate([self.text(r) for r in rows])
+        projected = self.text_projector(features, train=train)
         return tuple(
             rows.reshape(*tokens.shape[:-1], -1)
             for rows, tokens in zip(jnp.split(projected, ends), texts, strict=True)

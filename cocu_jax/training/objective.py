@@ -155,4 +155,6 @@ def _text_features(model: GroupViT, batch: Batch) -> Float[Array, "b n e"]:
     texts = [batch["caption"][:, None]]
     if "prompts" in batch:
         texts.append(batch["prompts"])
+    if len({tokens.shape[-1] for tokens in texts}) == 1:  # once through is faster than twice
+        texts = [jnp.concatenate(texts, axis=1)]
     return jnp.concatenate([model.text(tokens) for tokens in texts], axis=1)
