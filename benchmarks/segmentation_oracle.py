@@ -45,7 +45,7 @@ class PerImageSegmenter:
     @torch.no_grad()
     def scores(self, image: np.ndarray, original: tuple[int, int]) -> torch.Tensor:
         """Class scores [c, oh, ow] of a resized uint8 image [h, w, 3]."""
-        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+        pixels = torch.tensor(image).permute(2, 0, 1)[None].float() / 255
         pixels = (pixels - MEAN) / STD
         height, width = image.shape[:2]
         classes = len(self.texts) + (self.bg_thresh is not None)

@@ -82,25 +82,26 @@ def segment_files(options: argparse.Namespace) -> None:
     Raises:
         UserError: an image, the classes or the checkpoint cannot be read.
     """
+    has_background = options.background is not None
     classes = parse_classes(options.classes)
+    if has_background and "background" in classes:
+        raise UserError("--background adds a class of that name; take it out of --classes")
+    classes = ("background", *classes) if has_background else classes
+    output = make_output(options.output, options.images)
     pixels = {name: read_image(name) for name in options.images}
     model, processing = load_checkpoint(options.checkpoint)
     size = model.config.image_size
     crop = options.crop or (448 if size == 224 else size)
-    if options.background is not None:
-        classes = ("background", *classes)
     protocol = Protocol(
         crop=crop,
         stride=max(crop // 2, 1),
         resize_long_short=(2048, options.short_side or crop),
-        has_background=options.background is not None,
+        has_background=has_background,
         bg_thresh=options.background,
         templates=options.templates,
         mean=processing.mean,
         std=processing.std,
     )
-    output = pathlib.Path(options.output)
-    output.mkdir(parents=True, exist_ok=True)
     segmenter = make_segmenter(model, classes, protocol, Tokenizer())
     images = (
         LabelledImage(name, resize(image, protocol), np.zeros(image.shape[:2], np.uint16))
@@ -126,6 +127,28 @@ def parse_classes(text: str) -> tuple[str, ...]:
     return names
 
 
+def make_output(folder: str, images: list[str]) -> pathlib.Path:
+    """The directory for the files of all images.
+
+    Raises:
+        UserError: it cannot be made, or two images have the same name.
+    """
+    stems = [pathlib.Path(name).stem for name in images]
+    if twice := [stem for stem in stems if stems.count(stem) > 1]:
+        raise UserError(
+            f"{twice[0]}: two images of this name would overwrite each other's files; "
+            "segment them one by one with another --output"
+        )
+    output = pathlib.Path(folder)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{output}: no directory there ({error.strerror}); choose another --output"
+        ) from None
+    return output
+
+
 def read_image(name: str) -> np.ndarray:
     """Pixels [h, w, 3], uint8, turned upright.
 
@@ -137,7 +160,7 @@ def read_image(name: str) -> np.ndarray:
             return np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"))
     except FileNotFoundError:
         raise UserError(f"{name}: no such file") from None
-    except (UnidentifiedImageError, OSError):
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
         raise UserError(f"{name}: not a readable image; try a JPEG or PNG") from None
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from clu import metric_writers
 from etils import epath
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus, open_corpus
@@ -72,6 +73,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, dict]
                 record = {"model": fingerprint, "checkpoint": config.checkpoint, **figures}
                 file.write_text(json.dumps(record, indent=2))
                 _write_scalars(root, task.name, figures)
+    if jax.process_count() > 1:  # process 0 has written what the others read now
+        multihost_utils.sync_global_devices("results")
     results = {t.name: json.loads((root / f"results/{t.name}.json").read_text()) for t in tasks}
     if writes:
         terminal, markdown = format_results(results)

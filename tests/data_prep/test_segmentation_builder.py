@@ -1,5 +1,7 @@
 """Official files -> TFDS -> corpus."""
 
+import argparse
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -7,7 +9,7 @@ from PIL import Image
 
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus, read_shard
-from data_prep.segmentation import prepare_segmentation
+from data_prep.segmentation import prepare_segmentation, run
 from eval.benchmarks import get_benchmark
 
 
@@ -56,6 +58,14 @@ def test_preparing_again_keeps_what_is_there_and_tfds_reads_it_too(imagenet_s):
     assert prepare_segmentation("imagenet_s_300", str(root), str(root / "tfds")) == first
     builder = tfds.builder_from_directory(first)
     assert builder.info.splits["validation"].num_examples == len(masks)
+
+
+def test_the_command_tells_that_images_are_missing(imagenet_s, capsys):
+    root, _ = imagenet_s
+    run(argparse.Namespace(benchmark="imagenet_s_300", root=str(root), data_dir=str(root / "tfds")))
+    directory, count = capsys.readouterr().out.splitlines()
+    assert directory.endswith("segmentation/imagenet_s_300/1.0.0")
+    assert count == "3 images; the official split has 4,097, is --root complete?"
 
 
 def test_a_failed_preparation_leaves_no_dataset(imagenet_s):

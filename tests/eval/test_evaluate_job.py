@@ -9,10 +9,12 @@ import pytest
 from miniature import CLASSES, make_images, make_model
 from PIL import Image
 from sklearn.metrics import confusion_matrix
+from two_processes import run_two_processes
 
 from cocu_jax import segment
 from cocu_jax.errors import UserError
 from cocu_jax.models.weights.huggingface import save_groupvit
+from data_prep.imagenet import prepare_imagenet
 from data_prep.segmentation import prepare_segmentation
 from eval.benchmarks import benchmarks, get_benchmark
 from eval.job import evaluate
@@ -86,6 +88,51 @@ def test_finished_benchmarks_are_not_evaluated_again(config, tmp_path, monkeypat
     assert evaluate(config, str(tmp_path)) == first
 
 
+_PROCESS = """
+import pathlib
+from configs.evaluate import get_config
+from eval.job import evaluate
+config = get_config()
+config.checkpoint, config.data_dir, workdir = sys.argv[2:]
+config.pictures, config.save_predictions, config.windows_per_forward = 1, True, 2
+config.custom.update(crop=32, stride=16, resize_long_short=())
+config.benchmarks = f"{config.data_dir}/segmentation/cityscapes"
+((_, figures),) = evaluate(config, workdir).items()
+assert figures["images"] == 3
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(config, checkpoint, data_dir, tmp_path):
+    results = evaluate(config, str(tmp_path / "1"))
+    run_two_processes(_PROCESS, checkpoint, data_dir, str(tmp_path / "2"))
+    assert json.loads((tmp_path / "2/results.json").read_text()) == results
+    files = {
+        number: {
+            str(file.relative_to(tmp_path / number)): file.read_bytes()
+            for file in (tmp_path / number).rglob("ulm_*.png")
+        }
+        for number in "12"
+    }
+    assert files["1"] == files["2"] and len(files["1"]) == len(SIZES) + 1
+
+
+@pytest.mark.slow
+def test_job_classifies_imagenet(config, tmp_path, capsys):
+    for number, (image, _) in enumerate(make_images(SIZES, 2)):
+        path = tmp_path / f"val/n0144076{4 if number else 3}/ILSVRC2012_val_{number:08d}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    with pytest.raises(UserError, match="of class n01440763, which ImageNet-1k lacks"):
+        prepare_imagenet(str(tmp_path), str(tmp_path / "tfds"))
+    (tmp_path / "val/n01440763").rename(tmp_path / "val/n15075141")
+    prepare_imagenet(str(tmp_path), str(tmp_path / "tfds"))
+    config.update(data_dir=str(tmp_path / "tfds"), benchmarks="imagenet")
+    figures = evaluate(config, str(tmp_path / "run"))["imagenet"]
+    assert figures["images"] == len(SIZES) and 0 <= figures["top1"] <= figures["top5"] <= 1
+    assert "top-5" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "settings,words",
     [
@@ -148,16 +195,19 @@ def test_segment_writes_overlay_groups_labels_and_json(checkpoint, tmp_path, cap
         ({"images": __file__}, "not a readable image"),
         ({"classes": " , "}, "--classes is empty"),
         ({"classes": "dog, dog"}, "'dog'"),
+        ({"classes": "background, dog", "background": "0.5"}, "take it out of --classes"),
         ({"checkpoint": "/nowhere"}, "/nowhere"),
+        ({"output": __file__}, "choose another --output"),
     ],
 )
 def test_segment_errors_are_one_line(changes, words, checkpoint, tmp_path, capsys):
     picture = tmp_path / "photo.png"
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(picture)
-    options = {"images": str(picture), "classes": "dog", "checkpoint": checkpoint} | changes
+    options = {"images": str(picture), "classes": "dog", "checkpoint": checkpoint}
+    options |= {"output": str(tmp_path)} | changes
     image = options.pop("images")
     flags = [f"--{name}={value}" for name, value in options.items()]
-    assert segment.main([image, *flags, "--output", str(tmp_path)]) == 2
+    assert segment.main([image, *flags]) == 2
     message = capsys.readouterr().err.strip()
     assert message.startswith("error: ") and words in message and "\n" not in message
 

@@ -2,10 +2,6 @@
 
 import dataclasses
 import functools
-import os
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -21,6 +17,7 @@ from miniature import (
     make_model,
     write_corpus,
 )
+from two_processes import run_two_processes
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.tokenizer import Tokenizer
@@ -170,9 +167,7 @@ def test_settings_that_do_not_fit_are_named(model, corpus):
 
 
 _PROCESS = """
-import pathlib, sys
-import jax
-jax.distributed.initialize("localhost:{port}", num_processes=2, process_id=int(sys.argv[1]))
+import pathlib
 import numpy as np
 from miniature import CLASSES, make_images, make_model, write_corpus
 from cocu_jax.models.tokenizer import Tokenizer
@@ -183,33 +178,19 @@ folder.mkdir()
 pairs = make_images(SIZES, len(CLASSES))
 pairs.append((pairs[0][0], np.full_like(pairs[0][1], 255)))
 corpus = write_corpus(folder, pairs, CLASSES, has_background=True)
-result = evaluate_segmentation(make_model(), corpus, PROTOCOL, Tokenizer(), windows_per_forward=2)
-np.save(folder / "counts.npy", np.stack([result.confusion, result.group_confusion]))
-assert result.images == len(pairs)
+for images in (1, 7):
+    result = evaluate_segmentation(
+        make_model(), corpus, PROTOCOL, Tokenizer(), windows_per_forward=2, images_per_device=images
+    )
+    assert result.images == len(pairs)
+    counts = np.stack([result.confusion, result.group_confusion])
+    np.save(folder / f"counts-{images}.npy", counts)
 """
 
 
 @pytest.mark.slow
 def test_two_processes_give_identical_matrices(tmp_path, reference):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        program = _PROCESS.format(port=probe.getsockname()[1])
-    here = os.path.dirname(__file__)
-    path = os.pathsep.join([os.getcwd(), here])
-    settings = os.environ | {"PYTHONPATH": path, "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
-    settings["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(number), str(tmp_path)],
-            env=settings,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=600)
-        assert process.returncode == 0, errors[-2000:]
-    for number in range(2):
-        counts = np.load(tmp_path / str(number) / "counts.npy")
-        np.testing.assert_array_equal(counts, reference)
+    run_two_processes(_PROCESS, str(tmp_path))
+    for file in tmp_path.glob("*/counts-*.npy"):
+        np.testing.assert_array_equal(np.load(file), reference)
+    assert len(list(tmp_path.glob("*/counts-*.npy"))) == 4
