@@ -9,8 +9,10 @@ stopped run goes on where it was.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import shlex
@@ -143,7 +145,8 @@ def prepare_image_text(name: str, preparation: Preparation, data_dir: str) -> st
         epath.Path(data_dir).mkdir(parents=True, exist_ok=True)
         config = name if name in _CORPORA else tfds.core.BuilderConfig(name=name)
         builder = ImageText(config=config, data_dir=data_dir, preparation=preparation)
-        builder.download_and_prepare()
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download here
+            builder.download_and_prepare()
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
