@@ -92,9 +92,9 @@ def test_published_size_in_bfloat16(published):
 
 @pytest.mark.slow
 def test_published_size_logits_and_gradients(published):
-    images, tokens = oracle.random_images((4, 224, 224)), oracle.random_tokens((4, 77), (3, 77))
+    images, tokens = oracle.random_images((8, 224, 224)), oracle.random_tokens((8, 77), (3, 77))
     assert_all_below(parity.logit_errors(*published, images, tokens), parity.FORWARD_GOAL)
-    prompts = oracle.random_tokens((4, 3, 77), (5, 16), seed=1)
+    prompts = oracle.random_tokens((8, 3, 77), (5, 16), seed=1)
     errors = parity.gradient_errors(*published, (images, tokens, prompts))
     assert_all_below(errors, parity.GRADIENT_GOAL)
 
