@@ -1,0 +1,168 @@
+"""Speed of the whole training step, and what the loop around it costs.
+
+    python -m benchmarks.train [--batch 8] [--rounds 5] [--corpus DIRECTORY]
+
+Against torch: the published recipe in float32 (forward, backward, clipping, AdamW) on the same
+cores as `transformers`' GroupViT with torch's AdamW, in turn, round after round; a ratio is the
+median over rounds. Ours runs prompts at the 32 positions that the input gives them, torch all texts
+at 77. On an accelerator: images/s and model FLOP utilisation of the bfloat16 step instead, for
+torch's CPU build has nothing to say there. With a corpus (of `python -m data_prep scenes`): the
+loop with its real input, log and checkpoints against the bare step on a resident batch. Prints JSON
+lines.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+
+import jax
+import ml_collections
+import numpy as np
+import torch
+
+from benchmarks import transformers_oracle as oracle
+from benchmarks.model_step import interleaved_times
+from cocu_jax.host_memory import keep_freed_memory
+from cocu_jax.training.hardware import chip_of
+from cocu_jax.training.loop import train
+from cocu_jax.training.mesh import put_batch
+from cocu_jax.training.metrics import read_metrics
+from cocu_jax.training.plan import make_plan
+from configs import cocu
+
+
+def torch_step(images: np.ndarray, captions: np.ndarray, prompts: np.ndarray) -> Callable:
+    """One step of transformers' model with the recipe's optimiser."""
+    model = oracle.random_groupvit().train()
+    scale = torch.nn.Parameter(torch.tensor(2.6592))
+    named = [*model.named_parameters(), ("scale", scale)]
+    groups = [
+        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": 0.05},
+        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-5)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        oracle.training_loss(model, scale, images, captions, prompts).backward()
+        torch.nn.utils.clip_grad_norm_([p for _, p in named], 5.0)
+        optimizer.step()
+
+    return step
+
+
+def our_step(config: ml_collections.ConfigDict, batch: dict[str, np.ndarray]) -> Callable:
+    """One step of ours on a batch that stays on the devices."""
+    plan = make_plan(config, examples=1000 * config.batch_size)
+    state, batch = [plan.init()], put_batch(plan.mesh, batch)
+
+    def step() -> None:
+        state[0], metrics = plan.step(state[0], batch)
+        jax.block_until_ready(metrics)
+
+    return step
+
+
+def random_batch(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
+    """A batch as the input makes them: captions of 8 to 20 tokens, prompts of 6 to 14."""
+    size, data = config.batch_size, config.data
+    pixels = np.random.default_rng(0).integers(0, 256, (size, data.image_size, data.image_size, 3))
+    return {
+        "image": pixels.astype(np.uint8),
+        "caption": oracle.random_tokens((size, data.caption_length), (8, 20)),
+        "prompts": oracle.random_tokens((size, data.prompts, data.prompt_length), (6, 14), seed=1),
+    }
+
+
+def against_torch(batch_size: int, rounds: int) -> None:
+    """Prints how many times faster ours is, on CPU in float32."""
+    config = cocu.get_config()
+    config.batch_size, config.model.dtype, config.model.drop_path = batch_size, "float32", 0.0
+    config.total_steps, config.warmup_steps = 100_000, 1
+    config.data.augment = "crop"  # transformers has no device-side erasing either
+    batch = random_batch(config)
+    pad = config.data.caption_length - config.data.prompt_length
+    prompts = np.pad(batch["prompts"], ((0, 0), (0, 0), (0, pad)))
+    images = batch["image"].astype(np.float32) / 127.5 - 1
+    steps = {
+        "torch": torch_step(images, batch["caption"], prompts),
+        "ours": our_step(config, batch),
+    }
+    times = interleaved_times(steps, rounds)
+    ratio = statistics.median(a / b for a, b in zip(times["torch"], times["ours"], strict=True))
+    _print(f"whole step, batch {batch_size}: torch / ours", ratio, "ratio", goal=1.3)
+    for name, seconds in times.items():
+        seconds = statistics.median(seconds)
+        _print(f"whole step, batch {batch_size}: {name}", batch_size / seconds, "images/s")
+
+
+def on_accelerator(batch_size: int, rounds: int) -> None:
+    """Prints images/s and utilisation of the published recipe in bfloat16."""
+    config = cocu.get_config()
+    config.batch_size, config.total_steps, config.warmup_steps = batch_size, 100_000, 1
+    step = our_step(config, random_batch(config))
+    seconds = statistics.median(interleaved_times({"ours": step}, rounds)["ours"])
+    _print(f"whole step, batch {batch_size}: ours", batch_size / seconds, "images/s")
+    device = jax.devices()[0]
+    if chip := chip_of(device.device_kind):
+        flops = make_plan(config, examples=1000 * batch_size).flops
+        peak = chip.flops * jax.device_count()
+        name = f"whole step, batch {batch_size}: model FLOP utilisation, {device.device_kind}"
+        _print(name, flops / seconds / peak, "share", goal=0.45)
+
+
+def loop_against_resident_batch(corpus: str, steps: int = 120) -> None:
+    """Prints the speed of the demo's run as a share of its bare step's."""
+    from configs import demo
+
+    config = demo.get_config().pretrain
+    config.data.concepts = "caption"
+    spec = dict(directory=corpus, split="pretrain", annotations="")
+    config.data.corpora = (ml_collections.ConfigDict(spec),)
+    config.total_steps, config.log_every, config.checkpoint_every = steps, 20, 0
+    config.evaluation, config.export, config.seed = None, False, 0
+    bare = our_step(config, random_batch(config))
+    bare()
+    with tempfile.TemporaryDirectory() as workdir:
+        train(config, workdir)
+        lines = read_metrics(workdir)[2:]  # without compilation
+    start = time.perf_counter()
+    for _ in range(steps // 2):
+        bare()
+    speed = steps // 2 * config.batch_size / (time.perf_counter() - start)
+    rate = statistics.median(line["images_per_second"] for line in lines)
+    _print("demo run with input and log: images", rate, "images/s")
+    _print("demo step on a resident batch: images", speed, "images/s")
+    _print("demo run / step on a resident batch", rate / speed, "ratio", goal=0.95)
+    wait = statistics.median(line["input_wait"] for line in lines)
+    _print("demo run: share of the time that waits for input", wait, "share", better="lower")
+
+
+def _print(metric: str, value: float, unit: str, goal: float | None = None, better="higher"):
+    line = {"metric": metric, "value": round(value, 3), "unit": unit, "better": better}
+    print(json.dumps(line | ({} if goal is None else {"goal": goal})), flush=True)
+
+
+def main() -> None:
+    """Prints one JSON line per figure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, help="images of a step: 8 on CPU, 1024 elsewhere")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds")
+    parser.add_argument("--corpus", help="directory of prepared scenes, for the loop")
+    arguments = parser.parse_args()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
+        against_torch(arguments.batch or 8, arguments.rounds)
+    else:
+        on_accelerator(arguments.batch or 1024, arguments.rounds)
+    if arguments.corpus:
+        loop_against_resident_batch(arguments.corpus)
+
+
+if __name__ == "__main__":
+    main()
