@@ -113,7 +113,9 @@ def _report(program: str, cost: Cost, target: Slice, hand_flops: float, start: f
     print("\n".join(lines), flush=True)
 
 
-def _collective_lines(collectives: Sequence) -> list[str]:
+def _collective_lines(collectives: Sequence | None) -> list[str]:
+    if collectives is None:
+        return ["  collectives unknown: jaxlib cannot read the text of this program"]
     lines = []
     for c in collectives:
         lines.append(f"  {c.kind:<18} {c.count:4d} in groups of {c.group}: {c.bytes / 1e6:.2f} MB")

@@ -17,34 +17,39 @@ class Cost:
             temporaries, and code.
         temporaries: bytes of these.
         flops: operations as the compiler counts them.
-        traffic: bytes to and from the chip's main memory.
-        collectives: communication.
+        traffic: bytes to and from the chip's main memory; where the program's text cannot be read,
+            the compiler's larger count, which includes memory on the chip.
+        collectives: communication; None where the text cannot be read.
     """
 
     memory: int
     temporaries: int
     flops: float
     traffic: float
-    collectives: tuple[Collective, ...]
+    collectives: tuple[Collective, ...] | None
 
     def seconds(self, chip: Chip) -> dict[str, float]:
         """Least time that products, memory and links take each; the largest is the roofline."""
         return {
             "compute": self.flops / chip.flops,
             "memory": self.traffic / chip.bandwidth,
-            "links": sum(c.sent for c in self.collectives) / chip.link,
+            "links": sum(c.sent for c in self.collectives or ()) / chip.link,
         }
 
 
 def cost_of(program: jax.stages.Compiled) -> Cost:
     """Reads a compiled program."""
-    memory, text = program.memory_analysis(), program.as_text()
+    memory, cost = program.memory_analysis(), program.cost_analysis()
+    try:
+        text = program.as_text()
+    except jax.errors.JaxRuntimeError:  # libtpu may know instructions that jaxlib does not
+        text = None
     held = memory.argument_size_in_bytes + memory.output_size_in_bytes
     held += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     return Cost(
         memory=held - memory.alias_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
-        flops=program.cost_analysis()["flops"],
-        traffic=memory_traffic(text),
-        collectives=collectives_of(text),
+        flops=cost["flops"],
+        traffic=memory_traffic(text) if text else cost["bytes accessed"],
+        collectives=collectives_of(text) if text else None,
     )
