@@ -29,6 +29,9 @@ from cocu_jax.input.crop import NUM_DRAWS, crop_window
 from cocu_jax.input.pipeline import train_batches
 from cocu_jax.models.tokenizer import Tokenizer
 
+# As in real corpora, a virtual reader (of 64) reads shards of its own from their beginning; the
+# images of the small benchmark appear in several of them.
+SHARDS, RECORDS_PER_SHARD = 64, 128
 SIZE, STORED = 224, 256
 AREA = (0.08, 1.0)
 GALLERY = tuple(
@@ -87,8 +90,10 @@ def write_dataset(folder: epath.Path, jpegs: list[bytes]) -> None:
     features = tfds.features
     tokens = [49406, *Tokenizer().encode("a photo of a red car under a blue sky"), 49407]
     ids = features.Tensor(shape=(None,), dtype=np.int32)
+    count = SHARDS * RECORDS_PER_SHARD
     examples = (
-        {"key": f"{i:06d}", "image": j, "caption_tokens": tokens} for i, j in enumerate(jpegs)
+        {"key": f"{i:06d}", "image": jpegs[i % len(jpegs)], "caption_tokens": tokens}
+        for i in range(count)
     )
     write(
         folder / "corpus",
@@ -106,13 +111,13 @@ def write_dataset(folder: epath.Path, jpegs: list[bytes]) -> None:
     write(
         folder / "annotations",
         {"key": features.Text(), "concepts": ids, "scores": scores, "clusters": ids},
-        ({"key": f"{i:06d}"} | annotation for i in range(len(jpegs))),
+        ({"key": f"{i:06d}"} | annotation for i in range(count)),
         {"gallery": GALLERY, "corpus": fingerprint},
     )
 
 
 def write(folder: epath.Path, features: dict, examples: Iterator[dict], metadata: dict) -> None:
-    """One TFDS dataset with a split `train` in one shard, in the given order."""
+    """One TFDS dataset with a split `train`, in the given order."""
     info = tfds.core.DatasetInfo(
         builder=tfds.core.dataset_info.DatasetIdentity(
             name=folder.name, version="1.0.0", data_dir=str(folder), module_name="benchmark"
@@ -121,9 +126,10 @@ def write(folder: epath.Path, features: dict, examples: Iterator[dict], metadata
         metadata=tfds.core.MetadataDict(metadata),
     )
     folder.mkdir()
-    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=10**9)
+    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=RECORDS_PER_SHARD)
     writer.initialize_splits(["train"])
-    writer.add_examples({"train": list(examples)})
+    for example in examples:
+        writer.add_examples({"train": [example]})
     writer.close_all()
 
 
