@@ -15,6 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+_CACHE_BYTES = 2**21  # attention weights that stay near a CPU core
+_SHORT_BYTES = 2**17  # weights of a head so small that a loop over heads costs more than it saves
+
 
 def dot_product_attention(
     q: Float[Array, "b n h d"],
@@ -52,8 +55,34 @@ def batch_first_attention(
     causal: bool = False,
     mask: Bool[Array, "#b 1 n m"] | None = None,
 ) -> Float[Array, "b n h d"]:
-    """`dot_product_attention` on CPU, where batched products are fast if the batch axes lead."""
-    q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
+    """`dot_product_attention` on CPU, where batched products are fast if the batch axes lead.
+
+    Long sequences go a few heads at a time, as many as have their weights in the cache; the
+    backward pass computes the weights again, which is faster there than to read them back.
+    """
+    heads_first = [x.transpose(0, 2, 1, 3) for x in (q, k, v)]
+    batch, heads = q.shape[0], q.shape[2]
+    weight_bytes = 4 * q.shape[1] * k.shape[1]
+    if mask is None and weight_bytes > _SHORT_BYTES:
+        most = max(1, _CACHE_BYTES // weight_bytes)
+        size = next(n for n in range(most, 0, -1) if batch * heads % n == 0)
+        chunks = tuple(x.reshape(-1, 1, size, *x.shape[2:]) for x in heads_first)
+        attend = jax.checkpoint(functools.partial(_attend, causal=causal, mask=None))
+        out = jax.lax.map(lambda chunk: attend(*chunk), chunks)
+        out = out.reshape(batch, heads, *out.shape[3:])
+    else:
+        out = _attend(*heads_first, causal=causal, mask=mask)
+    return out.transpose(0, 2, 1, 3)
+
+
+def _attend(
+    q: Float[Array, "b h n d"],
+    k: Float[Array, "b h m d"],
+    v: Float[Array, "b h m d"],
+    *,
+    causal: bool,
+    mask: Bool[Array, "#b 1 n m"] | None,
+) -> Float[Array, "b h n d"]:
     logits = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(2, 3), preferred_element_type="float32")
     if causal:
         mask = jnp.tri(*logits.shape[2:], dtype=bool)
@@ -62,7 +91,7 @@ def batch_first_attention(
     # Dividing by the sum of the softmax last spares passes over n x m numbers, there and back.
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type="float32")
-    return (out / weights.sum(-1, keepdims=True)).astype(v.dtype).transpose(0, 2, 1, 3)
+    return (out / weights.sum(-1, keepdims=True)).astype(v.dtype)
 
 
 def _cudnn_attention(q: Array, k: Array, v: Array, *, causal: bool) -> Array:

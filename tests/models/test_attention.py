@@ -12,19 +12,21 @@ import torch
 from cocu_jax.models.attention import batch_first_attention, dot_product_attention
 
 SHAPE = (2, 7, 3, 8)
+LONG = (3, 200, 5, 8)  # the CPU's program takes them some heads at a time
 ROWS = np.array([2, 6])
 PROGRAMS = {"cpu": batch_first_attention, "accelerator": jax.nn.dot_product_attention}
 
 
-def arrays():
+def arrays(shape=SHAPE):
     rng = np.random.default_rng(0)
-    return [rng.standard_normal(SHAPE, dtype=np.float32) for _ in range(4)]
+    return [rng.standard_normal(shape, dtype=np.float32) for _ in range(4)]
 
 
+@pytest.mark.parametrize("shape", [SHAPE, LONG])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_attention_and_its_gradient_are_torchs(program, causal):
-    *inputs, direction = arrays()
+def test_attention_and_its_gradient_are_torchs(program, causal, shape):
+    *inputs, direction = arrays(shape)
     flag = {"cpu": "causal", "accelerator": "is_causal"}[program]
     actual, pull = jax.vjp(functools.partial(PROGRAMS[program], **{flag: causal}), *inputs)
     theirs = [torch.tensor(x, requires_grad=True) for x in inputs]
