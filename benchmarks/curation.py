@@ -7,7 +7,6 @@ timed on some of the images and its time per image extrapolated.
 
 import argparse
 import functools
-import json
 import math
 import statistics
 import sys
@@ -26,6 +25,7 @@ from etils import epath
 from flax import nnx
 from sklearn.cluster import KMeans
 
+from benchmarks.figures import print_figure
 from cocu_jax.curation.annotate import Annotator
 from cocu_jax.curation.embed import EmbeddedShard, Encoder
 from cocu_jax.curation.index import Index, shard_arrays
@@ -128,23 +128,23 @@ def stages(shard: EmbeddedShard, texts: np.ndarray, loop_images: int, repeats: i
     loop_all = loop_plain + seconds["loop_cluster"] * scale
     floor = seconds["product"] * images**2 / (len(rows) * len(columns))
     total = seconds["search"] + seconds["rank_cluster"]
-    _report("images_per_second", images / total, "images/s", None)
-    _report("loop_images_per_second", images / loop_all, "images/s", None)
-    _report("search_seconds", seconds["search"], "s", None, "lower")
-    _report("rank_seconds", seconds["rank"], "s", None, "lower")
-    _report("rank_and_cluster_seconds", seconds["rank_cluster"], "s", None, "lower")
-    _report(
+    print_figure("images_per_second", images / total, "images/s", None)
+    print_figure("loop_images_per_second", images / loop_all, "images/s", None)
+    print_figure("search_seconds", seconds["search"], "s", None, "lower")
+    print_figure("rank_seconds", seconds["rank"], "s", None, "lower")
+    print_figure("rank_and_cluster_seconds", seconds["rank_cluster"], "s", None, "lower")
+    print_figure(
         "without_clusters_vs_loop",
         loop_plain / (total + seconds["rank"] - seconds["rank_cluster"]),
         "x",
         15,
     )
-    _report("with_clusters_vs_loop", loop_all / total, "x", 70)
-    _report("rank_and_cluster_vs_loop", loop_annotate / seconds["rank_cluster"], "x", 200)
-    _report("search_vs_batched_faiss", seconds["faiss"] / seconds["search"], "x", 0.7)
-    _report("product_share_of_search", floor / seconds["search"], "share", None)
-    _report("product_share_of_all", floor / total, "share", 0.6)
-    _report("product_rate", 2e-9 * queries.shape[1] * images**2 / floor, "GFLOP/s", None)
+    print_figure("with_clusters_vs_loop", loop_all / total, "x", 70)
+    print_figure("rank_and_cluster_vs_loop", loop_annotate / seconds["rank_cluster"], "x", 200)
+    print_figure("search_vs_batched_faiss", seconds["faiss"] / seconds["search"], "x", 0.7)
+    print_figure("product_share_of_search", floor / seconds["search"], "share", None)
+    print_figure("product_share_of_all", floor / total, "share", 0.6)
+    print_figure("product_rate", 2e-9 * queries.shape[1] * images**2 / floor, "GFLOP/s", None)
 
 
 def approximate(queries: np.ndarray, index: Index, exact: np.ndarray, target: float = 0.95) -> None:
@@ -155,13 +155,13 @@ def approximate(queries: np.ndarray, index: Index, exact: np.ndarray, target: fl
     settings = SearchSettings(NEIGHBOURS, recall=target)
     (found,) = search([queries[:1024]], index.embeddings, len(index), settings)
     hits = (exact[:1024, :, None] == found[:, None, :]).any(-1)
-    _report("approximate_recall_here", hits.mean(), "share", target)
+    print_figure("approximate_recall_here", hits.mean(), "share", target)
     top = functools.partial(
         jax.lax.approx_max_k, k=NEIGHBOURS, recall_target=target, aggregate_to_topk=False
     )
     bins = jax.eval_shape(top, jax.ShapeDtypeStruct((1, len(index)), jnp.float32))[0].shape[1]
     kept = [len(set(row)) / NEIGHBOURS for row in (exact % bins).tolist()]
-    _report("approximate_recall_in_tpu_bins", np.mean(kept), "share", target)
+    print_figure("approximate_recall_in_tpu_bins", np.mean(kept), "share", target)
 
 
 class Loop:
@@ -224,8 +224,8 @@ def embedding_rate(repeats: int, batch: int = 32) -> None:
     seconds = _medians(
         {"ours": lambda: np.asarray(ours.images(pixels)), "torch": in_torch}, max(repeats, 3)
     )
-    _report("embedding_rate", len(pixels) / seconds["ours"], "images/s", None)
-    _report("embedding_vs_torch", seconds["torch"] / seconds["ours"], "x", 1.0)
+    print_figure("embedding_rate", len(pixels) / seconds["ours"], "images/s", None)
+    print_figure("embedding_vs_torch", seconds["torch"] / seconds["ours"], "x", 1.0)
 
 
 def _medians(timed: dict[str, Callable], repeats: int) -> dict[str, float]:
@@ -242,11 +242,6 @@ def _medians(timed: dict[str, Callable], repeats: int) -> dict[str, float]:
 
 def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
-def _report(metric: str, value: float, unit: str, goal: float | None, better: str = "higher"):
-    line = {"metric": metric, "value": round(float(value), 3), "unit": unit, "goal": goal}
-    print(json.dumps({**line, "better": better}), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ JSON object per line.
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
 import tempfile
@@ -23,6 +22,7 @@ from etils import epath
 from flax import nnx
 
 from benchmarks.curation import CAPACITY, NEIGHBOURS, clip_like_corpus
+from benchmarks.figures import print_figure
 from benchmarks.input import photographs, write
 from cocu_jax.curation.annotate import Annotator
 from cocu_jax.curation.annotations import parquet_shard, tfrecord_shard
@@ -69,6 +69,8 @@ MACHINES = {
     "v5e-256": Machine(64, 64 * 56, 256 * 197e12, 256 * 197e12 / 6, 2**20),
 }
 
+COST_UNITS = {"multiply": "FLOP/s", "bytes_kept": "bytes"}  # the others are seconds
+
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
@@ -104,12 +106,19 @@ def main() -> None:
         **search_and_write_costs(arguments.images),
     )
     for name, value in dataclasses.asdict(costs).items():
-        _report({"metric": f"measured_{name}", "value": value})
+        print_figure(f"measured_{name}", value, COST_UNITS.get(name, "s"), better="lower")
     for corpus, images in CORPORA.items():
         stages = hours_here(costs, images)
-        _report({"computed": corpus, "on": "these cores", **stages, **disk(costs, images)})
+        print_computed(corpus, "these cores", stages | disk(costs, images))
         for name, machine in MACHINES.items():
-            _report({"computed": corpus, "on": name, **hours(costs, images, machine)})
+            print_computed(corpus, name, hours(costs, images, machine))
+
+
+def print_computed(corpus: str, machine: str, figures: dict[str, float]) -> None:
+    """Prints what a corpus would cost on a machine; the unit ends each figure's name."""
+    for name, value in figures.items():
+        unit = name.rsplit("_", 1)[-1]
+        print_figure(f"computed/{corpus}/{machine}/{name}", value, unit, better="lower")
 
 
 def read_cost(count: int) -> float:
@@ -223,10 +232,6 @@ def _seconds(run: Callable[[], object], rounds: int = 3) -> float:
         run()
         seconds.append(time.perf_counter() - start)
     return min(seconds[1:])
-
-
-def _report(line: dict) -> None:
-    print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from absl import logging
 from flax import nnx
 from tensorflow_datasets.core import dataset_info
 
+from benchmarks.figures import print_figure
 from cocu_jax.curation.embed import EmbeddedShard
 from cocu_jax.curation.index import shard_arrays
 from cocu_jax.curation.job import curate
@@ -66,8 +67,9 @@ def main() -> None:
             for size, (corpus, index) in zip(("small", "large"), runs, strict=True):
                 peaks[size] = _peak_of_run(folder, f"{grows}_{size}", corpus, index)
                 rows = getattr(arguments, size)
-                _report(f"peak_memory_{grows}_{rows}", peaks[size], "GB", None)
-            _report(f"peak_memory_growth_{grows}", peaks["large"] / peaks["small"], "x", 1.1)
+                print_figure(f"peak_memory_{grows}_{rows}", peaks[size], "GB", better="lower")
+            growth = peaks["large"] / peaks["small"]
+            print_figure(f"peak_memory_growth_{grows}", growth, "x", 1.1, "lower")
 
 
 def _peak_of_run(folder: str, name: str, corpus: str, index: str) -> float:
@@ -145,11 +147,6 @@ def _write_embeddings(config: ml_collections.ConfigDict, workdir: str) -> None:
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
-
-
-def _report(metric: str, value: float, unit: str, goal: float | None) -> None:
-    line = {"metric": metric, "value": round(value, 3), "unit": unit, "goal": goal}
-    print(json.dumps({**line, "better": "lower"}), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ that other work on the machine does not count. One JSON line per figure.
 
 import argparse
 import io
-import json
 import statistics
 import tempfile
 import time
@@ -24,6 +23,7 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
+from benchmarks.figures import print_figure
 from cocu_jax.input.corpus import open_corpus
 from cocu_jax.input.crop import NUM_DRAWS, crop_window
 from cocu_jax.input.pipeline import train_batches
@@ -187,9 +187,9 @@ def report(rates: dict[str, list[Rate]]) -> None:
 
     for name, measured in rates.items():
         core = median(lambda i, measured=measured: measured[i].core)
-        line(f"input/{name}/images_per_second_per_core", core, "images/s")
+        print_figure(f"input/{name}/images_per_second_per_core", core, "images/s")
         wall = median(lambda i, measured=measured: measured[i].wall)
-        line(f"input/{name}/images_per_second", wall, "images/s")
+        print_figure(f"input/{name}/images_per_second", wall, "images/s")
         if name == "bare":
             continue
         for clock in ("wall", "core"):
@@ -198,8 +198,8 @@ def report(rates: dict[str, list[Rate]]) -> None:
                     getattr(measured[i], clock) / getattr(rates["bare"][i], clock)
                 )
             )
-            line(f"input/{name}/share_of_bare_{clock}", share, "ratio", goal=0.6)
-        line(
+            print_figure(f"input/{name}/share_of_bare_{clock}", share, "ratio", goal=0.6)
+        print_figure(
             f"input/{name}/cores_per_v5e_chip",
             V5E_IMAGES_PER_SECOND / core,
             "cores",
@@ -212,19 +212,9 @@ def resume(folder: str, batch: int) -> None:
     for step in (0, 10**6):
         started = time.perf_counter()
         next(pipeline(folder, batch, "full", step))
-        line(f"input/first_batch_at_step_{step}", time.perf_counter() - started, "s", 10.0, "lower")
-
-
-def line(metric: str, value: float, unit: str, goal: float | None = None, better="higher") -> None:
-    """Prints one figure."""
-    figure = {
-        "metric": metric,
-        "value": round(value, 3),
-        "unit": unit,
-        "goal": goal,
-        "better": better,
-    }
-    print(json.dumps(figure), flush=True)
+        print_figure(
+            f"input/first_batch_at_step_{step}", time.perf_counter() - started, "s", 10.0, "lower"
+        )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ in turn with the others. Prints JSON lines.
 """
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -22,6 +21,7 @@ import torch
 from flax import nnx
 
 from benchmarks import transformers_oracle as oracle
+from benchmarks.figures import print_figure
 from benchmarks.parity import training_loss
 from cocu_jax.host_memory import keep_freed_memory
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
@@ -84,12 +84,6 @@ def interleaved_times(
     return {name: seconds[1:] for name, seconds in times.items()}
 
 
-def report(metric: str, value: float, unit: str, **more) -> None:
-    """One JSON line."""
-    line = {"metric": metric, "value": round(value, 3), "unit": unit, **more}
-    print(json.dumps(line), flush=True)
-
-
 def report_part(part: str, times: dict[str, list[float]], operations: dict[str, float]) -> None:
     """Ratios, seconds, and the floor of each contestant whose operations are given."""
     for slow, fast, goal in (
@@ -98,17 +92,19 @@ def report_part(part: str, times: dict[str, list[float]], operations: dict[str, 
         ("ours", "ours with shortcut", 1.4),
     ):
         ratio = statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True))
-        report(f"{part}: {slow} / {fast}", ratio, "ratio", goal=goal, better="higher")
+        print_figure(f"{part}: {slow} / {fast}", ratio, "ratio", goal=goal)
     seconds = {name: statistics.median(values) for name, values in times.items()}
     rate = 2 * 2048**3 / seconds.pop("product")
-    report(f"{part}: a large product", rate / 1e9, "GFLOP/s")
+    print_figure(f"{part}: a large product", rate / 1e9, "GFLOP/s")
     for name, value in seconds.items():
-        report(f"{part}: {name}", value, "s", better="lower")
+        print_figure(f"{part}: {name}", value, "s", better="lower")
     for name, count in operations.items():
         floor = count / rate
-        report(f"{part}: {name}, products", count / 1e9, "GFLOP")
-        report(f"{part}: {name}, floor", floor, "s")
-        report(f"{part}: {name}, floor / time", floor / seconds[name], "share", better="higher")
+        print_figure(f"{part}: {name}, products", count / 1e9, "GFLOP")
+        print_figure(f"{part}: {name}, floor", floor, "s")
+        print_figure(
+            f"{part}: {name}, floor / time", floor / seconds[name], "share", better="higher"
+        )
 
 
 def main() -> None:

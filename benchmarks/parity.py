@@ -11,7 +11,6 @@ import argparse
 import copy
 import dataclasses
 import gc
-import json
 
 import jax
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 from flax import nnx
 
 from benchmarks import transformers_oracle as oracle
+from benchmarks.figures import print_figure
 from cocu_jax.models import losses
 from cocu_jax.models.groupvit import GroupViT
 from cocu_jax.models.keys import Keys
@@ -183,8 +183,7 @@ def bfloat16_cosines(model: GroupViT, images: np.ndarray, tokens: np.ndarray) ->
 def report(subject: str, errors: Errors, goal: float) -> None:
     """One JSON line per figure."""
     for name, value in errors.items():
-        line = {"metric": f"{subject}: {name}", "value": value, "unit": "relative error"}
-        print(json.dumps({**line, "goal": goal, "better": "lower"}), flush=True)
+        print_figure(f"{subject}: {name}", value, "relative error", goal, "lower")
 
 
 def report_groupvit() -> None:
@@ -235,8 +234,7 @@ def report_bfloat16() -> None:
     images = oracle.random_images((4, 224, 224), seed=1)
     tokens = oracle.random_tokens((8, 77), (3, 77))
     for name, value in bfloat16_cosines(model, images, tokens).items():
-        line = {"metric": f"GroupViT bfloat16: {name}", "value": value, "unit": "cosine"}
-        print(json.dumps({**line, "goal": COSINE_GOAL, "better": "higher"}), flush=True)
+        print_figure(f"GroupViT bfloat16: {name}", value, "cosine", COSINE_GOAL)
 
 
 def main() -> None:

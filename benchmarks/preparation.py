@@ -7,7 +7,6 @@ other work on the machine does not matter. Then the whole command runs on `--pai
 
 import argparse
 import io
-import json
 import pathlib
 import statistics
 import tarfile
@@ -19,6 +18,7 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
+from benchmarks.figures import print_figure
 from benchmarks.process_memory import PeakMemory
 from data_prep.gallery import Gallery
 from data_prep.image_text import Preparation, prepare_image_text
@@ -63,10 +63,10 @@ def one_tar(folder: pathlib.Path, gallery: Gallery, pairs: int) -> None:
                 ours.append(between - start)
                 plain.append(time.process_time() - between)
         seconds = statistics.median(ours)
-        report(f"preparation_rate_{resize}", pairs / seconds, "images/s/core", None)
-        report(f"preparation_bandwidth_{resize}", megabytes / seconds, "MB/s/core", None)
+        print_figure(f"preparation_rate_{resize}", pairs / seconds, "images/s/core", None)
+        print_figure(f"preparation_bandwidth_{resize}", megabytes / seconds, "MB/s/core", None)
         ratio = statistics.median(plain) / seconds
-        report(f"preparation_against_plain_reading_{resize}", ratio, "ratio", 0.5)
+        print_figure(f"preparation_against_plain_reading_{resize}", ratio, "ratio", 0.5)
 
 
 def whole_run(folder: pathlib.Path, gallery: Gallery, pairs: int, workers: int) -> None:
@@ -84,10 +84,10 @@ def whole_run(folder: pathlib.Path, gallery: Gallery, pairs: int, workers: int) 
         directory = prepare_image_text("benchmark", preparation, str(folder / "tfds"))
     seconds = time.perf_counter() - start
     made = sum(file.stat().st_size for file in pathlib.Path(directory).iterdir())
-    report("preparation_whole_run_pairs", pairs, "pairs", None)
-    report("preparation_whole_run_rate", pairs / seconds, "pairs/s", None)
-    report("preparation_whole_run_disk", made / tars, "of the tars", None, better="lower")
-    report("preparation_whole_run_memory", peak.gigabytes, "GB", 4.0, better="lower")
+    print_figure("preparation_whole_run_pairs", pairs, "pairs", None)
+    print_figure("preparation_whole_run_rate", pairs / seconds, "pairs/s", None)
+    print_figure("preparation_whole_run_disk", made / tars, "of the tars", None, better="lower")
+    print_figure("preparation_whole_run_memory", peak.gigabytes, "GB", 4.0, better="lower")
 
 
 def write_tar(
@@ -130,20 +130,6 @@ def _pictures(size: tuple[int, int]) -> list[bytes]:
         Image.fromarray(pixels).save(file, "JPEG", quality=85)
         encoded.append(file.getvalue())
     return encoded
-
-
-def report(
-    metric: str, value: float, unit: str, goal: float | None, better: str = "higher"
-) -> None:
-    """Prints one figure."""
-    line = {
-        "metric": metric,
-        "value": round(value, 3),
-        "unit": unit,
-        "goal": goal,
-        "better": better,
-    }
-    print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ training, and checks that the step it names was saved. Prints JSON lines.
 """
 
 import argparse
-import json
 import pathlib
 import re
 import signal
@@ -14,6 +13,7 @@ import sys
 import tempfile
 import time
 
+from benchmarks.figures import print_figure
 from cocu_jax.training.metrics import read_metrics
 
 GOAL_SECONDS = 20.0
@@ -28,9 +28,8 @@ def main() -> None:
     options = parser.parse_args()
     for stage, step in STAGES.items():
         slowest = max(seconds_to_stop(stage, step) for _ in range(options.rounds))
-        line = {"metric": f"SIGTERM to exit, demo's {stage} run, slowest of {options.rounds}"}
-        line |= {"value": round(slowest, 2), "unit": "s", "goal": GOAL_SECONDS, "better": "lower"}
-        print(json.dumps(line), flush=True)
+        metric = f"SIGTERM to exit, demo's {stage} run, slowest of {options.rounds}"
+        print_figure(metric, slowest, "s", GOAL_SECONDS, "lower")
 
 
 def seconds_to_stop(stage: str, step: int) -> float:

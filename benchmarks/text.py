@@ -4,7 +4,6 @@ The other tokenizer is the one of transformers with the same vocabulary, given C
 other extractor is method step 1.2 written down with NLTK.
 """
 
-import json
 import os
 import random
 import statistics
@@ -18,6 +17,7 @@ from nltk.tokenize import TreebankWordTokenizer
 from nltk.util import everygrams
 from transformers import CLIPTokenizer
 
+from benchmarks.figures import print_figure
 from cocu_jax.models.tokenizer import Tokenizer, merges, vocabulary
 from data_prep.concepts import ConceptExtractor
 from data_prep.gallery import Gallery
@@ -31,15 +31,15 @@ def main() -> None:
     gallery = Gallery.load()
     captions = _captions(gallery, _CAPTIONS)
     ours, theirs = _interleaved(Tokenizer(), _transformers_tokenizer(), captions)
-    _report("tokenizer_rate", _CAPTIONS / ours, "captions/s/core", 20_000)
-    _report("tokenizer_against_transformers", theirs / ours, "ratio", 1.0)
+    print_figure("tokenizer_rate", _CAPTIONS / ours, "captions/s/core", 20_000)
+    print_figure("tokenizer_against_transformers", theirs / ours, "ratio", 1.0)
 
     extractor = ConceptExtractor(gallery)
     ours, theirs = _interleaved(
         lambda texts: [extractor(text) for text in texts], _nltk_extractor(gallery), captions
     )
-    _report("concept_extraction_rate", _CAPTIONS / ours, "captions/s/core", 20_000)
-    _report("concept_extraction_against_nltk", theirs / ours, "ratio", 1.0)
+    print_figure("concept_extraction_rate", _CAPTIONS / ours, "captions/s/core", 20_000)
+    print_figure("concept_extraction_against_nltk", theirs / ours, "ratio", 1.0)
 
 
 def _captions(gallery: Gallery, count: int) -> list[str]:
@@ -85,17 +85,6 @@ def _interleaved(ours: Callable, theirs: Callable, captions: list[str]) -> tuple
             if turn:
                 taken.append(time.perf_counter() - start)
     return statistics.median(seconds[0]), statistics.median(seconds[1])
-
-
-def _report(metric: str, value: float, unit: str, goal: float) -> None:
-    line = {
-        "metric": metric,
-        "value": round(value, 3),
-        "unit": unit,
-        "goal": goal,
-        "better": "higher",
-    }
-    print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

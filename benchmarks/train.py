@@ -12,7 +12,6 @@ lines.
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks import transformers_oracle as oracle
+from benchmarks.figures import print_figure
 from benchmarks.model_step import interleaved_times
 from cocu_jax.host_memory import keep_freed_memory
 from cocu_jax.training.hardware import chip_of
@@ -94,10 +94,10 @@ def against_torch(batch_size: int, rounds: int) -> None:
     }
     times = interleaved_times(steps, rounds)
     ratio = statistics.median(a / b for a, b in zip(times["torch"], times["ours"], strict=True))
-    _print(f"whole step, batch {batch_size}: torch / ours", ratio, "ratio", goal=1.3)
+    print_figure(f"whole step, batch {batch_size}: torch / ours", ratio, "ratio", goal=1.3)
     for name, seconds in times.items():
         seconds = statistics.median(seconds)
-        _print(f"whole step, batch {batch_size}: {name}", batch_size / seconds, "images/s")
+        print_figure(f"whole step, batch {batch_size}: {name}", batch_size / seconds, "images/s")
 
 
 def on_accelerator(batch_size: int, rounds: int) -> None:
@@ -106,13 +106,13 @@ def on_accelerator(batch_size: int, rounds: int) -> None:
     config.batch_size, config.total_steps, config.warmup_steps = batch_size, 100_000, 1
     step = our_step(config, random_batch(config))
     seconds = statistics.median(interleaved_times({"ours": step}, rounds)["ours"])
-    _print(f"whole step, batch {batch_size}: ours", batch_size / seconds, "images/s")
+    print_figure(f"whole step, batch {batch_size}: ours", batch_size / seconds, "images/s")
     device = jax.devices()[0]
     if chip := chip_of(device.device_kind):
         flops = make_plan(config, examples=1000 * batch_size).flops
         peak = chip.flops * jax.device_count()
         name = f"whole step, batch {batch_size}: model FLOP utilisation, {device.device_kind}"
-        _print(name, flops / seconds / peak, "share", goal=0.45)
+        print_figure(name, flops / seconds / peak, "share", goal=0.45)
 
 
 def loop_against_resident_batch(corpus: str, steps: int = 120) -> None:
@@ -135,16 +135,11 @@ def loop_against_resident_batch(corpus: str, steps: int = 120) -> None:
         bare()
     speed = steps // 2 * config.batch_size / (time.perf_counter() - start)
     rate = statistics.median(line["images_per_second"] for line in lines)
-    _print("demo run with input and log: images", rate, "images/s")
-    _print("demo step on a resident batch: images", speed, "images/s")
-    _print("demo run / step on a resident batch", rate / speed, "ratio", goal=0.95)
+    print_figure("demo run with input and log: images", rate, "images/s")
+    print_figure("demo step on a resident batch: images", speed, "images/s")
+    print_figure("demo run / step on a resident batch", rate / speed, "ratio", goal=0.95)
     wait = statistics.median(line["input_wait"] for line in lines)
-    _print("demo run: share of the time that waits for input", wait, "share", better="lower")
-
-
-def _print(metric: str, value: float, unit: str, goal: float | None = None, better="higher"):
-    line = {"metric": metric, "value": round(value, 3), "unit": unit, "better": better}
-    print(json.dumps(line | ({} if goal is None else {"goal": goal})), flush=True)
+    print_figure("demo run: share of the time that waits for input", wait, "share", better="lower")
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ per figure.
 """
 
 import argparse
-import json
 import pathlib
 import tempfile
 import time
@@ -17,6 +16,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from benchmarks.figures import print_figure
 from benchmarks.process_memory import PeakMemory
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
 from cocu_jax.models.weights.huggingface import save_groupvit
@@ -41,8 +41,9 @@ def main() -> None:
         start = time.perf_counter()
         with PeakMemory() as peak:
             prepare_segmentation("voc", str(root / "VOCdevkit"), str(root / "tfds"))
-        report("prepared", options.images / (time.perf_counter() - start), "images/s")
-        report("preparation_memory", peak.gigabytes, "GB", 4.0)
+        rate = options.images / (time.perf_counter() - start)
+        print_figure("voc_sized_run/preparation_rate", rate, "images/s")
+        print_figure("voc_sized_run/preparation_memory", peak.gigabytes, "GB", 4.0, "lower")
         save_groupvit(narrow_model(), str(root / "model"))
         config = get_config()
         config.checkpoint, config.data_dir = str(root / "model"), str(root / "tfds")
@@ -50,11 +51,12 @@ def main() -> None:
         start = time.perf_counter()
         with PeakMemory() as peak:
             figures = evaluate(config, str(root / "run"))["voc"]
-        report("evaluated", figures["images"], "images")
-        report("evaluation_rate", figures["images"] / (time.perf_counter() - start), "images/s")
-        report("evaluation_memory", peak.gigabytes, "GB", 4.0)
+        print_figure("voc_sized_run/evaluated", figures["images"], "images")
+        rate = figures["images"] / (time.perf_counter() - start)
+        print_figure("voc_sized_run/evaluation_rate", rate, "images/s")
+        print_figure("voc_sized_run/evaluation_memory", peak.gigabytes, "GB", 4.0, "lower")
         written = len(list((root / "run/predictions/voc").glob("*.png")))
-        report("predictions", written, "files")
+        print_figure("voc_sized_run/predictions", written, "files")
 
 
 def write_voc(top: pathlib.Path, count: int) -> None:
@@ -86,12 +88,6 @@ def narrow_model() -> GroupViT:
     tokens = model.image.stages[1].group_tokens
     tokens[...] = jax.random.normal(jax.random.key(0), tokens.shape)
     return model
-
-
-def report(metric: str, value: float, unit: str, goal: float | None = None) -> None:
-    """One JSON line."""
-    line = {"metric": f"voc_sized_run/{metric}", "value": round(float(value), 3), "unit": unit}
-    print(json.dumps(line | {"goal": goal, "better": "lower" if goal else "higher"}), flush=True)
 
 
 if __name__ == "__main__":
