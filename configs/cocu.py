@@ -34,7 +34,7 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
         )
         for name in names
     )
-    data.concepts = "cluster"  # "top", "caption" (needs no annotations) or "none"
+    data.concepts = "cluster"  # or "top"; without annotations "caption", "nouns" or "none"
     data.prompts = 3
     data.prompt_length = 32
     data.caption_length = 77

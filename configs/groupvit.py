@@ -1,4 +1,8 @@
-"""The GroupViT baseline: as `configs/cocu.py`, with prompts from the image's own caption."""
+"""The GroupViT baseline: as `configs/cocu.py`, with prompts from the image's own caption.
+
+Prompts hold the caption's gallery concepts. GroupViT took all its nouns, and so does
+`--config.data.concepts=nouns` with corpora of `python -m data_prep image_text … --nouns`.
+"""
 
 import ml_collections
 

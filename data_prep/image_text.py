@@ -28,6 +28,7 @@ from data_prep.image_text_assembly import REPORT_FILE, assemble
 from data_prep.image_text_images import ImageRecipe
 from data_prep.image_text_sources import find_units
 from data_prep.image_text_units import Recipe, features
+from data_prep.nouns import load_tagger
 
 _CORPORA = {
     "cc3m": "Conceptual Captions (Sharma et al., 2018)",
@@ -76,11 +77,12 @@ class ImageText(FileReaderBuilder):
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        gallery = self._preparation.recipe.gallery if self._preparation else Gallery.load()
+        recipe = self._preparation.recipe if self._preparation else None
+        gallery = recipe.gallery if recipe else Gallery.load()
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.builder_config.description,
-            features=features(),
+            features=features(bool(recipe and recipe.nouns)),
             metadata=tfds.core.MetadataDict(gallery=list(gallery.concepts)),
         )
 
@@ -92,6 +94,8 @@ class ImageText(FileReaderBuilder):
         if self._preparation is None:
             raise UserError("image_text is prepared by: python -m data_prep image_text --help")
         wanted = self._preparation
+        if wanted.recipe.nouns:
+            load_tagger()  # what it lacks is told here, not by some worker
         scratch = self._scratch
         scratch.mkdir(parents=True, exist_ok=True)
         units = find_units(list(wanted.sources), scratch, wanted.yfcc)
@@ -152,6 +156,12 @@ def prepare_image_text(name: str, preparation: Preparation, data_dir: str) -> st
         raise UserError(
             f"{data_dir}: cannot write there ({reason}); choose another --data_dir"
         ) from None
+    stored = tfds.builder_from_directory(builder.data_path).info.features
+    if preparation.recipe.nouns and "caption_nouns" not in stored:
+        raise UserError(
+            f"{builder.data_path}: is there already, without nouns; "
+            "remove it, or give another --name or --data_dir"
+        )
     return str(builder.data_path)
 
 
@@ -177,6 +187,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="put the file's name before each key: for corpora whose keys start anew in every file",
     )
+    parser.add_argument(
+        "--nouns",
+        action="store_true",
+        help="store the nouns of captions, too, for data.concepts=nouns: needs NLTK and its tagger",
+    )
     parser.add_argument("--yfcc", default="", help="for zips: yfcc100m_dataset, also as .bz2")
     parser.add_argument("--yfcc_subset", default="", help="for zips: yfcc100m_subset_data.tsv")
     parser.add_argument(
@@ -192,7 +207,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.workers < 1 or arguments.size < 1:
         raise UserError("--workers and --size: give 1 at least")
     image = ImageRecipe(arguments.resize, arguments.size)
-    recipe = Recipe(image, Gallery.load(arguments.gallery), arguments.qualify_keys)
+    gallery = Gallery.load(arguments.gallery)
+    recipe = Recipe(image, gallery, arguments.qualify_keys, arguments.nouns)
     preparation = Preparation(
         recipe=recipe,
         sources=tuple(arguments.sources),

@@ -17,6 +17,7 @@ from data_prep.gallery import Gallery
 from data_prep.image_text_captions import clean_caption, count_words
 from data_prep.image_text_images import ImageRecipe, UndecodableImage, prepare_image
 from data_prep.image_text_readers import DamagedUnit, RawPair, Unit, read_unit
+from data_prep.nouns import NounFinder
 
 _CONTEXT_LENGTH = 77
 _MIN_WORDS = 2
@@ -31,11 +32,13 @@ class Recipe:
         gallery: the concepts to look for in captions.
         qualify_keys: put the unit's name before every key, for corpora whose keys start anew in
             every file.
+        nouns: look for all nouns in captions, too.
     """
 
     image: ImageRecipe
     gallery: Gallery
     qualify_keys: bool = False
+    nouns: bool = False
 
 
 @dataclasses.dataclass
@@ -70,16 +73,16 @@ class UnitReport:
         path.write_text(json.dumps(dataclasses.asdict(self)))
 
 
-def features() -> tfds.features.FeaturesDict:
-    """Features of every image-text dataset."""
+def features(nouns: bool = False) -> tfds.features.FeaturesDict:
+    """Features of every image-text dataset; `caption_nouns` only with `nouns`."""
+    numbers = ["caption_tokens", "caption_concepts"] + ["caption_nouns"] * nouns
     return tfds.features.FeaturesDict(
         {
             "key": tfds.features.Text(),
             "image": tfds.features.Image(encoding_format="jpeg"),
             "caption": tfds.features.Text(),
-            "caption_tokens": tfds.features.Tensor(shape=(None,), dtype=np.int32),
-            "caption_concepts": tfds.features.Tensor(shape=(None,), dtype=np.int32),
         }
+        | {name: tfds.features.Tensor(shape=(None,), dtype=np.int32) for name in numbers}
     )
 
 
@@ -88,9 +91,10 @@ class UnitPreparer:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._features = features()
+        self._features = features(recipe.nouns)
         self._tokenizer = Tokenizer()
         self._extract = ConceptExtractor(recipe.gallery)
+        self._find_nouns = NounFinder(self._tokenizer) if recipe.nouns else None
 
     def prepare(self, unit: Unit, target: epath.Path) -> None:
         """Writes `target`.tfrecord, .keys.npy and, as the sign that all is done, .json.
@@ -136,14 +140,18 @@ class UnitPreparer:
                 report.drop("undecodable image")
                 continue
             seen[key_hash] = None
-            tokens = self._tokenizer.encode(caption)[: _CONTEXT_LENGTH - 2]
-            yield {
-                "key": key,
-                "image": io.BytesIO(image),
-                "caption": caption,
-                "caption_tokens": np.array([SOT, *tokens, EOT], np.int32),
-                "caption_concepts": np.array(self._extract(caption), np.int32),
-            }
+            yield {"key": key, "image": io.BytesIO(image)} | self._texts(caption)
+
+    def _texts(self, caption: str) -> dict:
+        tokens = [SOT, *self._tokenizer.encode(caption)[: _CONTEXT_LENGTH - 2], EOT]
+        texts = {
+            "caption": caption,
+            "caption_tokens": np.array(tokens, np.int32),
+            "caption_concepts": np.array(self._extract(caption), np.int32),
+        }
+        if self._find_nouns:
+            texts["caption_nouns"] = np.array(self._find_nouns(caption, tokens), np.int32)
+        return texts
 
 
 def shard_files(target: epath.Path) -> tuple[epath.Path, epath.Path, epath.Path]:

@@ -17,11 +17,12 @@ class InputConfig:
         corpora: mappings with `directory`, `split`, optional `annotations` (sidecar directory) and
             optional `weight` (relative share; by default the number of examples).
         concepts: where prompts come from: "cluster" and "top" need annotations; "caption" takes the
-            gallery concepts of the caption, "nouns" its nouns where the corpus was prepared with a
-            tagger; "none" makes no prompts.
+            gallery concepts of the caption, "nouns" all its nouns where the corpus was prepared
+            with `image_text --nouns`; "none" makes no prompts.
         prompts: prompts per image.
-        prompt_length: positions of a prompt. Every prompt of the gallery must fit; where a sample
-            has too few concepts its caption stands in and is cut to this length, end token kept.
+        prompt_length: positions of a prompt. Every prompt of the gallery, or of nouns of 8 tokens,
+            must fit; where a sample has too few concepts its caption stands in and is cut to this
+            length, end token kept.
         caption_length: positions of a caption.
         image_size: side of the images in pixels.
         augment: "none" (resize only), "crop" (random resized crop and flip) or "full" (also

@@ -9,15 +9,17 @@ from cocu_jax.errors import UserError
 from cocu_jax.models.templates import IMAGENET_TEMPLATES, concept_pieces, template_pieces
 from cocu_jax.models.tokenizer import EOT, SOT, Tokenizer
 
+LONGEST_NOUN = 8  # tokens; corpora are prepared without longer ones, so that prompts have a bound
+
 
 @dataclasses.dataclass(frozen=True)
 class PromptTable:
-    """Token pieces (without start and end) of every template and every concept.
+    """Token pieces (without start and end) of every template and every concept of a gallery.
 
     Attributes:
         prefixes: int32 [templates + 1, (n)], the last one empty: a caption has no template.
         suffixes: the same after the concept.
-        concepts: int32 [concepts, (n)].
+        concepts: int32 [concepts, (n)]; none where prompts are made of the captions' nouns.
         length: positions of a prompt, start and end tokens included.
     """
 
@@ -28,26 +30,28 @@ class PromptTable:
 
     def tokens(
         self,
-        concepts: Int[tf.Tensor, "b k"],
+        concepts: tf.RaggedTensor,
+        chosen: Int[tf.Tensor, "b k"],
         captions: tf.RaggedTensor,
         uniform: Float[tf.Tensor, "b k"],
     ) -> Int[tf.Tensor, "b k length"]:
         """Zero-padded prompts, each in a template drawn uniformly.
 
         Args:
-            concepts: ids; negative ones stand for the sample's own caption, which is cut to
-                `length` with its end token kept.
+            concepts: int32 pieces [concepts, (n)]: the gallery's, or `noun_pieces`.
+            chosen: rows of `concepts`; negative ones stand for the sample's own caption, which is
+                cut to `length` with its end token kept.
             captions: int32 caption tokens [b, (t)] without start and end tokens.
             uniform: a draw from [0, 1) for each template.
         """
-        batch, count = tf.unstack(tf.shape(concepts))
+        batch, count = tf.unstack(tf.shape(chosen))
         num_templates = self.prefixes.nrows(tf.int32) - 1
-        num_concepts = self.concepts.nrows(tf.int32)
+        num_concepts = concepts.nrows(tf.int32)
         own = tf.repeat(tf.range(batch), count)
-        chosen = tf.reshape(tf.cast(concepts, tf.int32), [-1])
+        chosen = tf.reshape(tf.cast(chosen, tf.int32), [-1])
         drawn = tf.cast(tf.reshape(uniform, [-1]) * tf.cast(num_templates, tf.float32), tf.int32)
         template = tf.where(chosen < 0, num_templates, drawn)
-        pieces = tf.concat([self.concepts, captions], axis=0)
+        pieces = tf.concat([concepts, captions], axis=0)
         text = tf.concat(
             [
                 tf.gather(self.prefixes, template),
@@ -71,8 +75,28 @@ def with_ends(text: tf.RaggedTensor, length: int) -> Int[tf.Tensor, "n length"]:
     return rows.to_tensor(shape=[None, length])
 
 
+def noun_pieces(
+    captions: tf.RaggedTensor, spans: tf.RaggedTensor
+) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+    """Tokens of the nouns of a batch, one sample's after the other's.
+
+    Args:
+        captions: int32 caption tokens [b, (t)], start and end tokens included.
+        spans: int64 nouns as start, length, start, length … in the caption [b, (2 n)].
+
+    Returns:
+        Pieces int32 [nouns, (t)], and every sample's rows of them int64 [b, (n)].
+    """
+    start, length = tf.unstack(tf.reshape(spans.values, [-1, 2]), axis=1)
+    counts = spans.row_lengths() // 2
+    start += tf.cast(tf.repeat(captions.row_starts(), counts), tf.int64)
+    places = tf.ragged.range(start, start + length, row_splits_dtype=captions.row_splits.dtype)
+    rows = tf.RaggedTensor.from_row_lengths(tf.range(tf.size(start, tf.int64)), counts)
+    return tf.gather(captions.values, places), rows
+
+
 def prompt_table(gallery: tuple[str, ...], length: int) -> PromptTable:
-    """Tokenises a gallery and CLIP's 80 ImageNet templates.
+    """Tokenises a gallery, perhaps an empty one, and CLIP's 80 ImageNet templates.
 
     Raises:
         UserError: some prompt would be longer than `length`.
@@ -83,12 +107,13 @@ def prompt_table(gallery: tuple[str, ...], length: int) -> PromptTable:
     template = max(
         len(before) + len(after) for before, after in zip(prefixes, suffixes, strict=True)
     )
-    longest = max(range(len(concepts)), key=lambda index: len(concepts[index]))
-    needed = template + len(concepts[longest]) + 2
+    lengths = dict(zip(map(repr, gallery), map(len, concepts), strict=True))
+    lengths = lengths or {f"nouns of {LONGEST_NOUN} tokens": LONGEST_NOUN}
+    longest = max(lengths, key=lengths.get)
+    needed = template + lengths[longest] + 2
     if needed > length:
         raise UserError(
-            f"data.prompt_length={length} cuts prompts for {gallery[longest]!r}; "
-            f"use at least {needed}"
+            f"data.prompt_length={length} cuts prompts for {longest}; use at least {needed}"
         )
     return PromptTable(
         prefixes=_ragged([*prefixes, []]),

@@ -19,7 +19,7 @@ class Source:
     Attributes:
         corpus: images and captions.
         annotations: the sidecar with the ranked concepts of every image, or None.
-        gallery: what concept ids mean; empty if no concepts are used.
+        gallery: what concept ids mean; empty if there are none.
     """
 
     corpus: Corpus
@@ -39,22 +39,21 @@ def open_source(entry: Mapping, concepts: str) -> Source:
     """
     corpus = open_corpus(entry["directory"], entry["split"])
     _require(corpus, _IMAGE_TEXT_FEATURES, "not an image-text dataset")
-    if concepts == "none":
-        return Source(corpus, None, ())
     annotations = None
     if concepts in CAPTION_FEATURES:
-        _require(corpus, [CAPTION_FEATURES[concepts]], f"which data.concepts={concepts!r} needs")
-    elif entry.get("annotations"):
-        annotations = open_annotations(entry["annotations"], corpus)
-    else:
-        raise UserError(
-            f"{corpus.directory}: data.concepts={concepts!r} needs its annotations; "
-            "curate it (configs/curate.py) and name them in data.corpora[...].annotations"
+        _require(
+            corpus,
+            [CAPTION_FEATURES[concepts]],
+            f"which data.concepts={concepts!r} needs",
+            "image_text --nouns …" if concepts == "nouns" else "--help",
         )
-    name = "nouns" if concepts == "nouns" else "gallery"
-    gallery = (annotations or corpus).metadata.get(name)
+    elif concepts != "none":
+        annotations = _annotations(entry, concepts, corpus)
+    if concepts in ("none", "nouns"):
+        return Source(corpus, None, ())
+    gallery = (annotations or corpus).metadata.get("gallery")
     if not gallery:
-        raise UserError(f"{corpus.directory}: no {name} in its metadata; prepare it again")
+        raise UserError(f"{corpus.directory}: no gallery in its metadata; prepare it again")
     return Source(corpus, annotations, tuple(gallery))
 
 
@@ -84,10 +83,19 @@ def open_annotations(directory: str, corpus: Corpus) -> Corpus:
     return annotations
 
 
-def _require(corpus: Corpus, features, meaning: str) -> None:
+def _annotations(entry: Mapping, concepts: str, corpus: Corpus) -> Corpus:
+    if not entry.get("annotations"):
+        raise UserError(
+            f"{corpus.directory}: data.concepts={concepts!r} needs its annotations; "
+            "curate it (configs/curate.py) and name them in data.corpora[...].annotations"
+        )
+    return open_annotations(entry["annotations"], corpus)
+
+
+def _require(corpus: Corpus, features, meaning: str, command: str = "--help") -> None:
     for name in features:
         if name not in corpus.features:
             raise UserError(
                 f"{corpus.directory}: has no feature {name!r}, {meaning}; "
-                "prepare it with: python -m data_prep --help"
+                f"prepare it with: python -m data_prep {command}"
             )

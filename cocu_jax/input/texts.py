@@ -10,7 +10,7 @@ from jaxtyping import Int, UInt64
 from cocu_jax.input import concepts as sampling
 from cocu_jax.input.config import InputConfig
 from cocu_jax.input.draws import example_streams, uniforms
-from cocu_jax.input.prompts import PromptTable, prompt_table, with_ends
+from cocu_jax.input.prompts import PromptTable, noun_pieces, prompt_table, with_ends
 from cocu_jax.input.sources import CAPTION_FEATURES, Source
 
 _TEMPLATE_DRAW = 1
@@ -63,13 +63,9 @@ class Texts:
             "caption": with_ends(caption, self.config.caption_length),
         }
         if self.table is not None:
-            chosen = self._choose(stream, parsed, annotation)
-            offset = tf.gather(self.first_concept, source)[:, None]
-            rows["prompts"] = self.table.tokens(
-                tf.where(chosen == sampling.CAPTION, chosen, chosen + offset),
-                caption,
-                uniforms(stream, _TEMPLATE_DRAW, self.config.prompts),
-            )
+            concepts, chosen = self._choose(stream, source, parsed, annotation)
+            template = uniforms(stream, _TEMPLATE_DRAW, self.config.prompts)
+            rows["prompts"] = self.table.tokens(concepts, chosen, caption, template)
         return Examples(parsed["image"], stream, rows)
 
     def _parse(self, record):
@@ -82,12 +78,24 @@ class Texts:
             spec[CAPTION_FEATURES[self.config.concepts]] = tf.io.RaggedFeature(tf.int64)
         return tf.io.parse_example(record, spec)
 
-    def _choose(self, stream, parsed, annotation):
+    def _choose(self, stream, source, parsed, annotation):
+        """Tokens of the concepts there are [n, (t)], and which of them prompts take [b, k]."""
+        count = self.config.prompts
+        if self.config.concepts == "nouns":
+            caption = tf.cast(parsed["caption_tokens"], tf.int32)
+            nouns, own = noun_pieces(caption, parsed[CAPTION_FEATURES["nouns"]])
+            return nouns, sampling.sample_caption(stream, own, count)
+        if self.config.concepts == "caption":
+            found = parsed[CAPTION_FEATURES["caption"]]
+            chosen = sampling.sample_caption(stream, found, count)
+        else:
+            chosen = self._choose_annotated(stream, parsed, annotation)
+        offset = tf.gather(self.first_concept, source)[:, None]
+        return self.table.concepts, tf.where(chosen == sampling.CAPTION, chosen, chosen + offset)
+
+    def _choose_annotated(self, stream, parsed, annotation):
         """Concepts of the prompts [b, k]: ids in the gallery of the example's source."""
         count = self.config.prompts
-        if self.config.concepts in CAPTION_FEATURES:
-            found = parsed[CAPTION_FEATURES[self.config.concepts]]
-            return sampling.sample_caption(stream, found, count)
         spec = {
             "key": tf.io.FixedLenFeature([], tf.string),
             "concepts": tf.io.RaggedFeature(tf.int64),

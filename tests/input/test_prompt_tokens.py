@@ -30,7 +30,7 @@ def test_every_template_with_every_concept_equals_the_tokenizer(table):
     templates = len(IMAGENET_TEMPLATES)
     concepts = tf.constant([[c] * templates for c in range(len(GALLERY))])
     uniform = tf.constant([(np.arange(templates) + 0.5) / templates] * len(GALLERY), tf.float32)
-    got = table.tokens(concepts, captions(*GALLERY), uniform).numpy()
+    got = table.tokens(table.concepts, concepts, captions(*GALLERY), uniform).numpy()
     tokenizer = Tokenizer()
     for concept, rows in zip(GALLERY, got, strict=True):
         want = tokenizer([t.format(concept) for t in IMAGENET_TEMPLATES], context_length=LENGTH)
@@ -39,7 +39,8 @@ def test_every_template_with_every_concept_equals_the_tokenizer(table):
 
 def test_the_caption_stands_in_and_is_cut_with_its_end_kept(table):
     texts = ("a dog on a sofa", " ".join(["long"] * 40))
-    got = table.tokens(tf.constant([[0, -1], [-1, 1]]), captions(*texts), tf.zeros([2, 2])).numpy()
+    chosen = tf.constant([[0, -1], [-1, 1]])
+    got = table.tokens(table.concepts, chosen, captions(*texts), tf.zeros([2, 2])).numpy()
     want = Tokenizer()(list(texts), context_length=LENGTH)
     np.testing.assert_array_equal(got[0, 1], want[0])
     np.testing.assert_array_equal(got[1, 0], want[1])
@@ -48,7 +49,8 @@ def test_the_caption_stands_in_and_is_cut_with_its_end_kept(table):
 
 def test_templates_are_drawn_uniformly(table):
     uniform = np.random.default_rng(0).random((4000, 2), np.float32)
-    got = table.tokens(tf.zeros([4000, 2], tf.int32), captions(*["a"] * 4000), tf.constant(uniform))
+    chosen = tf.zeros([4000, 2], tf.int32)
+    got = table.tokens(table.concepts, chosen, captions(*["a"] * 4000), tf.constant(uniform))
     _, counts = np.unique(got.numpy().reshape(8000, LENGTH), axis=0, return_counts=True)
     assert len(counts) == len(set(IMAGENET_TEMPLATES))
     assert stats.chisquare(counts).pvalue > 1e-4
@@ -57,3 +59,6 @@ def test_templates_are_drawn_uniformly(table):
 def test_a_prompt_length_that_cuts_prompts_is_refused():
     with pytest.raises(UserError, match="use at least"):
         prompt_table(GALLERY, 8)
+    with pytest.raises(UserError, match="cuts prompts for nouns of 8 tokens; use at least 19"):
+        prompt_table((), 18)
+    assert prompt_table((), 19).concepts.shape[0] == 0

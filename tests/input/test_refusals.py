@@ -48,7 +48,7 @@ def test_annotations_with_other_keys(data, tmp_path, corpus_directory):
 def test_missing_annotations_or_features(data, tmp_path, corpus_directory):
     refused(with_corpus(data, directory=corpus_directory), "needs its annotations")
     data.concepts = "nouns"
-    refused(data, "no feature 'caption_nouns'")
+    refused(data, "no feature 'caption_nouns', .* data_prep image_text --nouns")
     bare = write_corpus(tmp_path, (8,), drop=("caption_tokens",))
     refused(with_corpus(data, directory=bare), "not an image-text dataset")
 
