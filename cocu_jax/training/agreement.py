@@ -36,8 +36,13 @@ class Agreement:
             return self.request.requested
         return multihost_utils.reached_preemption_sync_point(step)
 
-    def of_first(self, decision: bool) -> bool:
-        """What process 0 decided; waits for all processes."""
+    def of_first(self, decision: bool, running: list[jax.Array]) -> bool:
+        """What process 0 decided; waits for all processes.
+
+        First for what is `running`, too: on CPU, programs that communicate at the same time may
+        take each other's last thread and wait for ever.
+        """
         if self.request:
             return decision
+        jax.block_until_ready(running)
         return bool(multihost_utils.broadcast_one_to_all(np.array(decision)))

@@ -3,9 +3,12 @@
 import json
 from typing import NamedTuple
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from cocu_jax.errors import UserError
@@ -79,7 +82,7 @@ class Checkpoints:
         )
 
     def restore(self, target: TrainState) -> Restored | None:
-        """Reads the newest checkpoint that can be read.
+        """Reads the newest checkpoint that every process can read.
 
         Args:
             target: shapes, types and shardings to restore to (`Plan.targets`); the mesh may differ
@@ -92,21 +95,11 @@ class Checkpoints:
             UserError: there are checkpoints but none can be read, or they belong to another run.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
-            try:
-                restored = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(target), facts=ocp.args.JsonRestore()
-                    ),
-                )
-                evaluated = self._manager.metrics(step) or None
-            except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
-                reason = str(error).strip().split("\n")[0][:200]
-                logging.warning("checkpoint of step %d cannot be read (%s)", step, reason)
-                continue
-            self._check(restored.facts, step)
-            return Restored(step, restored.state, evaluated)
+        with self._reader() as reader:
+            for step in steps:
+                restored = self._read(reader, target, step)
+                if _all_processes(restored is not None):
+                    return restored
         if steps:
             raise UserError(
                 f"{self._directory}: none of the {len(steps)} checkpoints can be read; "
@@ -122,6 +115,36 @@ class Checkpoints:
         """Finishes writing and releases the threads."""
         self._manager.close()
 
+    def _reader(self) -> ocp.CheckpointManager:
+        """Reads without waiting for other processes, which may fail where this one does not."""
+        index = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=index, active_processes={index}, barrier_sync_key_prefix=str(index)
+        )
+        options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=alone)
+        return ocp.CheckpointManager(
+            self._directory, options=options, item_names=("state", "facts")
+        )
+
+    def _read(
+        self, reader: ocp.CheckpointManager, target: TrainState, step: int
+    ) -> Restored | None:
+        """One checkpoint; None, with a warning, if this process cannot read it."""
+        try:
+            restored = reader.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(target), facts=ocp.args.JsonRestore()
+                ),
+            )
+            evaluated = reader.metrics(step) or None
+        except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+            reason = str(error).strip().split("\n")[0][:200]
+            logging.warning("checkpoint of step %d cannot be read (%s)", step, reason)
+            return None
+        self._check(restored.facts, step)
+        return Restored(step, restored.state, evaluated)
+
     def _check(self, facts: dict, step: int) -> None:
         # Both through JSON, where tuples are lists.
         for name, value in json.loads(json.dumps(self.facts)).items():
@@ -130,6 +153,13 @@ class Checkpoints:
                     f"{self._directory}: checkpoint {step} was made with {name}={facts.get(name)}, "
                     f"this run has {value}; use another --workdir"
                 )
+
+
+def _all_processes(holds: bool) -> bool:
+    """Whether it holds on every process; waits for all."""
+    if jax.process_count() == 1:
+        return holds
+    return bool(multihost_utils.process_allgather(np.array(holds)).all())
 
 
 def _goodness(figures: dict[str, float]) -> float:

@@ -113,6 +113,7 @@ class Run:
         self.agreement = Agreement()
         self.clock = Clock()
         self.evaluated: dict[str, float] = {}
+        self.in_flight: collections.deque[jax.Array] = collections.deque()  # losses
         self.saved_at = time.monotonic()
 
     def __call__(self, start: Restored) -> dict[str, float]:
@@ -139,7 +140,6 @@ class Run:
         processes = jax.process_index(), jax.process_count()
         batches = train_batches(config.data, config.batch_size, config.seed, first_step, *processes)
         profile = Profile(self.root, config.profile_at, config.profile_steps)
-        in_flight = collections.deque()
         with progress_bar(f"train {self.root.name}", total, "steps", first_step) as bar:
             for step in range(first_step + 1, total + 1):
                 with self.clock.waiting():
@@ -147,9 +147,9 @@ class Run:
                 profile.before(step)
                 state, metrics = self.plan.step(state, batch)
                 self.log.add(metrics)
-                in_flight.append(metrics["loss/total"])
-                if len(in_flight) > _IN_FLIGHT:
-                    in_flight.popleft().block_until_ready()
+                self.in_flight.append(metrics["loss/total"])
+                if len(self.in_flight) > _IN_FLIGHT:
+                    self.in_flight.popleft().block_until_ready()
                 profile.after(step, metrics)
                 self.clock.step()
                 bar.update()
@@ -193,7 +193,7 @@ class Run:
         if not self.config.checkpoint_minutes or step % self.config.log_every:
             return False
         late = time.monotonic() - self.saved_at >= 60 * self.config.checkpoint_minutes
-        return self.agreement.of_first(late)
+        return self.agreement.of_first(late, list(self.in_flight))
 
     def _check_finite(self, line: dict[str, float]) -> None:
         bad = int(line.get("skipped_in_row", 0))

@@ -154,6 +154,27 @@ def test_two_processes_of_which_one_is_killed_end_in_the_same_bits(config, tmp_p
     assert_same_end(config, straight, killed)
 
 
+def test_checkpoint_that_one_of_two_processes_cannot_read_is_passed_over_by_both(config, tmp_path):
+    straight, damaged = tmp_path / "straight", tmp_path / "damaged"
+    config.total_steps, config.mesh.fsdp = 40, 4  # each process reads parameters of its own
+    finish(start(config, straight, processes=2), straight)
+    processes = start(config, damaged, processes=2)
+    assert wait_for_step(31, processes, damaged)
+    kill(processes)
+    newest = max(int(p.name) for p in (damaged / "checkpoints").iterdir() if p.name.isdigit())
+    files = (damaged / f"checkpoints/{newest}/state/ocdbt.process_1/d").iterdir()
+    largest = max(files, key=lambda file: file.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    finish(start(config, damaged, processes=2), damaged)
+    readers = [
+        rank
+        for rank in range(2)
+        if "cannot be read" not in (tmp_path / f"damaged.{rank}.log").read_text()
+    ]
+    assert readers == [0]
+    assert_same_end(config, straight, damaged)
+
+
 def test_sigterm_to_one_of_two_processes_saves_and_stops_both(config, tmp_path):
     workdir = tmp_path / "run"
     processes = start(config, workdir, processes=2)

@@ -78,6 +78,16 @@ def test_stopped_run_goes_on_to_identical_parameters(straight, tmp_path, monkeyp
     assert [line["step"] for line in read_metrics(tmp_path)] == [2, 4, 6]
 
 
+@pytest.mark.parametrize(("minutes", "steps"), [(1e-9, {"2", "4", "6"}), (1e9, {"6"})])
+def test_checkpoints_are_due_by_the_minute_at_steps_that_log(
+    scenes_config, tmp_path, minutes, steps
+):
+    config = scenes_config.copy_and_resolve_references()
+    config.checkpoint_every, config.checkpoint_minutes = 0, minutes
+    train(config, str(tmp_path))
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == steps
+
+
 class Interrupted:
     """Stands for an evaluation; SIGTERM comes during the first one."""
 
