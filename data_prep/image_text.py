@@ -77,13 +77,14 @@ class ImageText(FileReaderBuilder):
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        recipe = self._preparation.recipe if self._preparation else None
-        gallery = recipe.gallery if recipe else Gallery.load()
+        # Of a dataset that is only read, TFDS takes features and metadata from its files.
+        preparation = self._preparation
+        recipe = preparation.recipe if preparation else Recipe(ImageRecipe(), Gallery.load())
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.builder_config.description,
-            features=features(bool(recipe and recipe.nouns)),
-            metadata=tfds.core.MetadataDict(gallery=list(gallery.concepts)),
+            features=features(recipe.nouns),
+            metadata=tfds.core.MetadataDict(**recipe.settings),
         )
 
     def _download_and_prepare(self, dl_manager, download_config) -> None:
@@ -156,10 +157,11 @@ def prepare_image_text(name: str, preparation: Preparation, data_dir: str) -> st
         raise UserError(
             f"{data_dir}: cannot write there ({reason}); choose another --data_dir"
         ) from None
-    stored = tfds.builder_from_directory(builder.data_path).info.features
-    if preparation.recipe.nouns and "caption_nouns" not in stored:
+    stored = tfds.builder_from_directory(builder.data_path).info.metadata
+    settings = preparation.recipe.settings
+    if differing := [name for name, value in settings.items() if stored.get(name) != value]:
         raise UserError(
-            f"{builder.data_path}: is there already, without nouns; "
+            f"{builder.data_path}: is there already, prepared with another --{differing[0]}; "
             "remove it, or give another --name or --data_dir"
         )
     return str(builder.data_path)

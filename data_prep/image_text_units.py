@@ -40,6 +40,15 @@ class Recipe:
     qualify_keys: bool = False
     nouns: bool = False
 
+    @property
+    def settings(self) -> dict:
+        """What a dataset's metadata say about how it was prepared."""
+        image = dataclasses.asdict(self.image)
+        if self.image.resize == "none":
+            del image["size"]
+        rest = {"qualify_keys": self.qualify_keys, "nouns": self.nouns}
+        return image | rest | {"gallery": list(self.gallery.concepts)}
+
 
 @dataclasses.dataclass
 class UnitReport:

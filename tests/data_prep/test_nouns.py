@@ -202,5 +202,5 @@ def test_corpus_that_is_there_without_nouns_is_refused(tmp_path, nltk_data):
     raw.webdataset(tmp_path / "0.tar", range(4))
     directory = prepare(tmp_path, tmp_path / "0.tar")
     assert "caption_nouns" not in examples(directory)[0]
-    with pytest.raises(UserError, match="is there already, without nouns; remove it"):
+    with pytest.raises(UserError, match="prepared with another --nouns; remove it"):
         prepare(tmp_path, tmp_path / "0.tar", recipe=RECIPE)
