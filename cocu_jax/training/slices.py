@@ -77,7 +77,7 @@ class Slice:
             reason = str(error).strip().split("\n")[0][:150]
             raise UserError(
                 f"--compile_for={self.name}: no topology {topology} ({reason}); "
-                "it needs the TPU compiler: pip install libtpu"
+                "it needs the TPU compiler: pip install 'jax[tpu]'"
             ) from None
 
 
