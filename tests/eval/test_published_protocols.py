@@ -59,16 +59,35 @@ def models(tmp_path_factory):
     return model, GroupViTModel.from_pretrained(folder)
 
 
+# Two segments that want a patch equally, up to what float32 makes of their logits: the patch may go
+# to either, whole, and changes the scores of its window by more than rounding.
+TIE = 1e-5
+
+
 class RecordingSegmenter(PerImageSegmenter):
-    """Keeps what every window of the last image said."""
+    """Keeps what every window of the last image said, and how close its closest choice was."""
+
+    def __init__(self, model, *args):
+        super().__init__(model, *args)
+        self.margins = []
+        encoder = model.vision_model.encoder
+        self.hook = encoder.register_forward_hook(
+            lambda module, inputs, output: self.margins.append(margin(output.attentions))
+        )
 
     def scores(self, image, original):
-        self.windows = []
+        self.windows, self.margins = [], []
         return super().scores(image, original)
 
     def window_groups(self, pixels):
         self.windows.append(super().window_groups(pixels))
         return self.windows[-1]
+
+
+def margin(assignments) -> float:
+    """How much less than the best one the second segment wants a token; least over all tokens."""
+    best = [soft.topk(2, dim=1).values for soft in assignments]
+    return min(float((1 - two[:, 1] / two[:, 0]).min()) for two in best)
 
 
 @pytest.mark.slow
@@ -94,7 +113,7 @@ def test_published_protocol_equals_the_oracle(models, name):
             yield LabelledImage(str(number), resized, labels)
 
     truths = {image.key: image for image in images()}
-    pixels = same_labels = same_scores = same_groups = group_pixels = 0
+    pixels = same_labels = scored = same_scores = same_groups = group_pixels = tied = 0
     group_error, seen = 0.0, set()
     for batch in batch_images(images(), protocol, segmenter.rows):
         blocks = segmenter.read(batch)
@@ -104,33 +123,43 @@ def test_published_protocol_equals_the_oracle(models, name):
             example = truths.pop(prediction.key)
             height, width = example.labels.shape
             expected = oracle.scores(example.image, example.labels.shape).numpy()
-            score = scores[row][:height, :width]
-            same_scores += (np.abs(score - expected.max(0)) < 1e-4).sum()
             same_labels += (prediction.labels == expected.argmax(0)).sum()
-            pixels += score.size
+            pixels += prediction.labels.size
             seen |= set(np.unique(expected.argmax(0)))
             own = windows_of(batch, blocks, row, protocol)
-            for maps, table, (member, names) in zip(*own, oracle.windows, strict=True):
+            ties = 0
+            said = zip(*own, oracle.windows, oracle.margins, strict=True)
+            for maps, table, (member, names), closest in said:
                 error = np.abs(table[:, classes - len(named) :] - names.numpy()).max()
-                group_error = max(group_error, error)
                 same_groups += (maps == member.numpy()).sum()
                 group_pixels += maps.size
+                if error >= 1e-4 and closest < TIE:
+                    ties += 1
+                else:
+                    group_error = max(group_error, error)
+            tied += ties
+            if not ties:
+                score = scores[row][:height, :width]
+                same_scores += (np.abs(score - expected.max(0)) < 1e-4).sum()
+                scored += score.size
             counted = example.labels != IGNORE
             matrix += confusion_matrix(
                 example.labels[counted], prediction.labels[counted], labels=range(classes)
             )
         np.testing.assert_array_equal(np.asarray(segmenter.count(batch, blocks))[0], matrix)
+    oracle.hook.remove()
     print(
-        f"{name}: {IMAGES} images; scores of groups differ by {group_error:.1e} at most; "
+        f"{name}: {IMAGES} images; {tied} windows with a patch between two segments; in the others "
+        f"scores of groups differ by {group_error:.1e} at most; "
         f"identical: groups {same_groups / group_pixels:.6%} of {group_pixels:,} window pixels, "
-        f"scores to 1e-4 {same_scores / pixels:.6%} and labels {same_labels / pixels:.6%} of "
-        f"{pixels:,} pixels; {len(seen)} classes seen"
+        f"labels {same_labels / pixels:.6%} of {pixels:,} pixels, scores to 1e-4 "
+        f"{same_scores / scored:.6%} of {scored:,}; {len(seen)} classes seen"
     )
-    assert not truths and len(seen) > 2
+    assert not truths and len(seen) > 2 and tied <= IMAGES / 10
     assert group_error < 1e-4  # float32 through two implementations of the model
     # A pixel between two groups may go to either, and takes its score and label along.
     assert same_groups / group_pixels >= 0.999
-    assert same_scores / pixels >= 0.999
+    assert same_scores / scored >= 0.999
     assert same_labels / pixels >= 0.999
 
 
