@@ -29,6 +29,9 @@ from cocu_jax.models.keys import Keys
 from cocu_jax.models.text import trim_tokens
 from cocu_jax.training.flops import step_flops
 
+_PRODUCT_SIDE = 2048
+PRODUCT_FLOPS = 2 * _PRODUCT_SIDE**3
+
 
 def torch_steps(batch: tuple) -> dict[str, Callable[[], object]]:
     """The forward pass, and the whole step, of transformers' model in training mode."""
@@ -65,9 +68,9 @@ def our_steps(batch: tuple) -> dict[str, Callable[[], object]]:
     return {"forward": run(loss), "forward+backward": run(jax.value_and_grad(loss, has_aux=True))}
 
 
-def large_product(size: int = 2048) -> Callable[[], object]:
-    """A matrix product as fast as these cores do any: torch's, of 2 size^3 operations."""
-    matrix = torch.randn(size, size)
+def large_product() -> Callable[[], object]:
+    """A matrix product as fast as these cores do any, torch's, of `PRODUCT_FLOPS`."""
+    matrix = torch.randn(_PRODUCT_SIDE, _PRODUCT_SIDE)
     return lambda: matrix @ matrix
 
 
@@ -94,7 +97,7 @@ def report_part(part: str, times: dict[str, list[float]], operations: dict[str, 
         ratio = statistics.median(a / b for a, b in zip(times[slow], times[fast], strict=True))
         print_figure(f"{part}: {slow} / {fast}", ratio, "ratio", goal=goal)
     seconds = {name: statistics.median(values) for name, values in times.items()}
-    rate = 2 * 2048**3 / seconds.pop("product")
+    rate = PRODUCT_FLOPS / seconds.pop("product")
     print_figure(f"{part}: a large product", rate / 1e9, "GFLOP/s")
     for name, value in seconds.items():
         print_figure(f"{part}: {name}", value, "s", better="lower")

@@ -25,7 +25,7 @@ import torch
 
 from benchmarks import transformers_oracle as oracle
 from benchmarks.figures import print_figure
-from benchmarks.model_step import interleaved_times
+from benchmarks.model_step import PRODUCT_FLOPS, interleaved_times, large_product
 from cocu_jax.host_memory import keep_freed_memory
 from cocu_jax.training.hardware import chip_of
 from cocu_jax.training.loop import train
@@ -92,12 +92,18 @@ def against_torch(batch_size: int, rounds: int) -> None:
         "torch": torch_step(images, batch["caption"], prompts),
         "ours": our_step(config, batch),
     }
-    times = interleaved_times(steps, rounds)
+    times = interleaved_times(steps | {"product": large_product()}, rounds)
+    rate = PRODUCT_FLOPS / statistics.median(times.pop("product"))
     ratio = statistics.median(a / b for a, b in zip(times["torch"], times["ours"], strict=True))
     print_figure(f"whole step, batch {batch_size}: torch / ours", ratio, "ratio", goal=1.3)
     for name, seconds in times.items():
         seconds = statistics.median(seconds)
         print_figure(f"whole step, batch {batch_size}: {name}", batch_size / seconds, "images/s")
+    flops = make_plan(config, examples=1000 * batch_size).flops
+    floor = flops / rate / statistics.median(times["ours"])
+    print_figure(f"whole step, batch {batch_size}: products of ours", flops / 1e9, "GFLOP")
+    print_figure(f"whole step, batch {batch_size}: a large product", rate / 1e9, "GFLOP/s")
+    print_figure(f"whole step, batch {batch_size}: floor / time of ours", floor, "share")
 
 
 def on_accelerator(batch_size: int, rounds: int) -> None:
