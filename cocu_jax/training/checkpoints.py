@@ -1,6 +1,7 @@
 """Checkpoints of a run: written in the background, the newest readable one is restored."""
 
 import json
+import os
 from typing import NamedTuple
 
 import jax
@@ -42,6 +43,9 @@ class Checkpoints:
 
     def __init__(self, directory: epath.PathLike, keep: int, facts: dict):
         self.facts = facts
+        directory = os.fspath(directory)
+        if "://" not in directory:  # Orbax takes no relative paths
+            directory = os.path.abspath(directory)
         self._directory = epath.Path(directory)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(

@@ -74,6 +74,15 @@ def test_newest_checkpoints_and_the_best_are_kept_over_restarts(tmp_path, mesh):
     assert kept == {2, 5, 6}
 
 
+def test_directory_may_be_relative(saved, mesh, monkeypatch):
+    monkeypatch.chdir(saved.parent)
+    assert restore(saved.name, mesh).step == 3
+    checkpoints = Checkpoints(saved.name, keep=1, facts=FACTS)
+    checkpoints.save(make_state(4, mesh), 4)
+    checkpoints.close()
+    assert restore(saved, mesh).step == 4
+
+
 @pytest.mark.parametrize("axes", [(8, 1), (4, 2), (1, 1)])
 def test_checkpoint_is_restored_onto_any_mesh(saved, axes):
     mesh = make_mesh(*axes, 8, jax.devices()[: axes[0] * axes[1]])
