@@ -99,17 +99,17 @@ class Checkpoints:
             UserError: there are checkpoints but none can be read, or they belong to another run.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
+            return None
         with self._reader() as reader:
             for step in steps:
                 restored = self._read(reader, target, step)
                 if _all_processes(restored is not None):
                     return restored
-        if steps:
-            raise UserError(
-                f"{self._directory}: none of the {len(steps)} checkpoints can be read; "
-                "restore the directory from a copy, or remove it to start anew"
-            )
-        return None
+        raise UserError(
+            f"{self._directory}: none of the {len(steps)} checkpoints can be read; "
+            "restore the directory from a copy, or remove it to start anew"
+        )
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
