@@ -6,6 +6,7 @@ import ml_collections
 from etils import epath
 
 from cocu_jax.errors import UserError
+from cocu_jax.files import write_file
 
 _CONFIG_FILE = "config.json"
 
@@ -46,9 +47,7 @@ def open_workdir(
                     "use another --workdir, or the same config to continue"
                 )
         if writer:
-            aside = workdir / f"{_CONFIG_FILE}.tmp"  # readers and a kill never see half a file
-            aside.write_text(json.dumps(fields, indent=2))
-            aside.replace(saved_file)
+            write_file(saved_file, json.dumps(fields, indent=2))
     except OSError as error:
         reason = error.strerror or error
         raise UserError(

@@ -5,10 +5,10 @@ import json
 from cocu_jax.curation.annotations import metadata_files
 from cocu_jax.curation.gallery_page import write_page
 from cocu_jax.curation.plan import Plan
-from cocu_jax.curation.shard_files import write_file
 from cocu_jax.curation.shard_output import finished_report
 from cocu_jax.curation.summary import add_counts, as_text, summarise
 from cocu_jax.curation.waiting import wait_for
+from cocu_jax.files import write_file
 from cocu_jax.stopping import StopRequest
 
 

@@ -10,8 +10,8 @@ from cocu_jax.curation.annotations import annotation_features
 from cocu_jax.curation.images import square_pixels
 from cocu_jax.curation.index import Index
 from cocu_jax.curation.plan import Plan
-from cocu_jax.curation.shard_files import write_file
 from cocu_jax.curation.shard_output import annotation_file
+from cocu_jax.files import write_file
 from cocu_jax.input.corpus import Corpus, read_shard
 from cocu_jax.models.weights.image_processing import ImageProcessing
 from cocu_jax.progress import progress

@@ -5,11 +5,9 @@ has one metadata field, since several come in random order: JSON with what the a
 from and the SHA-256 of all else in the file.
 """
 
-import errno
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping
 from typing import BinaryIO
 
@@ -17,7 +15,7 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from cocu_jax.errors import UserError
+from cocu_jax.files import write_file
 
 _CHUNK = 1 << 22
 _LONGEST_HEADER = 100_000_000  # the format's own limit
@@ -30,41 +28,6 @@ _DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-
-
-def write_file(path: epath.Path, content: bytes) -> None:
-    """Writes a whole file or nothing; an interrupted write leaves at most a `.tmp` beside it.
-
-    Raises:
-        UserError: the disk is full or the place cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if "://" in str(path):
-            path.write_bytes(content)  # object stores show an object when it is complete
-        else:
-            _write_local(os.fspath(path), content)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "free some space" if full else "make it writable or choose another directory"
-        raise UserError(
-            f"{path}: cannot write ({error.strerror or error}); {remedy}, "
-            "then run the same command to go on"
-        ) from None
-
-
-def _write_local(path: str, content: bytes) -> None:
-    aside = f"{path}.tmp"
-    try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError:
-        if os.path.exists(aside):
-            os.remove(aside)
-        raise
 
 
 def write_arrays(

@@ -13,8 +13,9 @@ from cocu_jax.curation.annotations import parquet_shard, shard_name, tfrecord_sh
 from cocu_jax.curation.index import Entries
 from cocu_jax.curation.plan import Plan
 from cocu_jax.curation.ragged import Ragged
-from cocu_jax.curation.shard_files import checksum_of, write_file
+from cocu_jax.curation.shard_files import checksum_of
 from cocu_jax.curation.summary import shard_counts
+from cocu_jax.files import write_file
 
 
 def write_shard(

@@ -1,0 +1,82 @@
+"""Files that others may read meanwhile: written aside, then renamed; and safe names for them."""
+
+import errno
+import hashlib
+import os
+import urllib.parse
+import uuid
+
+from etils import epath
+
+from cocu_jax.errors import UserError
+
+_LONGEST_NAME = 200  # bytes; most file systems allow 255, and endings are added to it
+
+
+def write_file(path: epath.PathLike, content: bytes | str) -> None:
+    """Writes a whole file or nothing, local or in a bucket; text is encoded as UTF-8.
+
+    A local file is written under a unique temporary name beside `path`, synced and renamed, so that
+    readers see the old content or the new, and several writers do not meet. Object stores show an
+    object only when it is complete.
+
+    Raises:
+        UserError: the disk is full or the place cannot be written.
+    """
+    path = epath.Path(path)
+    content = content.encode() if isinstance(content, str) else content
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if "://" in str(path):
+            path.write_bytes(content)
+        else:
+            _write_local(os.fspath(path), content)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: epath.PathLike, error: OSError) -> UserError:
+    """One line for a write that failed: the place, the reason, and what to do."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free some space" if full else "make it writable or choose another directory"
+    return UserError(
+        f"{path}: cannot write ({error.strerror or error}); {remedy}, "
+        "then run the same command to continue"
+    )
+
+
+def temporary_name(path: str) -> str:
+    """A name beside `path` that no other writer uses; it ends in `.tmp`."""
+    directory, name = os.path.split(path)
+    return os.path.join(directory, f".{name[:100]}.{uuid.uuid4().hex}.tmp")
+
+
+def safe_name(key: str) -> str:
+    """A file name for any key: one path component, never hidden, different for different keys.
+
+    Letters, digits and `_-.~` stay; every other byte is percent-encoded, as is a leading dot. Names
+    that would be too long are cut and end in a hash of the whole key.
+    """
+    name = urllib.parse.quote(key, safe="", errors="surrogatepass")
+    if name.startswith("."):
+        name = f"%2E{name[1:]}"
+    if not name:
+        return "%"
+    if len(name) > _LONGEST_NAME:
+        digest = hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()[:32]
+        name = f"{name[: _LONGEST_NAME - 33]}-{digest}"
+    return name
+
+
+def _write_local(path: str, content: bytes) -> None:
+    aside = temporary_name(path)
+    try:
+        with open(aside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        if os.path.exists(aside):
+            os.remove(aside)
+        raise

@@ -1,0 +1,46 @@
+"""Atomic files and safe names."""
+
+import threading
+
+import pytest
+
+from cocu_jax.errors import UserError
+from cocu_jax.files import safe_name, write_file
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path):
+    contents = [bytes([number]) * 200_000 for number in range(8)]
+    path = tmp_path / "new" / "file"
+
+    threads = [threading.Thread(target=write_file, args=(path, c)) for c in contents * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert path.read_bytes() in contents
+    assert [found.name for found in path.parent.iterdir()] == ["file"]
+
+
+def test_place_that_cannot_be_written_is_named_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(UserError, match=r"file/below: cannot write \(.*\); .*") as caught:
+        write_file(tmp_path / "file" / "below", "text")
+
+    assert "\n" not in str(caught.value)
+
+
+KEYS = ["", ".", "..", "../escaped", "a/b", "a%2Fb", "a b", "é", "\0", ".hidden", "\udc80"]
+KEYS += ["x" * 3_000, "x" * 3_000 + "y", "文" * 300, "plain-key_01.jpg"]
+
+
+def test_safe_names_are_single_components_that_can_be_created(tmp_path):
+    names = {safe_name(key) for key in KEYS}
+
+    assert len(names) == len(KEYS)
+    for name in names:
+        write_file(tmp_path / (name + ".long_ending"), "")
+        assert not name.startswith(".")
+    assert len(list(tmp_path.iterdir())) == len(KEYS)
+    assert safe_name("plain-key_01.jpg") == "plain-key_01.jpg"
