@@ -24,8 +24,9 @@ COMMANDS = {
 }
 
 
-def main(argv: list[str]) -> None:
-    """Runs the command that `argv` names."""
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command that `argv` (default: `sys.argv`) names."""
+    argv = sys.argv[1:] if argv is None else argv
     overview = "\n".join(f"  {name:<14}{line}" for name, (_, line) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="python -m data_prep",
@@ -49,4 +50,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

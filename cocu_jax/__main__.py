@@ -1,0 +1,34 @@
+"""The `cocu` command, also `python -m cocu_jax`: every tool of the project under one name."""
+
+import importlib
+import sys
+
+# Command, the module whose `main()` it runs, and one line for the overview.
+COMMANDS = {
+    "segment": ("cocu_jax.segment", "segment pictures with words"),
+    "prepare": ("data_prep.__main__", "corpora and benchmarks to TFDS datasets"),
+    "weights": ("cocu_jax.models.weights.__main__", "checkpoints in and out"),
+    "run": ("cocu_jax.run", "a job: curate, train, evaluate, demo; as `python main.py`"),
+}
+
+
+def main() -> int | None:
+    """Runs the command that `sys.argv` names; returns its exit status."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if name not in COMMANDS:
+        print(f"error: no command {name!r}\n\n{_overview()}", file=sys.stderr)
+        return 2
+    sys.argv = [f"cocu {name}", *rest]
+    return importlib.import_module(COMMANDS[name][0]).main()
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10}{line}" for name, (_, line) in COMMANDS.items()]
+    return "\n".join(["usage: cocu COMMAND …", "", *lines, "", "Each has its own --help."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

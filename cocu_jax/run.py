@@ -1,0 +1,115 @@
+"""Starts one job: `python main.py --config=configs/cocu.py --workdir=runs/cocu`, or `cocu run …`.
+
+The name of the job is `config.job`; it stands for a function of (config, workdir). This module only
+reads flags, joins the other hosts, and reports errors in one line.
+"""
+
+import glob
+import importlib.util
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported by a job
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # tf.data gains nothing by it and it talks
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+import configs
+from cocu_jax.errors import UserError
+from cocu_jax.stopping import Stopped
+
+JOBS = {
+    "train": "cocu_jax.training.loop:train",
+    "curate": "cocu_jax.curation.job:curate",
+    "evaluate": "eval.job:evaluate",
+    "demo": "cocu_jax.demo.job:run_demo",
+}
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The job, e.g. configs/demo.py.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of this run: local or gs://.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", None, "Join other hosts; default: if any.")
+_COMPILE_FOR = flags.DEFINE_string("compile_for", None, "Only compile for a TPU, e.g. v5e-256.")
+
+
+def main() -> None:
+    """Reads the flags from `sys.argv` and runs the job that the config names."""
+    logging.set_verbosity(logging.WARNING)
+    for flag in (_CONFIG, _WORKDIR, _DISTRIBUTED, _COMPILE_FOR):  # shown by --help
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
+    flags.mark_flag_as_required("config")
+    app.run(_run_job, argv=[sys.argv[0], *map(_shipped_config, sys.argv[1:])], flags_parser=_parse)
+
+
+def _run_job(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    try:
+        run(_CONFIG.value, _WORKDIR.value)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+
+
+def run(config, workdir: str) -> None:
+    """Dispatches to the job's function, or to the ahead-of-time compiler."""
+    if config.job not in JOBS:
+        raise UserError(f"config.job={config.job!r} is no job; choose one of {', '.join(JOBS)}")
+    if _COMPILE_FOR.value:
+        from cocu_jax.training.ahead_of_time import compile_for
+
+        return compile_for(config, _COMPILE_FOR.value)
+    if not workdir:
+        raise UserError("--workdir is not set; give this run a directory, e.g. --workdir=runs/demo")
+    if _DISTRIBUTED.value or (_DISTRIBUTED.value is None and _in_cluster()):
+        _join_hosts()
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")  # tf.data runs on the host; JAX owns the accelerators
+    tf.config.set_visible_devices([], "TPU")
+    module, function = JOBS[config.job].split(":")
+    getattr(importlib.import_module(module), function)(config, workdir)
+
+
+def _shipped_config(argument: str) -> str:
+    """`--config=configs/…` where there is no such file: the config file that is installed."""
+    flag, _, path = argument.partition("=")
+    name, _, _ = path.partition(":")
+    shipped = pathlib.Path(configs.__file__).parent
+    if flag not in ("--config", "-config") or os.path.exists(name):
+        return argument
+    if name.startswith("configs/") and (shipped.parent / name).is_file():
+        return f"{flag}={shipped.parent / path}"
+    return argument
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the command line; a field that no config has is one clear line."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).replace("\\n", " ").replace("\\", "").split()).strip("'")
+        sys.exit(f"error: in the flags or the config file: {reason}")
+
+
+def _in_cluster() -> bool:
+    """Whether this is one of several Slurm tasks, or a TPU VM, which knows its slice's hosts."""
+    tasks = int(os.environ.get("SLURM_NTASKS", "1"))
+    chips = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
+    return tasks > 1 or bool(chips and importlib.util.find_spec("libtpu"))
+
+
+def _join_hosts() -> None:
+    """Finds the other hosts through the TPU's metadata, Slurm, or JAX's own variables."""
+    import jax
+
+    # JAX gives a Slurm task one GPU; a task that has its node for itself takes all of them.
+    has_node = os.environ.get("SLURM_STEP_NUM_NODES") == os.environ.get("SLURM_NTASKS", "")
+    try:
+        jax.distributed.initialize(local_device_ids=[] if has_node else None)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"no other hosts ({reason}); on one host: --nodistributed") from None
