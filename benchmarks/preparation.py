@@ -20,11 +20,11 @@ from PIL import Image
 
 from benchmarks.figures import print_figure
 from benchmarks.process_memory import PeakMemory
-from data_prep.gallery import Gallery
-from data_prep.image_text import Preparation, prepare_image_text
-from data_prep.image_text_images import ImageRecipe
-from data_prep.image_text_readers import Unit
-from data_prep.image_text_units import Recipe, UnitPreparer
+from data_prep.gallery.gallery import Gallery
+from data_prep.image_text.images import ImageRecipe
+from data_prep.image_text.prepare import Preparation, prepare_image_text
+from data_prep.image_text.readers import Unit
+from data_prep.image_text.units import Recipe, UnitPreparer
 
 _PICTURES = 50
 _REPEATS = 5

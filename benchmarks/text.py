@@ -19,8 +19,8 @@ from transformers import CLIPTokenizer
 
 from benchmarks.figures import print_figure
 from cocu_jax.models.tokenizer import Tokenizer, merges, vocabulary
-from data_prep.concepts import ConceptExtractor
-from data_prep.gallery import Gallery
+from data_prep.gallery.concepts import ConceptExtractor
+from data_prep.gallery.gallery import Gallery
 
 _CAPTIONS = 10_000
 _REPEATS = 5

@@ -21,7 +21,7 @@ from benchmarks.process_memory import PeakMemory
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
 from cocu_jax.models.weights.huggingface import save_groupvit
 from configs.evaluate import get_config
-from data_prep.segmentation import prepare_segmentation
+from data_prep.segmentation.prepare import prepare_segmentation
 from eval.benchmarks import get_benchmark
 from eval.job import evaluate
 from eval.palettes import voc_colours

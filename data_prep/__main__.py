@@ -16,11 +16,17 @@ from cocu_jax.stopping import Stopped
 
 # Command, its module, and one line for the overview.
 COMMANDS = {
-    "scenes": ("data_prep.scenes", "draw OpenMoji Scenes, the demo corpus"),
-    "image_text": ("data_prep.image_text", "an image-text corpus from tars, tables, folders …"),
-    "gallery": ("data_prep.gallery_mining", "a gallery of concepts from a corpus's captions"),
+    "scenes": ("data_prep.scenes.prepare", "draw OpenMoji Scenes, the demo corpus"),
+    "image_text": (
+        "data_prep.image_text.prepare",
+        "an image-text corpus from tars, tables, folders …",
+    ),
+    "gallery": ("data_prep.gallery.mining", "a gallery of concepts from a corpus's captions"),
     "imagenet": ("data_prep.imagenet", "ImageNet-1k validation, for zero-shot classification"),
-    "segmentation": ("data_prep.segmentation", "a segmentation benchmark from its official files"),
+    "segmentation": (
+        "data_prep.segmentation.prepare",
+        "a segmentation benchmark from its official files",
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from cocu_jax.demo.report import write_report
 from cocu_jax.errors import UserError
 from cocu_jax.training.loop import train
 from cocu_jax.workdir import open_workdir
-from data_prep.scenes import ScenesConfig, prepare_scenes
+from data_prep.scenes.prepare import ScenesConfig, prepare_scenes
 
 # Supervision of the three runs: (split that is read, where the prompts' concepts come from).
 RUNS = {

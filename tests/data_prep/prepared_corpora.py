@@ -5,10 +5,10 @@ import json
 from etils import epath
 
 from cocu_jax.input.corpus import open_corpus, read_shard
-from data_prep.gallery import Gallery
-from data_prep.image_text import Preparation, prepare_image_text
-from data_prep.image_text_images import ImageRecipe
-from data_prep.image_text_units import Recipe
+from data_prep.gallery.gallery import Gallery
+from data_prep.image_text.images import ImageRecipe
+from data_prep.image_text.prepare import Preparation, prepare_image_text
+from data_prep.image_text.units import Recipe
 
 GALLERY = Gallery.build(["dog", "cat", "horse", "person"])
 

@@ -14,8 +14,8 @@ from prepared_corpora import GALLERY, examples, keys_and_captions, prepare, repo
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus
 from cocu_jax.models.tokenizer import EOT, SOT, Tokenizer
-from data_prep.image_text_images import ImageRecipe
-from data_prep.image_text_units import Recipe
+from data_prep.image_text.images import ImageRecipe
+from data_prep.image_text.units import Recipe
 
 
 def test_tars_become_shards_with_tokens_concepts_and_the_original_bytes(tmp_path):

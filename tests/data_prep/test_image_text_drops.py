@@ -9,8 +9,8 @@ from prepared_corpora import GALLERY, examples, keys_and_captions, prepare, repo
 
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus
-from data_prep.image_text_images import ImageRecipe
-from data_prep.image_text_units import Recipe
+from data_prep.image_text.images import ImageRecipe
+from data_prep.image_text.units import Recipe
 
 
 def test_every_drop_is_counted_by_its_reason(tmp_path):

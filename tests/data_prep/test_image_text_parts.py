@@ -8,8 +8,8 @@ import raw_corpora as raw
 import tensorflow as tf
 from PIL import Image
 
-from data_prep.image_text_captions import clean_caption, count_words
-from data_prep.image_text_images import ImageRecipe, UndecodableImage, prepare_image
+from data_prep.image_text.captions import clean_caption, count_words
+from data_prep.image_text.images import ImageRecipe, UndecodableImage, prepare_image
 
 
 @pytest.mark.parametrize(

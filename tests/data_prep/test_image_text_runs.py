@@ -13,7 +13,7 @@ from prepared_corpora import examples, keys_and_captions, prepare, report
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus
 from cocu_jax.stopping import Stopped
-from data_prep.image_text_units import UnitPreparer
+from data_prep.image_text.units import UnitPreparer
 
 
 def test_stopped_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
@@ -54,7 +54,7 @@ def test_stop_request_keeps_finished_units(tmp_path, monkeypatch):
         def __exit__(self, *_):
             stopped.set()
 
-    monkeypatch.setattr("data_prep.image_text_beam.StopRequest", OneStop)
+    monkeypatch.setattr("data_prep.image_text.beam.StopRequest", OneStop)
     with pytest.raises(Stopped, match="of 3 files; run the same command to go on"):
         prepare(tmp_path, tmp_path / "*.tar")
     monkeypatch.undo()

@@ -19,9 +19,9 @@ from cocu_jax.input.pipeline import train_batches
 from cocu_jax.models.templates import IMAGENET_TEMPLATES
 from cocu_jax.models.tokenizer import EOT, SOT, Tokenizer
 from data_prep.__main__ import main
-from data_prep.image_text_images import ImageRecipe
-from data_prep.image_text_units import Recipe
-from data_prep.nouns import NounFinder
+from data_prep.gallery.nouns import NounFinder
+from data_prep.image_text.images import ImageRecipe
+from data_prep.image_text.units import Recipe
 
 TAGGED = """
 a/DT dog/NN runs/VBZ on/IN the/DT green/JJ grass/NN ./.

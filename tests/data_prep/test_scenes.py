@@ -12,9 +12,9 @@ from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus, read_shard
 from cocu_jax.stopping import Stopped
 from data_prep import __main__ as command_line
-from data_prep import scenes
-from data_prep.scenes import ScenesConfig, prepare_scenes
-from data_prep.scenes_rendering import render_split
+from data_prep.scenes import prepare
+from data_prep.scenes.prepare import ScenesConfig, prepare_scenes
+from data_prep.scenes.rendering import render_split
 
 TINY = ScenesConfig(clip_scenes=40, pretrain_scenes=48, selection_scenes=8, validation_scenes=16)
 
@@ -100,7 +100,7 @@ def test_a_prepared_corpus_is_not_drawn_again(directory, monkeypatch):
     def draw(*_):
         raise AssertionError("drew scenes that are there already")
 
-    monkeypatch.setattr(scenes, "render_split", draw)
+    monkeypatch.setattr(prepare, "render_split", draw)
     assert prepare_scenes(TINY, str(pathlib.Path(directory).parents[2])) == directory
 
 
@@ -112,7 +112,7 @@ def test_interrupting_leaves_nothing_and_the_next_run_succeeds(tmp_path, monkeyp
             yield scene
 
     with monkeypatch.context() as patch:
-        patch.setattr(scenes, "render_split", interrupted)
+        patch.setattr(prepare, "render_split", interrupted)
         with pytest.raises(Stopped):
             prepare_scenes(TINY, str(tmp_path))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pytest
 
-from data_prep.scenes_artwork import ARTWORK
-from data_prep.scenes_captions import kept_in_clip, kept_in_pretrain, write_caption
-from data_prep.scenes_gallery import scenes_gallery
-from data_prep.scenes_settings import ScenesConfig
-from data_prep.scenes_stuff import TEXTURES
+from data_prep.scenes.artwork import ARTWORK
+from data_prep.scenes.captions import kept_in_clip, kept_in_pretrain, write_caption
+from data_prep.scenes.gallery import scenes_gallery
+from data_prep.scenes.settings import ScenesConfig
+from data_prep.scenes.stuff import TEXTURES
 
 
 def words_found(caption: str, concepts) -> set[str]:

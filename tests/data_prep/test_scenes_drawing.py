@@ -10,9 +10,9 @@ import resvg_py
 from PIL import Image
 
 from cocu_jax.errors import UserError
-from data_prep.scenes_artwork import ARTWORK
-from data_prep.scenes_composition import compose_scene
-from data_prep.scenes_settings import ScenesConfig
+from data_prep.scenes.artwork import ARTWORK
+from data_prep.scenes.composition import compose_scene
+from data_prep.scenes.settings import ScenesConfig
 
 FINE = 8  # the oracle draws this many times larger and counts covered sub-pixels
 

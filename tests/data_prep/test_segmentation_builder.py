@@ -9,7 +9,7 @@ from PIL import Image
 
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus, read_shard
-from data_prep.segmentation import prepare_segmentation, run
+from data_prep.segmentation.prepare import prepare_segmentation, run
 from eval.benchmarks import get_benchmark
 
 

@@ -8,9 +8,9 @@ from PIL import Image
 from pycocotools import mask as run_lengths
 
 from cocu_jax.errors import UserError
-from data_prep.segmentation import read_sample
-from data_prep.segmentation_files import find_samples
-from data_prep.segmentation_ids import IGNORE, context
+from data_prep.segmentation.files import find_samples
+from data_prep.segmentation.ids import IGNORE, context
+from data_prep.segmentation.prepare import read_sample
 from eval.benchmarks import get_benchmark
 
 SIZE = (12, 8)  # width, height

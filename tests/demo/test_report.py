@@ -15,8 +15,8 @@ from PIL import Image
 from cocu_jax.demo.charts import Line, line_chart, round_ticks
 from cocu_jax.demo.pictures import class_colours, group_colours, map_uri
 from cocu_jax.demo.report import write_report
-from data_prep.scenes_artwork import ARTWORK
-from data_prep.scenes_stuff import TEXTURES
+from data_prep.scenes.artwork import ARTWORK
+from data_prep.scenes.stuff import TEXTURES
 
 VOID = {"meta", "img", "br", "input", "line", "polyline"}
 

@@ -14,7 +14,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus, open_corpus, read_shard
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
 from cocu_jax.models.text import TextConfig
-from data_prep.scenes import ScenesConfig, prepare_scenes
+from data_prep.scenes.prepare import ScenesConfig, prepare_scenes
 from eval.protocol import Protocol
 
 TINY = ScenesConfig(

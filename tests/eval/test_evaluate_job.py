@@ -15,7 +15,7 @@ from cocu_jax import segment
 from cocu_jax.errors import UserError
 from cocu_jax.models.weights.huggingface import save_groupvit
 from data_prep.imagenet import prepare_imagenet
-from data_prep.segmentation import prepare_segmentation
+from data_prep.segmentation.prepare import prepare_segmentation
 from eval.benchmarks import benchmarks, get_benchmark
 from eval.job import evaluate
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import segmentation_ids
-from data_prep.segmentation_masks import read_colour_ids, read_ids
+from data_prep.segmentation import ids
+from data_prep.segmentation.masks import read_colour_ids, read_ids
 from eval.benchmarks import benchmarks, get_benchmark
 from eval.palettes import class_colours, distinct_colours, voc_colours
 from eval.pictures import renumber
@@ -13,14 +13,14 @@ from eval.report import format_results
 from eval.submission import write_prediction
 
 TABLES = {
-    "voc": segmentation_ids.plain(21),
-    "context": segmentation_ids.plain(60),
-    "coco_object": segmentation_ids.coco_object_made(),
-    "imagenet_s_50": segmentation_ids.imagenet_s(51),
-    "imagenet_s_300": segmentation_ids.imagenet_s(301),
-    "cityscapes": segmentation_ids.cityscapes(),
-    "ade20k": segmentation_ids.ade20k(),
-    "coco_stuff": segmentation_ids.coco_stuff(),
+    "voc": ids.plain(21),
+    "context": ids.plain(60),
+    "coco_object": ids.coco_object_made(),
+    "imagenet_s_50": ids.imagenet_s(51),
+    "imagenet_s_300": ids.imagenet_s(301),
+    "cityscapes": ids.cityscapes(),
+    "ade20k": ids.ade20k(),
+    "coco_stuff": ids.coco_stuff(),
 }
 
 

@@ -4,7 +4,7 @@ import json
 import pathlib
 import random
 
-GALLERY = pathlib.Path(__file__).parents[2] / "data_prep" / "default_gallery.json"
+GALLERY = pathlib.Path(__file__).parents[2] / "data_prep" / "gallery" / "default_gallery.json"
 
 CHOSEN = [
     "",

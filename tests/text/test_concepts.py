@@ -10,9 +10,9 @@ from hard_strings import hard_strings
 from nltk.tokenize import TreebankWordTokenizer
 from nltk.util import ngrams
 
-from data_prep.concepts import ConceptExtractor
-from data_prep.gallery import Gallery
-from data_prep.words import Words
+from data_prep.gallery.concepts import ConceptExtractor
+from data_prep.gallery.gallery import Gallery
+from data_prep.gallery.words import Words
 
 CLITICS = """don't it's I'd we'll they've you're i'm cannot can-not D'YE gimme gonna gotta lemme
 more'n wanna wanna, 'tis 'twas 'Tisn't dogs' ''quoted'' "'x'" o'clock rock'n'roll n't""".split()
@@ -127,7 +127,7 @@ def test_words_equal_nltks_treebank_tokenizer():
 def test_words_beyond_the_cache_are_split_alike(monkeypatch):
     cached = Words()
     expected = [cached(caption) for caption in captions(100)]
-    monkeypatch.setattr("data_prep.words._CACHED_PIECES", 0)
+    monkeypatch.setattr("data_prep.gallery.words._CACHED_PIECES", 0)
     bare = Words()
     assert [bare(caption) for caption in captions(100)] == expected
     assert not bare._cache

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cocu_jax.errors import UserError
-from data_prep.gallery import DEFAULT_GALLERY, Gallery, plural
+from data_prep.gallery.gallery import DEFAULT_GALLERY, Gallery, plural
 
 
 def test_gallery_is_lower_case_unique_and_completed_with_plurals():

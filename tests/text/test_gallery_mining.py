@@ -6,9 +6,9 @@ import random
 import pytest
 
 from cocu_jax.errors import UserError
-from data_prep import gallery_mining
-from data_prep.gallery import Gallery
-from data_prep.gallery_mining import MiningSettings, mine_gallery
+from data_prep.gallery import mining
+from data_prep.gallery.gallery import Gallery
+from data_prep.gallery.mining import MiningSettings, mine_gallery
 
 NOUNS = "dog cat woman man boy street beach tree bicycle kitchen truck racket cub".split()
 COMPOUNDS = ["fire truck", "tennis racket", "polar bear cub"]
@@ -67,7 +67,7 @@ def test_size_and_order_are_by_frequency_whatever_the_order_of_captions():
 
 
 def test_memory_bound_keeps_what_is_frequent(monkeypatch):
-    monkeypatch.setattr(gallery_mining, "_MOST_COUNTERS", 60)
+    monkeypatch.setattr(mining, "_MOST_COUNTERS", 60)
     gallery = mine_gallery(captions(), MiningSettings(size=500, min_count=30))
     assert set(NOUNS) <= set(gallery.concepts)
 
@@ -81,10 +81,10 @@ def test_command_reads_text_and_writes_a_gallery(tmp_path, capsys):
     (tmp_path / "captions.txt").write_text("\n".join(captions(300)))
     (tmp_path / "stop.txt").write_text("street\n")
     parser = argparse.ArgumentParser()
-    gallery_mining.add_arguments(parser)
+    mining.add_arguments(parser)
     flags = "--corpus captions.txt --output g.json --min_count 5 --stop_words stop.txt".split()
     flags = [str(tmp_path / flag) if "." in flag else flag for flag in flags]
-    gallery_mining.run(parser.parse_args(flags))
+    mining.run(parser.parse_args(flags))
     concepts = Gallery.load(tmp_path / "g.json").concepts
     assert "beach" in concepts
     assert "street" not in concepts

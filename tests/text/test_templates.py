@@ -11,7 +11,7 @@ from cocu_jax.models.templates import (
     template_pieces,
 )
 from cocu_jax.models.tokenizer import Tokenizer
-from data_prep.gallery import Gallery
+from data_prep.gallery.gallery import Gallery
 
 HARD_CONCEPTS = [
     "new york's",

@@ -76,7 +76,7 @@ def test_tokenizer_survives_pickling(tokenizer):
 
 
 def test_text_preparation_does_not_import_jax():
-    modules = "cocu_jax.models.tokenizer, cocu_jax.models.templates, data_prep.concepts"
+    modules = "cocu_jax.models.tokenizer, cocu_jax.models.templates, data_prep.gallery.concepts"
     code = f"import sys, {modules}; sys.exit('jax' in sys.modules or 'tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

@@ -10,8 +10,8 @@ from flax import nnx
 from cocu_jax.models.layers import Projector
 from cocu_jax.training.objective import Features, Objective, groupvit_loss
 from configs import cocu
-from data_prep.scenes import prepare_scenes
-from data_prep.scenes_settings import ScenesConfig
+from data_prep.scenes.prepare import prepare_scenes
+from data_prep.scenes.settings import ScenesConfig
 
 
 @pytest.fixture(scope="session")

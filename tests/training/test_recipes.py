@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cocu_jax.models.weights.huggingface import load_groupvit
 from cocu_jax.training.metrics import read_metrics
-from data_prep.segmentation import prepare_segmentation
+from data_prep.segmentation.prepare import prepare_segmentation
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from etils import epath
 
 from cocu_jax.errors import UserError
 
-DEFAULT_GALLERY = epath.resource_path("data_prep") / "default_gallery.json"
+DEFAULT_GALLERY = epath.resource_path("data_prep") / "gallery" / "default_gallery.json"
 
 # What neither the rules nor inflect get right.
 _PLURALS = {

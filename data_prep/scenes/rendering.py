@@ -15,9 +15,9 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from data_prep.scenes_captions import kept_in_clip, kept_in_pretrain, write_caption
-from data_prep.scenes_composition import Scene, compose_scene
-from data_prep.scenes_settings import ScenesConfig
+from data_prep.scenes.captions import kept_in_clip, kept_in_pretrain, write_caption
+from data_prep.scenes.composition import Scene, compose_scene
+from data_prep.scenes.settings import ScenesConfig
 
 _CHUNK = 64  # scenes that a worker draws between two messages
 _WORTH_WORKERS = 2_000  # below this, starting processes takes longer than drawing

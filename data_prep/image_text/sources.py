@@ -7,9 +7,9 @@ from braceexpand import UnbalancedBracesError, braceexpand
 from etils import epath
 
 from cocu_jax.errors import UserError
-from data_prep.image_text_lists import LIST_ENDINGS, write_folder_rows, write_list_rows
-from data_prep.image_text_readers import Unit
-from data_prep.image_text_yfcc import write_captions
+from data_prep.image_text.lists import LIST_ENDINGS, write_folder_rows, write_list_rows
+from data_prep.image_text.readers import Unit
+from data_prep.image_text.yfcc import write_captions
 
 _ENDINGS = {
     "tar": (".tar", ".tar.gz", ".tgz"),

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from PIL import Image, UnidentifiedImageError
 
 from cocu_jax.errors import UserError
-from data_prep.segmentation_ids import UNKNOWN
+from data_prep.segmentation.ids import UNKNOWN
 
 _LABEL_MODES = ("P", "L", "I;16", "I")
 

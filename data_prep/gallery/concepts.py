@@ -1,7 +1,7 @@
 """Finding the gallery's concepts in captions."""
 
-from data_prep.gallery import Gallery
-from data_prep.words import Words
+from data_prep.gallery.gallery import Gallery
+from data_prep.gallery.words import Words
 
 _LONGEST_CONCEPT = 4  # words
 

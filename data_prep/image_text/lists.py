@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from etils import epath
 
 from cocu_jax.errors import UserError
-from data_prep.image_text_readers import CAPTION_FIELDS, IMAGE_ENDINGS, caption_of_json
+from data_prep.image_text.readers import CAPTION_FIELDS, IMAGE_ENDINGS, caption_of_json
 
 LIST_ENDINGS = (".csv", ".tsv", ".jsonl")
 _IMAGE_FIELDS = (

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep.scenes_settings import ScenesConfig
+from data_prep.scenes.settings import ScenesConfig
 
 _THINGS = (
     "{things}",

@@ -208,7 +208,7 @@ def _read_zip(unit: Unit) -> Iterator[RawPair]:
 
 
 def _read_rows(unit: Unit) -> Iterator[RawPair]:
-    """Lines written by `image_text_lists`."""
+    """Lines written by `data_prep.image_text.lists`."""
     with epath.Path(unit.path).open("r") as lines:
         for line in lines:
             row = json.loads(line)

@@ -12,12 +12,12 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from cocu_jax.models.tokenizer import EOT, SOT, Tokenizer
-from data_prep.concepts import ConceptExtractor
-from data_prep.gallery import Gallery
-from data_prep.image_text_captions import clean_caption, count_words
-from data_prep.image_text_images import ImageRecipe, UndecodableImage, prepare_image
-from data_prep.image_text_readers import DamagedUnit, RawPair, Unit, read_unit
-from data_prep.nouns import NounFinder
+from data_prep.gallery.concepts import ConceptExtractor
+from data_prep.gallery.gallery import Gallery
+from data_prep.gallery.nouns import NounFinder
+from data_prep.image_text.captions import clean_caption, count_words
+from data_prep.image_text.images import ImageRecipe, UndecodableImage, prepare_image
+from data_prep.image_text.readers import DamagedUnit, RawPair, Unit, read_unit
 
 _CONTEXT_LENGTH = 77
 _MIN_WORDS = 2

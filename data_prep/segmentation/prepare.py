@@ -18,9 +18,9 @@ from PIL import Image
 from cocu_jax.errors import UserError
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest
-from data_prep.segmentation_files import Sample, find_samples
-from data_prep.segmentation_ids import IGNORE
-from data_prep.segmentation_masks import open_image, require_same_size, to_classes
+from data_prep.segmentation.files import Sample, find_samples
+from data_prep.segmentation.ids import IGNORE
+from data_prep.segmentation.masks import open_image, require_same_size, to_classes
 from eval.benchmarks import benchmarks, get_benchmark
 
 _LARGE_PIXELS, _LARGE_SIDE = 1_000_000, 1000  # ImageNet-S: larger images are shrunk

@@ -1,9 +1,9 @@
 """The concept gallery of the demo corpus: its classes among many concepts that never appear."""
 
-from data_prep.gallery import Gallery
-from data_prep.scenes_artwork import ARTWORK
-from data_prep.scenes_settings import ScenesConfig
-from data_prep.scenes_stuff import TEXTURES
+from data_prep.gallery.gallery import Gallery
+from data_prep.scenes.artwork import ARTWORK
+from data_prep.scenes.settings import ScenesConfig
+from data_prep.scenes.stuff import TEXTURES
 
 # Everyday concepts beside the drawable ones, so that finding concepts is a real search. None of
 # them is a word of a caption pattern or part of a class name.

@@ -29,10 +29,10 @@ from cocu_jax.errors import UserError
 from cocu_jax.models.tokenizer import EOT, SOT, Tokenizer
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest
-from data_prep.concepts import ConceptExtractor
-from data_prep.scenes_gallery import scenes_gallery
-from data_prep.scenes_rendering import render_split
-from data_prep.scenes_settings import ScenesConfig
+from data_prep.gallery.concepts import ConceptExtractor
+from data_prep.scenes.gallery import scenes_gallery
+from data_prep.scenes.rendering import render_split
+from data_prep.scenes.settings import ScenesConfig
 
 _CONTEXT_LENGTH = 77
 _IGNORE_LABEL = 255  # the shared segmentation contract has one; every pixel here has a class

@@ -8,9 +8,9 @@ from etils import epath
 from jaxtyping import Int
 
 from cocu_jax.errors import UserError
-from data_prep import segmentation_ids as ids
-from data_prep.segmentation_context import read_context_json
-from data_prep.segmentation_masks import read_colour_ids, read_ids
+from data_prep.segmentation import ids
+from data_prep.segmentation.context import read_context_json
+from data_prep.segmentation.masks import read_colour_ids, read_ids
 from eval.benchmarks import get_benchmark
 
 
@@ -22,7 +22,7 @@ class Sample(NamedTuple):
         image: file of the image.
         mask: name of the mask, for messages.
         read_mask: reads the mask's raw ids.
-        table: raw id -> class, see `segmentation_ids`.
+        table: raw id -> class, see `data_prep.segmentation.ids`.
     """
 
     key: str

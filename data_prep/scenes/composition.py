@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from data_prep.scenes_artwork import drawing_levels, rasterise
-from data_prep.scenes_settings import ScenesConfig
-from data_prep.scenes_stuff import draw_stuff, smooth_noise
+from data_prep.scenes.artwork import drawing_levels, rasterise
+from data_prep.scenes.settings import ScenesConfig
+from data_prep.scenes.stuff import draw_stuff, smooth_noise
 
 # A scene is drawn anew unless this much is visible of every thing (a share of the thing) and of
 # every background (a share of the image).

@@ -12,8 +12,8 @@ from etils import epath
 from cocu_jax.errors import UserError
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest
-from data_prep.image_text_readers import Unit
-from data_prep.image_text_units import Recipe, UnitPreparer, shard_files
+from data_prep.image_text.readers import Unit
+from data_prep.image_text.units import Recipe, UnitPreparer, shard_files
 
 _POLL_SECONDS = 0.5
 _STOP_FILE = "stop"

@@ -11,7 +11,7 @@ from etils import epath
 
 from cocu_jax.errors import UserError
 from cocu_jax.progress import progress
-from data_prep.image_text_units import UnitReport, shard_files
+from data_prep.image_text.units import UnitReport, shard_files
 
 REPORT_FILE = "report.json"
 

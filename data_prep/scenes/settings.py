@@ -5,8 +5,8 @@ import hashlib
 import json
 
 from cocu_jax.errors import UserError
-from data_prep.scenes_artwork import ARTWORK
-from data_prep.scenes_stuff import TEXTURES
+from data_prep.scenes.artwork import ARTWORK
+from data_prep.scenes.stuff import TEXTURES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +16,8 @@ class ScenesConfig:
     Attributes:
         seed: decides every random choice; scene i of a split depends on (seed, split, i) only.
         image_size: height and width of a scene in pixels.
-        things: names of the artworks that appear (keys of `scenes_artwork.ARTWORK`).
-        stuff: names of the backgrounds that appear (keys of `scenes_stuff.TEXTURES`).
+        things: names of the artworks that appear (keys of `artwork.ARTWORK`).
+        stuff: names of the backgrounds that appear (keys of `stuff.TEXTURES`).
         two_things: probability that a scene shows two things instead of one.
         two_stuff: probability that a scene is divided between two backgrounds.
         thing_size: least and largest long side of a thing, as a share of the image side; two things

@@ -23,12 +23,12 @@ from etils import epath
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from cocu_jax.errors import UserError
-from data_prep.gallery import DEFAULT_GALLERY, Gallery
-from data_prep.image_text_assembly import REPORT_FILE, assemble
-from data_prep.image_text_images import ImageRecipe
-from data_prep.image_text_sources import find_units
-from data_prep.image_text_units import Recipe, features
-from data_prep.nouns import load_tagger
+from data_prep.gallery.gallery import DEFAULT_GALLERY, Gallery
+from data_prep.gallery.nouns import load_tagger
+from data_prep.image_text.assembly import REPORT_FILE, assemble
+from data_prep.image_text.images import ImageRecipe
+from data_prep.image_text.sources import find_units
+from data_prep.image_text.units import Recipe, features
 
 _CORPORA = {
     "cc3m": "Conceptual Captions (Sharma et al., 2018)",
@@ -90,7 +90,7 @@ class ImageText(FileReaderBuilder):
     def _download_and_prepare(self, dl_manager, download_config) -> None:
         """Prepares units beside the final place, which survive a stop, then moves them there."""
         # Reading a prepared dataset does not need Beam.
-        from data_prep.image_text_beam import prepare_units, unit_target
+        from data_prep.image_text.beam import prepare_units, unit_target
 
         if self._preparation is None:
             raise UserError("image_text is prepared by: python -m data_prep image_text --help")

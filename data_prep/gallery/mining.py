@@ -16,8 +16,8 @@ from etils import epath
 
 from cocu_jax.errors import UserError
 from cocu_jax.progress import progress
-from data_prep.gallery import Gallery, plural
-from data_prep.words import Words
+from data_prep.gallery.gallery import Gallery, plural
+from data_prep.gallery.words import Words
 
 _OPENERS = frozenset(
     "a an the his her its their my our your this that these those some each".split()

@@ -1,0 +1,1 @@
+"""Image-text corpora: from raw files of many kinds to TFDS datasets."""

@@ -1,0 +1,1 @@
+"""OpenMoji Scenes, the rendered demo corpus."""

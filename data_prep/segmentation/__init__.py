@@ -1,0 +1,1 @@
+"""Segmentation benchmarks: from their official files to TFDS datasets."""
