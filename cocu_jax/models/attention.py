@@ -38,13 +38,29 @@ def dot_product_attention(
     """
     programs = {
         "cpu": functools.partial(batch_first_attention, causal=causal),
-        "default": functools.partial(jax.nn.dot_product_attention, is_causal=causal),
+        "default": functools.partial(_xla_attention, is_causal=causal),
     }
     if mask is not None:
         programs = {name: functools.partial(f, mask=mask) for name, f in programs.items()}
     elif _cudnn_compiles(q.shape[1], k.shape[1], q.shape[3], q.dtype.name, causal):
         programs["cuda"] = functools.partial(_cudnn_attention, causal=causal)
     return jax.lax.platform_dependent(q, k, v, **programs)
+
+
+def precision_of(dtype: jax.typing.DTypeLike) -> jax.lax.Precision | None:
+    """The precision of a matrix product of this type: full for float32, else the platform's own.
+
+    By default TPUs multiply float32 in one pass of bfloat16, and GPUs in TF32.
+    """
+    return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
+
+
+def _xla_attention(q: Array, k: Array, v: Array, **options) -> Array:
+    """`jax.nn.dot_product_attention`, which has no argument for the precision of its products."""
+    if precision_of(q.dtype) is None:
+        return jax.nn.dot_product_attention(q, k, v, **options)
+    with jax.default_matmul_precision("highest"):
+        return jax.nn.dot_product_attention(q, k, v, **options)
 
 
 def batch_first_attention(
@@ -83,14 +99,17 @@ def _attend(
     causal: bool,
     mask: Bool[Array, "#b 1 n m"] | None,
 ) -> Float[Array, "b h n d"]:
-    logits = jnp.matmul(q * q.shape[-1] ** -0.5, k.swapaxes(2, 3), preferred_element_type="float32")
+    multiply = functools.partial(
+        jnp.matmul, precision=precision_of(q.dtype), preferred_element_type="float32"
+    )
+    logits = multiply(q * q.shape[-1] ** -0.5, k.swapaxes(2, 3))
     if causal:
         mask = jnp.tri(*logits.shape[2:], dtype=bool)
     if mask is not None:
         logits = jnp.where(mask, logits, -jnp.inf)
     # Dividing by the sum of the softmax last spares passes over n x m numbers, there and back.
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-    out = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type="float32")
+    out = multiply(weights.astype(v.dtype), v)
     return (out / weights.sum(-1, keepdims=True)).astype(v.dtype)
 
 

@@ -8,11 +8,14 @@ Checkpoint layout:
     Assignment       query, key, value, out
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from cocu_jax.models.attention import precision_of
 from cocu_jax.models.layers import Attention, Dense, Initializer, Mlp, layer_norm
 
 
@@ -99,11 +102,12 @@ class Assignment(nnx.Module):
     ) -> tuple[Float[Array, "b s d"], Float[Array, "b s n"]]:
         """Returns the segments' new content, and the soft assignment (float32, without noise)."""
         q, k, v = self.query(segments), self.key(x), self.value(x)
-        logits = self.logit_scale * jnp.matmul(
-            q, k.swapaxes(1, 2), preferred_element_type=jnp.float32
+        multiply = functools.partial(
+            jnp.matmul, precision=precision_of(v.dtype), preferred_element_type=jnp.float32
         )
+        logits = self.logit_scale * multiply(q, k.swapaxes(1, 2))
         hard = hard_assignment(logits, gumbel)
-        total = jnp.matmul(hard.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        total = multiply(hard.astype(v.dtype), v)
         # One more than the count: an empty segment stays zero instead of dividing by zero.
         mean = total / (hard.sum(-1, keepdims=True) + 1)
         return self.out(mean.astype(v.dtype)), jax.nn.softmax(logits, axis=1)

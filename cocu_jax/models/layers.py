@@ -9,8 +9,8 @@ Attribute names are the layout of checkpoints; kernels are [in, out]:
     BatchNorm  scale, bias (Param), mean, var (BatchStat)
 
 Parameters are always float32; `dtype` is the type matrix products run in. Softmax, norms and
-whatever leaves a tower are float32. On TPU and on GPUs with TF32, float32 products are rounded by
-default: wrap the call in `jax.default_matmul_precision("highest")` for results to the last digit.
+whatever leaves a tower are float32. Products of float32 are asked for in full precision, which TPUs
+and GPUs with TF32 do not give by themselves.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from cocu_jax.models.attention import dot_product_attention
+from cocu_jax.models.attention import dot_product_attention, precision_of
 
 Initializer = Callable[..., Array]
 
@@ -65,6 +65,13 @@ def activate(x: Float[Array, "*b d"], activation: str) -> Float[Array, "*b d"]:
 
 class Dense(nnx.Linear):
     """`nnx.Linear` that multiplies one flat [rows, features] matrix: much faster on XLA's CPU."""
+
+    def __init__(self, width_in: int, width_out: int, *, dtype: str, rngs: nnx.Rngs, **options):
+        """Args: features in and out, the type of the product, keys, and `nnx.Linear`'s others."""
+        precision = precision_of(dtype)
+        super().__init__(
+            width_in, width_out, dtype=dtype, precision=precision, rngs=rngs, **options
+        )
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         """Applies the layer over the last axis."""
