@@ -58,7 +58,8 @@ def our_steps(batch: tuple) -> dict[str, Callable[[], object]]:
 
     def loss(parameters, stats, batch):
         model = nnx.merge(graph, parameters, stats, copy=True)
-        value = training_loss(model, *batch, key=jax.random.key(0))
+        keys = jax.random.split(jax.random.key(0), len(batch[0]))
+        value = training_loss(model, *batch, keys=keys)
         return value, nnx.state(model, nnx.BatchStat)
 
     def run(function):

@@ -75,6 +75,7 @@ def random_batch(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
         "image": pixels.astype(np.uint8),
         "caption": oracle.random_tokens((size, data.caption_length), (8, 20)),
         "prompts": oracle.random_tokens((size, data.prompts, data.prompt_length), (6, 14), seed=1),
+        "noise": np.random.default_rng(1).integers(0, 2**32, (size, 2), dtype=np.uint32),
     }
 
 

@@ -80,6 +80,7 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
     config.warmup_epochs = 2.0
     config.warmup_steps = 0  # overrides warmup_epochs
     config.weight_decay = 0.05
+    config.decay_temperatures = True  # the two log-temperatures decay, as published
     config.clip_norm = 5.0
     config.ema_decay = 0.0  # of an average of the parameters, evaluated and exported; 0: none
     config.accumulate = 1  # parts in which the towers see a batch; the loss is exact

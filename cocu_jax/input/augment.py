@@ -17,11 +17,12 @@ _ERASE_PROBABILITY = 0.25
 _ERASE_AREA = (0.02, 1 / 3)
 _ERASE_ASPECT = (0.3, 1 / 0.3)
 _ATTEMPTS = 10
+_BLOCK_DRAWS = 4 * _ATTEMPTS + 1
 
 
 def device_augment(
     images: UInt8[Array, "b s s 3"],
-    key: Key[Array, ""],
+    keys: Key[Array, "b"],
     *,
     mode: str,
     mean: tuple[float, float, float] = IMAGENET_MEAN,
@@ -29,12 +30,12 @@ def device_augment(
 ) -> Float[Array, "b s s 3"]:
     """Turns the uint8 images of a batch into what the model sees; call it inside the jitted step.
 
-    A pure function of the *global* batch: under `jit` with the batch axis sharded over a mesh the
-    result does not depend on the number of devices or processes. Derive `key` from (seed, step).
+    Every row is treated alone, with its own key, so the result depends neither on the place of an
+    example in the batch nor on the number of devices or processes.
 
     Args:
         images: the batch as `train_batches` gives it.
-        key: a typed key (`jax.random.key`).
+        keys: a typed key (`jax.random.key`) for every image.
         mode: the pipeline's `augment`: "none" and "crop" are only normalised; "full" is also erased
             at random, after normalisation.
         mean: per channel, of images in [0, 1].
@@ -46,30 +47,40 @@ def device_augment(
     scale = jnp.asarray([1 / (255 * s) for s in std], jnp.float32)
     shift = jnp.asarray([m / s for m, s in zip(mean, std, strict=True)], jnp.float32)
     normalised = images.astype(jnp.float32) * scale - shift
-    return random_erasing(normalised, key) if mode == "full" else normalised
+    return random_erasing(normalised, keys) if mode == "full" else normalised
 
 
-def random_erasing(images: Float[Array, "b s s 3"], key: Key[Array, ""]) -> Float[Array, "b s s 3"]:
+def random_erasing(
+    images: Float[Array, "b s s 3"], keys: Key[Array, "b"]
+) -> Float[Array, "b s s 3"]:
     """Replaces a rectangle of every fourth image by noise N(0, 1) (Zhong et al., 2020, per pixel).
 
     Args:
         images: normalised images.
-        key: a typed key.
+        keys: a typed key for every image.
     """
-    block_key, noise_key = jax.random.split(key)
-    block = erased_block(block_key, *images.shape[:3])
-    noise = jax.random.normal(noise_key, images.shape, images.dtype)
+
+    def draw(key: Key[Array, ""]) -> tuple[Array, Array]:
+        block_key, noise_key = jax.random.split(key)
+        noise = jax.random.normal(noise_key, images.shape[1:], images.dtype)
+        return jax.random.uniform(block_key, (_BLOCK_DRAWS,)), noise
+
+    uniform, noise = jax.vmap(draw)(keys)
+    block = erased_block(uniform, *images.shape[1:3])
     return jnp.where(block[..., None], noise, images)
 
 
-def erased_block(key: Key[Array, ""], batch: int, height: int, width: int) -> Bool[Array, "b h w"]:
+def erased_block(uniform: Float[Array, "b draws"], height: int, width: int) -> Bool[Array, "b h w"]:
     """Where images are erased: one rectangle with probability 0.25, as timm draws it.
 
     Area uniform between 0.02 and 1/3 of the image, logarithm of the aspect ratio (height by width)
     uniform between 0.3 and 1/0.3, place uniform; the first of ten attempts that is smaller than the
     image, or none.
+
+    Args:
+        uniform: 41 draws from [0, 1) for every image.
+        height, width: of the images.
     """
-    uniform = jax.random.uniform(key, (batch, 4 * _ATTEMPTS + 1))
     area, ratio, down, right = jnp.split(uniform[:, 1:], 4, axis=1)
     pixels = height * width * (_ERASE_AREA[0] + (_ERASE_AREA[1] - _ERASE_AREA[0]) * area)
     low, high = (math.log(bound) for bound in _ERASE_ASPECT)

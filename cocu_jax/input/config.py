@@ -21,8 +21,7 @@ class InputConfig:
             with `image_text --nouns`; "none" makes no prompts.
         prompts: prompts per image.
         prompt_length: positions of a prompt. Every prompt of the gallery, or of nouns of 8 tokens,
-            must fit; where a sample has too few concepts its caption stands in and is cut to this
-            length, end token kept.
+            must fit. Where a sample has too few concepts its caption stands in, at its full length.
         caption_length: positions of a caption.
         image_size: side of the images in pixels.
         augment: "none" (resize only), "crop" (random resized crop and flip) or "full" (also

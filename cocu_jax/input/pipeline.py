@@ -56,8 +56,10 @@ def train_batches(
 
     Returns:
         Batches of read-only arrays: `image` uint8 [b, S, S, 3] (for `augment.device_augment`),
-        `caption` int32 [b, caption_length], unless `concepts="none"` `prompts` int32
-        [b, prompts, prompt_length], and on request `key` bytes [b].
+        `caption` int32 [b, caption_length], `noise` uint32 [b, 2] (the random key of whatever the
+        device draws for a row), unless `concepts="none"` `prompts` int32
+        [b, prompts, prompt_length] (all zeros where the caption stands in for one), and on request
+        `key` bytes [b].
 
     Raises:
         UserError: the config or the data it names cannot be used.

@@ -17,7 +17,7 @@ class PromptTable:
     """Token pieces (without start and end) of every template and every concept of a gallery.
 
     Attributes:
-        prefixes: int32 [templates + 1, (n)], the last one empty: a caption has no template.
+        prefixes: int32 [templates, (n)].
         suffixes: the same after the concept.
         concepts: int32 [concepts, (n)]; none where prompts are made of the captions' nouns.
         length: positions of a prompt, start and end tokens included.
@@ -32,35 +32,34 @@ class PromptTable:
         self,
         concepts: tf.RaggedTensor,
         chosen: Int[tf.Tensor, "b k"],
-        captions: tf.RaggedTensor,
         uniform: Float[tf.Tensor, "b k"],
     ) -> Int[tf.Tensor, "b k length"]:
-        """Zero-padded prompts, each in a template drawn uniformly.
+        """Zero-padded prompts, each in a template drawn uniformly; all zeros for the caption.
+
+        Where the caption stands in for a prompt its text feature is known already, so its tokens
+        are not given a second time.
 
         Args:
             concepts: int32 pieces [concepts, (n)]: the gallery's, or `noun_pieces`.
-            chosen: rows of `concepts`; negative ones stand for the sample's own caption, which is
-                cut to `length` with its end token kept.
-            captions: int32 caption tokens [b, (t)] without start and end tokens.
+            chosen: rows of `concepts`; negative ones stand for the sample's own caption.
             uniform: a draw from [0, 1) for each template.
         """
         batch, count = tf.unstack(tf.shape(chosen))
-        num_templates = self.prefixes.nrows(tf.int32) - 1
-        num_concepts = concepts.nrows(tf.int32)
-        own = tf.repeat(tf.range(batch), count)
+        num_templates = self.prefixes.nrows(tf.int32)
         chosen = tf.reshape(tf.cast(chosen, tf.int32), [-1])
-        drawn = tf.cast(tf.reshape(uniform, [-1]) * tf.cast(num_templates, tf.float32), tf.int32)
-        template = tf.where(chosen < 0, num_templates, drawn)
-        pieces = tf.concat([concepts, captions], axis=0)
+        template = tf.cast(tf.reshape(uniform, [-1]) * tf.cast(num_templates, tf.float32), tf.int32)
+        pieces = tf.concat([concepts, _ragged([[]])], axis=0)  # the last one where none is chosen
+        piece = tf.where(chosen < 0, concepts.nrows(tf.int32), chosen)
         text = tf.concat(
             [
                 tf.gather(self.prefixes, template),
-                tf.gather(pieces, tf.where(chosen < 0, num_concepts + own, chosen)),
+                tf.gather(pieces, piece),
                 tf.gather(self.suffixes, template),
             ],
             axis=1,
         )
-        return tf.reshape(with_ends(text, self.length), [batch, count, self.length])
+        rows = tf.where((chosen < 0)[:, None], 0, with_ends(text, self.length))
+        return tf.reshape(rows, [batch, count, self.length])
 
 
 def with_ends(text: tf.RaggedTensor, length: int) -> Int[tf.Tensor, "n length"]:
@@ -116,8 +115,8 @@ def prompt_table(gallery: tuple[str, ...], length: int) -> PromptTable:
             f"data.prompt_length={length} cuts prompts for {longest}; use at least {needed}"
         )
     return PromptTable(
-        prefixes=_ragged([*prefixes, []]),
-        suffixes=_ragged([*suffixes, []]),
+        prefixes=_ragged(prefixes),
+        suffixes=_ragged(suffixes),
         concepts=_ragged(concepts),
         length=length,
     )

@@ -9,11 +9,12 @@ from jaxtyping import Int, UInt64
 
 from cocu_jax.input import concepts as sampling
 from cocu_jax.input.config import InputConfig
-from cocu_jax.input.draws import example_streams, uniforms
+from cocu_jax.input.draws import example_streams, mix, uniforms
 from cocu_jax.input.prompts import PromptTable, noun_pieces, prompt_table, with_ends
 from cocu_jax.input.sources import CAPTION_FEATURES, Source
 
 _TEMPLATE_DRAW = 1
+_NOISE_DRAW = 3
 
 
 class Examples(NamedTuple):
@@ -22,7 +23,8 @@ class Examples(NamedTuple):
     Attributes:
         encoded: image files [b].
         stream: uint64 [b], each example's own source of random numbers in this epoch.
-        rows: `key` string [b], `caption` int32 [b, t] and maybe `prompts` int32 [b, k, t2].
+        rows: `key` string [b], `caption` int32 [b, t], `noise` uint32 [b, 2] and maybe `prompts`
+            int32 [b, k, t2].
     """
 
     encoded: tf.Tensor
@@ -61,11 +63,12 @@ class Texts:
         rows = {
             "key": parsed["key"],
             "caption": with_ends(caption, self.config.caption_length),
+            "noise": tf.bitcast(mix(stream, _NOISE_DRAW), tf.uint32),
         }
         if self.table is not None:
             concepts, chosen = self._choose(stream, source, parsed, annotation)
             template = uniforms(stream, _TEMPLATE_DRAW, self.config.prompts)
-            rows["prompts"] = self.table.tokens(concepts, chosen, caption, template)
+            rows["prompts"] = self.table.tokens(concepts, chosen, template)
         return Examples(parsed["image"], stream, rows)
 
     def _parse(self, record):

@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 
 from cocu_jax.models.grouping import GroupingBlock, mix_tokens
+from cocu_jax.models.keys import fold_in_rows, split_rows
 from cocu_jax.models.layers import (
     Block,
     BlockInits,
@@ -144,7 +145,7 @@ class Stage(nnx.Module):
         self,
         x: Float[Array, "b n d"],
         previous: Float[Array, "b g d"] | None,
-        key: PRNGKeyArray | None,
+        keys: Key[Array, "b"] | None,
         gumbel: Float[Array, "b s n"] | None,
     ):
         """Returns tokens or segments, group tokens, soft assignment; the last stage only tokens."""
@@ -157,7 +158,7 @@ class Stage(nnx.Module):
                 tokens = tokens + mix_tokens(self.projector_mlp, self.projector_norm(previous))
             x = jnp.concatenate([x, tokens], axis=1)
         for i, block in enumerate(self.blocks):
-            x = block(x, None if key is None else jax.random.fold_in(key, i))
+            x = block(x, None if keys is None else fold_in_rows(keys, i))
         if not grouped:
             return x, None, None
         count = self.group_tokens.shape[0]
@@ -184,14 +185,14 @@ class ImageTower(nnx.Module):
     def __call__(
         self,
         images: Float[Array, "b h w 3"],
-        key: PRNGKeyArray | None = None,
+        keys: Key[Array, "b"] | None = None,
         gumbel: tuple[Float[Array, "b s n"], ...] | None = None,
     ) -> tuple[Float[Array, "b g d"], tuple[Float[Array, "b s n"], ...]]:
         """Returns the normed segments of the last stage and the soft assignments.
 
         Args:
             images: normalised pixels of any size that is a multiple of the patch size.
-            key: in training, drop-path randomness; None drops nothing.
+            keys: in training, drop-path randomness of every row; None drops nothing.
             gumbel: in training, Gumbel noise of each grouping block; None assigns by argmax.
         """
         patches, grid = extract_patches(images, self.patch_size)
@@ -199,9 +200,9 @@ class ImageTower(nnx.Module):
         x = x + resize_positions(self.position_embedding[...], grid).astype(x.dtype)
         groups, assignments = None, []
         for i, stage in enumerate(self.stages):
-            stage_key = None if key is None else jax.random.fold_in(key, i)
+            stage_keys = None if keys is None else fold_in_rows(keys, i)
             noise = gumbel[i] if gumbel is not None and i < len(gumbel) else None
-            x, groups, soft = stage(x, groups, stage_key, noise)
+            x, groups, soft = stage(x, groups, stage_keys, noise)
             assignments.append(soft)
         return self.final_norm(x), tuple(assignments[:-1])
 
@@ -225,7 +226,7 @@ class GroupViT(nnx.Module):
         images: Float[Array, "b h w 3"],
         *,
         train: bool = False,
-        key: PRNGKeyArray | None = None,
+        keys: Key[Array, "b"] | None = None,
         gumbel: tuple[Float[Array, "b s n"], Float[Array, "b g s"]] | None = None,
     ) -> ImageEncoding:
         """Encodes normalised images of any size that is a multiple of the patch size.
@@ -233,32 +234,39 @@ class GroupViT(nnx.Module):
         Args:
             images: pixels, normalised with the training mean and deviation.
             train: batch statistics, Gumbel noise and drop-path.
-            key: needed in training, unless `gumbel` is given; then no key means no drop-path.
-            gumbel: Gumbel(0, 1) noise to use in training instead of drawing it from `key`.
+            keys: of the rows; needed in training, unless `gumbel` is given; then no keys mean no
+                drop-path.
+            gumbel: Gumbel(0, 1) noise to use in training instead of drawing it from `keys`.
 
         Raises:
             ValueError: training without randomness, or randomness outside training.
         """
-        if train == (key is None and gumbel is None):
-            raise ValueError("encode_image needs a key or gumbel noise in training, and only there")
+        if train == (keys is None and gumbel is None):
+            raise ValueError("encode_image needs keys or gumbel noise in training, and only there")
         if train and gumbel is None:
-            key, noise_key = jax.random.split(key)
-            gumbel = self.draw_gumbel(noise_key, images.shape)
-        tokens, assignments = self.image(images, key, gumbel)
+            keys, noise_keys = split_rows(keys)
+            gumbel = self.draw_gumbel(noise_keys, images.shape)
+        tokens, assignments = self.image(images, keys, gumbel)
         feature = self.image_projector(tokens.astype(jnp.float32).mean(1), train=train)
         segments = None if train else self.image_projector(tokens, train=False)
         return ImageEncoding(feature, segments, assignments)
 
-    def draw_gumbel(self, key: PRNGKeyArray, images: tuple[int, ...]) -> tuple[Array, Array]:
+    def draw_gumbel(
+        self, keys: Key[Array, "b"], images: tuple[int, ...]
+    ) -> tuple[Float[Array, "b s n"], Float[Array, "b g s"]]:
         """Gumbel(0, 1) noise of both grouping blocks for images of shape (b, h, w, 3)."""
-        batch, height, width, _ = images
+        _, height, width, _ = images
         patches = (height // self.config.patch_size) * (width // self.config.patch_size)
         first, second = self.config.groups
-        keys = jax.random.split(key)
-        return (
-            jax.random.gumbel(keys[0], (batch, first, patches)),
-            jax.random.gumbel(keys[1], (batch, second, first)),
-        )
+
+        def draw(key: Key[Array, ""]) -> tuple[Array, Array]:
+            one, two = jax.random.split(key)
+            return (
+                jax.random.gumbel(one, (first, patches)),
+                jax.random.gumbel(two, (second, first)),
+            )
+
+        return jax.vmap(draw)(keys)
 
     def encode_text(
         self, tokens: Int[Array, "*b t"], *, train: bool = False

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key
 
 from cocu_jax.models.attention import dot_product_attention, precision_of
+from cocu_jax.models.keys import split_rows
 
 Initializer = Callable[..., Array]
 
@@ -167,12 +168,12 @@ class Mlp(nnx.Module):
 
 
 def drop_path(
-    x: Float[Array, "b n d"], rate: float, key: PRNGKeyArray | None
+    x: Float[Array, "b n d"], rate: float, keys: Key[Array, "b"] | None
 ) -> Float[Array, "b n d"]:
-    """Drops a residual branch per sample (Huang et al., 2016); no key means no dropping."""
-    if key is None or rate == 0:
+    """Drops a residual branch per sample (Huang et al., 2016); no keys mean no dropping."""
+    if keys is None or rate == 0:
         return x
-    keep = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, 1))
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, (1, 1)))(keys)
     return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
 
@@ -219,13 +220,13 @@ class Block(nnx.Module):
         )
 
     def __call__(
-        self, x: Float[Array, "b n d"], key: PRNGKeyArray | None = None
+        self, x: Float[Array, "b n d"], keys: Key[Array, "b"] | None = None
     ) -> Float[Array, "b n d"]:
-        """One block; with a key, its two branches are dropped at the block's rate.
+        """One block; with keys of the rows, its two branches are dropped at the block's rate.
 
         With `remat` the backward pass computes the block again instead of keeping its activations.
         """
-        return nnx.remat(Block.residuals)(self, x, key) if self.remat else self.residuals(x, key)
+        return nnx.remat(Block.residuals)(self, x, keys) if self.remat else self.residuals(x, keys)
 
     def read(self, x: Float[Array, "b n d"], rows: Int[Array, " b"]) -> Float[Array, "b d"]:
         """What the block says at one row of each sequence, without computing the other rows.
@@ -238,12 +239,12 @@ class Block(nnx.Module):
         return (x + self.mlp(self.norm2(x)))[:, 0]
 
     def residuals(
-        self, x: Float[Array, "b n d"], key: PRNGKeyArray | None
+        self, x: Float[Array, "b n d"], keys: Key[Array, "b"] | None
     ) -> Float[Array, "b n d"]:
         """x + attention(norm(x)), then x + mlp(norm(x))."""
-        keys = (None, None) if key is None else jax.random.split(key)
-        x = x + drop_path(self.attention(self.norm1(x)), self.drop_path, keys[0])
-        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, keys[1])
+        first, second = (None, None) if keys is None else split_rows(keys)
+        x = x + drop_path(self.attention(self.norm1(x)), self.drop_path, first)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, second)
 
 
 class BatchNorm(nnx.Module):

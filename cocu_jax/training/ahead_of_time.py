@@ -76,6 +76,7 @@ def _compile_step(plan: Plan, config: ml_collections.ConfigDict) -> jax.stages.C
     batch = {
         "image": array(jnp.uint8, data.image_size, data.image_size, 3),
         "caption": array(jnp.int32, data.caption_length),
+        "noise": array(jnp.uint32, 2),
     }
     if data.concepts != "none":
         batch["prompts"] = array(jnp.int32, data.prompts, data.prompt_length)

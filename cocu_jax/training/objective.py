@@ -12,13 +12,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
 from cocu_jax.errors import UserError
 from cocu_jax.input.augment import device_augment
 from cocu_jax.models.clip import CLIP, CLIPConfig
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
-from cocu_jax.models.keys import Keys
+from cocu_jax.models.keys import Keys, split_rows
 from cocu_jax.models.losses import contrastive_loss, multi_label_loss, normalize, temperature_scale
 from cocu_jax.models.text import TextConfig
 
@@ -47,13 +47,14 @@ class Objective(NamedTuple):
     Attributes:
         settings: the model's.
         build: makes the model from random keys.
-        features: (model, batch with uint8 images, key) -> features and metrics of those rows.
+        features: (model, batch with uint8 images) -> features and metrics of those rows. All noise
+            of a row comes from its `noise`, so it is the same wherever in the batch the row is.
         loss: (model, features of all rows, gather) -> loss and metrics; moves batch statistics.
     """
 
     settings: GroupViTConfig | CLIPConfig
     build: Callable[[Keys], nnx.Module]
-    features: Callable[[nnx.Module, Batch, PRNGKeyArray], tuple[Features, Metrics]]
+    features: Callable[[nnx.Module, Batch], tuple[Features, Metrics]]
     loss: Callable[[nnx.Module, Features, Gather], tuple[Float[Array, ""], Metrics]]
 
 
@@ -79,19 +80,26 @@ def make_objective(config) -> Objective:
     settings = config_class(text=text, **fields)
     mode, mean, std = config.data.augment, tuple(config.data.mean), tuple(config.data.std)
 
-    def features_of(model, batch: Batch, key: PRNGKeyArray) -> tuple[Features, Metrics]:
-        image_key, key = jax.random.split(key)
-        images = device_augment(batch["image"], image_key, mode=mode, mean=mean, std=std)
-        return features(model, batch | {"image": images}, key)
+    def features_of(model, batch: Batch) -> tuple[Features, Metrics]:
+        image_keys, keys = split_rows(row_keys(batch))
+        images = device_augment(batch["image"], image_keys, mode=mode, mean=mean, std=std)
+        return features(model, batch | {"image": images}, keys)
 
     return Objective(settings, lambda rngs: model_class(settings, rngs=rngs), features_of, loss)
 
 
-def groupvit_features(model: GroupViT, batch: Batch, key: PRNGKeyArray) -> tuple[Features, Metrics]:
+def row_keys(batch: Batch) -> Key[Array, "b"]:
+    """The random key of every row, of the batch's `noise`."""
+    return jax.random.wrap_key_data(batch["noise"], impl="threefry2x32")
+
+
+def groupvit_features(
+    model: GroupViT, batch: Batch, keys: Key[Array, "b"]
+) -> tuple[Features, Metrics]:
     """Mean segment of each image, with Gumbel noise and drop-path, and text features."""
-    drop_key, noise_key = jax.random.split(key)
-    gumbel = model.draw_gumbel(noise_key, batch["image"].shape)
-    tokens, assignments = model.image(batch["image"], drop_key, gumbel)
+    drop_keys, gumbel_keys = split_rows(keys)
+    gumbel = model.draw_gumbel(gumbel_keys, batch["image"].shape)
+    tokens, assignments = model.image(batch["image"], drop_keys, gumbel)
     metrics = {
         f"group_entropy/stage{i + 1}": usage_entropy(jax.lax.stop_gradient(soft))
         for i, soft in enumerate(assignments)
@@ -124,7 +132,7 @@ def groupvit_loss(
     return contrastive + multi_label, metrics
 
 
-def clip_features(model: CLIP, batch: Batch, key: PRNGKeyArray) -> tuple[Features, Metrics]:
+def clip_features(model: CLIP, batch: Batch, keys: Key[Array, "b"]) -> tuple[Features, Metrics]:
     """Projected features of images and captions; nothing is random."""
     texts = model.encode_text(batch["caption"][:, None])
     return Features(model.encode_image(batch["image"]), texts), {}
@@ -151,10 +159,17 @@ def usage_entropy(soft: Float[Array, "b s n"]) -> Float[Array, ""]:
 
 
 def _text_features(model: GroupViT, batch: Batch) -> Float[Array, "b n e"]:
-    """Text features of captions and prompts, each encoded at its own length."""
+    """Text features of captions and prompts, each encoded at its own length.
+
+    A prompt of zeros stands for the row's caption and takes its feature.
+    """
     texts = [batch["caption"][:, None]]
     if "prompts" in batch:
         texts.append(batch["prompts"])
     if len({tokens.shape[-1] for tokens in texts}) == 1:  # once through is faster than twice
         texts = [jnp.concatenate(texts, axis=1)]
-    return jnp.concatenate([model.text(tokens) for tokens in texts], axis=1)
+    features = jnp.concatenate([model.text(tokens) for tokens in texts], axis=1)
+    if "prompts" not in batch:
+        return features
+    caption = jnp.pad(batch["prompts"][..., 0] == 0, ((0, 0), (1, 0)))
+    return jnp.where(caption[..., None], features[:, :1], features)

@@ -1,20 +1,26 @@
 """AdamW as the recipe sets it up."""
 
+import functools
+
 import jax
 import optax
 
 from cocu_jax.training.schedule import Schedule
 
 
-def decay_mask(params: dict[str, jax.Array]) -> dict[str, bool]:
-    """Which parameters decay: matrices do; biases, norm scales and temperatures do not."""
-    return {name: value.ndim > 1 for name, value in params.items()}
+def decay_mask(params: dict[str, jax.Array], temperatures: bool) -> dict[str, bool]:
+    """Which parameters decay: matrices do; biases and norm scales, of one dimension, do not.
+
+    The log-temperatures have none and decay on request.
+    """
+    return {name: x.ndim > 1 or (temperatures and x.ndim == 0) for name, x in params.items()}
 
 
 def make_optimizer(
     schedule: Schedule,
     weight_decay: float,
     clip_norm: float,
+    decay_temperatures: bool,
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> optax.GradientTransformation:
     """Gradient clipping by global norm, then AdamW (Loshchilov and Hutter, 2019).
@@ -23,11 +29,14 @@ def make_optimizer(
         schedule: learning rate of each update.
         weight_decay: decoupled; multiplied by the learning rate, as PyTorch does.
         clip_norm: largest global norm of the gradient.
+        decay_temperatures: whether the two log-temperatures decay, too. Past the clamp of their
+            exponential they have no gradient, and nothing else brings them back.
         betas: decay of the first and second moment.
     """
+    mask = functools.partial(decay_mask, temperatures=decay_temperatures)
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(
-            schedule, b1=betas[0], b2=betas[1], eps=1e-8, weight_decay=weight_decay, mask=decay_mask
+            schedule, b1=betas[0], b2=betas[1], eps=1e-8, weight_decay=weight_decay, mask=mask
         ),
     )

@@ -67,13 +67,15 @@ def make_plan(config, examples: int, devices=None) -> Plan:
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.batch_size, devices)
     objective = make_objective(config)
     schedule = schedule_from(config, total_steps, steps_per_epoch)
-    optimizer = make_optimizer(schedule, config.weight_decay, config.clip_norm)
+    optimizer = make_optimizer(
+        schedule, config.weight_decay, config.clip_norm, config.decay_temperatures
+    )
     create = functools.partial(
         create_state, objective.build, optimizer, config.seed, bool(config.ema_decay)
     )
     shapes = jax.eval_shape(create)
     shardings = state_shardings(mesh, shapes)
-    settings = StepSettings(config.seed, config.accumulate, config.ema_decay)
+    settings = StepSettings(config.accumulate, config.ema_decay)
     step = make_train_step(objective, optimizer, schedule, settings, mesh)
     lengths = [config.data.caption_length]
     if config.data.concepts != "none":

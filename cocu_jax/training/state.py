@@ -25,7 +25,7 @@ class TrainState:
     """What a checkpoint holds.
 
     Attributes:
-        step: updates tried so far; also the position of the input and of all randomness.
+        step: updates tried so far; also the position of the input, which brings all randomness.
         skipped: how many of them were skipped because loss or gradient was not finite.
         skipped_in_row: how many were skipped since the last good one.
         params: parameters by path.

@@ -21,12 +21,10 @@ class StepSettings:
     """How a step updates.
 
     Attributes:
-        seed: all randomness of step n comes from (seed, n).
         accumulate: parts in which the towers see the batch; 1 is all at once.
         average_decay: of the running average of the parameters; 0 keeps none.
     """
 
-    seed: int
     accumulate: int = 1
     average_decay: float = 0.0
 
@@ -45,8 +43,7 @@ def make_train_step(
     gradients = make_gradients(objective, settings.accumulate, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
-        loss, metrics, grads, stats = gradients(state.params, state.batch_stats, batch, key)
+        loss, metrics, grads, stats = gradients(state.params, state.batch_stats, batch)
         norm = optax.global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         updates, moments = optimizer.update(grads, state.optimizer, state.params)

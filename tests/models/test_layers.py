@@ -46,7 +46,7 @@ def test_batch_norm_statistics_are_of_the_global_batch():
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     x = jnp.ones((20_000, 2, 1))
-    dropped = drop_path(x, 0.1, jax.random.key(0))
+    dropped = drop_path(x, 0.1, jax.random.split(jax.random.key(0), len(x)))
     assert (dropped[:, 0] == dropped[:, 1]).all()
     np.testing.assert_allclose(np.unique(dropped), [0, 1 / 0.9], rtol=1e-6)
     np.testing.assert_allclose(dropped.mean(), 1, atol=0.01)

@@ -48,6 +48,10 @@ def small_model(**changes):
     return nnx.merge(graph, jax.tree.map_with_path(draw, state))
 
 
+def row_keys(seed, rows):
+    return jax.random.split(jax.random.key(seed), rows)
+
+
 def loss_and_gradients(model, images, captions, prompts):
     """Loss, gradients by parameter, and running statistics after it."""
     graph, params, stats = nnx.split(model, nnx.Param, ...)
@@ -61,7 +65,7 @@ def loss_and_gradients(model, images, captions, prompts):
 def _loss_and_gradients(graph, params, stats, *batch):
     def loss(params):
         model = nnx.merge(graph, params, stats, copy=True)
-        value = parity.training_loss(model, *batch, key=jax.random.key(0))
+        value = parity.training_loss(model, *batch, keys=row_keys(0, len(batch[0])))
         return value, nnx.state(model, nnx.BatchStat)
 
     (value, stats), gradients = jax.value_and_grad(loss, has_aux=True)(params)
@@ -113,16 +117,29 @@ def test_bfloat16_is_close_and_parameters_stay_float32():
     assert cosines["image feature"] >= 0.99
 
 
-def test_randomness_comes_from_the_key_alone():
+def test_randomness_comes_from_the_keys_alone():
     model = small_model(drop_path=0.5)
 
     @nnx.jit
-    def train(model, key):
-        return model.encode_image(IMAGES, train=True, key=key).feature
+    def train(model, keys):
+        return model.encode_image(IMAGES, train=True, keys=keys).feature
 
-    first, again, other = (train(model, jax.random.key(seed)) for seed in (0, 0, 1))
+    first, again, other = (train(model, row_keys(seed, len(IMAGES))) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, other, atol=1e-2)
+
+
+def test_the_noise_of_a_row_does_not_depend_on_its_place():
+    model, keys = small_model(drop_path=0.5), row_keys(0, len(IMAGES))
+
+    @nnx.jit
+    def tokens(model, images, keys):
+        drop, gumbel = keys[:, 0], keys[:, 1]
+        return model.image(images, drop, model.draw_gumbel(gumbel, images.shape))[0]
+
+    keys = jax.vmap(jax.random.split)(keys)
+    there, back = tokens(model, IMAGES, keys), tokens(model, IMAGES[::-1], keys[::-1])
+    np.testing.assert_array_equal(there, back[::-1])
 
 
 def test_training_and_randomness_go_together():
@@ -130,4 +147,4 @@ def test_training_and_randomness_go_together():
     with pytest.raises(ValueError, match="in training, and only there"):
         model.encode_image(IMAGES, train=True)
     with pytest.raises(ValueError, match="in training, and only there"):
-        model.encode_image(IMAGES, key=jax.random.key(0))
+        model.encode_image(IMAGES, keys=row_keys(0, len(IMAGES)))

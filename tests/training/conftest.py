@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from cocu_jax.models.layers import Projector
-from cocu_jax.training.objective import Features, Objective, groupvit_loss
+from cocu_jax.training.objective import Features, Objective, groupvit_loss, row_keys
 from configs import cocu
 from data_prep.scenes.prepare import prepare_scenes
 from data_prep.scenes.settings import ScenesConfig
@@ -90,6 +90,7 @@ def _random_batch(config, seed: int = 0) -> dict[str, np.ndarray]:
         "image": generator.integers(0, 256, (rows, side, side, 3), dtype=np.uint8),
         "caption": tokens(rows, data.caption_length),
         "prompts": tokens(rows, data.prompts, data.prompt_length),
+        "noise": generator.integers(0, 2**32, (rows, 2), dtype=np.uint32),
     }
 
 
@@ -110,7 +111,7 @@ class Pair(nnx.Module):
         self.multi_label_log_scale = nnx.Param(jnp.array(2.0))
 
 
-def _pair_features(model, batch, key):
+def _pair_features(model, batch):
     image = model.image(batch["image"])
-    image = image * jax.random.normal(key, image.shape)
+    image = image * jax.vmap(lambda key: jax.random.normal(key, image.shape[1:]))(row_keys(batch))
     return Features(image, model.text(batch["texts"])), {"noise": jnp.abs(image).mean()}

@@ -45,7 +45,8 @@ def test_hand_count_is_that_of_the_traced_forward_pass(model, config):
 
     def forward(state, images, tokens):
         net = nnx.merge(graphdef, state)
-        train = {"train": True, "key": jax.random.key(0)} if model is GroupViT else {}
+        keys = jax.random.split(jax.random.key(0), 8)
+        train = {"train": True, "keys": keys} if model is GroupViT else {}
         image = net.encode_image(images, **train)
         return getattr(image, "feature", image) @ net.encode_text(tokens).T
 

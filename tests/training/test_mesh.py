@@ -38,7 +38,7 @@ def gradients_on(tiny_config, random_batch):
         mesh = make_mesh(data, fsdp, config.batch_size, jax.devices()[: data * fsdp])
         arrays = jax.device_put((params, stats), state_shardings(mesh, (params, stats)))
         gradients = jax.jit(make_gradients(objective, 1, mesh))
-        loss, _, grads, _ = gradients(*arrays, put_batch(mesh, batch), jax.random.key(3))
+        loss, _, grads, _ = gradients(*arrays, put_batch(mesh, batch))
         return float(loss), jax.device_get(grads)
 
     return run
@@ -74,9 +74,9 @@ def test_only_text_features_are_gathered_and_nothing_is_repartitioned(pair):
     batch = {
         "image": jax.ShapeDtypeStruct((64, 6), jnp.float32, sharding=rows),
         "texts": jax.ShapeDtypeStruct((64, 4, 4), jnp.float32, sharding=rows),
+        "noise": jax.ShapeDtypeStruct((64, 2), jnp.uint32, sharding=rows),
     }
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    lowered = jax.jit(make_gradients(pair, 1, mesh)).lower(params, stats, batch, key)
+    lowered = jax.jit(make_gradients(pair, 1, mesh)).lower(params, stats, batch)
     moves = "all-gather|all-to-all|collective-permute|collective-broadcast"
     moved = re.findall(rf"= (\S+)\{{\S+ ({moves})\(", lowered.compile().as_text())
     # Captions and prompts, of which each device multiplies all with its own images.

@@ -42,7 +42,8 @@ def test_warmup_longer_than_the_run_is_refused():
         Schedule(PEAK, START, END, 10, 5)
 
 
-def test_clipped_adamw_steps_equal_torch():
+@pytest.mark.parametrize("decay_temperatures", [True, False])
+def test_clipped_adamw_steps_equal_torch(decay_temperatures):
     generator = np.random.default_rng(0)
     shapes = {"kernel": (7, 5), "bias": (5,), "scale": ()}
     values = {name: generator.normal(size=shape) for name, shape in shapes.items()}
@@ -55,7 +56,8 @@ def test_clipped_adamw_steps_equal_torch():
     theirs = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in values.items()}
     groups = [
         {"params": [theirs["kernel"]], "weight_decay": 0.05},
-        {"params": [theirs["bias"], theirs["scale"]], "weight_decay": 0.0},
+        {"params": [theirs["bias"]], "weight_decay": 0.0},
+        {"params": [theirs["scale"]], "weight_decay": 0.05 * decay_temperatures},
     ]
     torch_optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8)
     rates = published_rates()
@@ -67,7 +69,9 @@ def test_clipped_adamw_steps_equal_torch():
             group["lr"] = rates[step]
         torch_optimizer.step()
 
-    optimizer = make_optimizer(Schedule(PEAK, START, END, WARMUP, TOTAL), 0.05, clip_norm=5.0)
+    optimizer = make_optimizer(
+        Schedule(PEAK, START, END, WARMUP, TOTAL), 0.05, 5.0, decay_temperatures
+    )
     ours = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
     state = optimizer.init(ours)
     for gradient in gradients:
@@ -89,5 +93,10 @@ def test_biases_norms_and_temperatures_do_not_decay():
         "image/final_norm/scale": (16,),
         "log_scale": (),
     }
-    mask = decay_mask({name: jnp.zeros(shape) for name, shape in shapes.items()})
-    assert [name for name, decays in mask.items() if decays] == list(shapes)[:2]
+    params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+    kernels, published = (
+        [name for name, decays in decay_mask(params, temperatures).items() if decays]
+        for temperatures in (False, True)
+    )
+    assert kernels == list(shapes)[:2]
+    assert published == [*kernels, "log_scale"]

@@ -30,16 +30,16 @@ class Line(nnx.Module):
 LINE = Objective(
     settings=None,
     build=lambda rngs: Line(),
-    features=lambda model, batch, key: (Features(model.slope[...] * batch["x"], None), {}),
+    features=lambda model, batch: (Features(model.slope[...] * batch["x"], None), {}),
     loss=lambda model, features, gather: (jnp.square(features.image - 3).mean(), {}),
 )
 
 
 def line_step(average_decay: float):
     schedule = Schedule(0.1, 0.1, 0.1, 0, 100)
-    optimizer = make_optimizer(schedule, 0.0, clip_norm=1e9)
+    optimizer = make_optimizer(schedule, 0.0, 1e9, decay_temperatures=True)
     mesh = make_mesh(-1, 1, 8, jax.devices()[:1])
-    settings = StepSettings(seed=0, average_decay=average_decay)
+    settings = StepSettings(average_decay=average_decay)
     step = make_train_step(LINE, optimizer, schedule, settings, mesh)
     return jax.jit(step), create_state(LINE.build, optimizer, 0, bool(average_decay))
 
@@ -72,23 +72,18 @@ def test_average_of_a_short_run_is_near_its_values_not_its_start():
 
 
 def test_gradients_in_parts_are_those_of_the_whole_batch(pair):
-    generator, key, parts = np.random.default_rng(0), jax.random.key(1), 2
+    generator = np.random.default_rng(0)
     batch = {"image": generator.normal(size=(16, 6)), "texts": generator.normal(size=(16, 4, 4))}
     batch = {name: values.astype(np.float32) for name, values in batch.items()}
+    batch["noise"] = generator.integers(0, 2**32, (16, 2), dtype=np.uint32)
     params, stats = jax.jit(lambda: split_model(pair.build(nnx.Rngs(0)))[1:])()
     mesh = make_mesh(4, 2, 16)
-    gradients = jax.jit(make_gradients(pair, parts, mesh))
-    loss, metrics, grads, new_stats = gradients(params, stats, put_batch(mesh, batch), key)
+    gradients = jax.jit(make_gradients(pair, 2, mesh))
+    loss, metrics, grads, new_stats = gradients(params, stats, put_batch(mesh, batch))
 
     def whole(params):
-        """All parts in one graph, differentiated as it stands; part p holds every second row."""
         model = merge_model(graph_of(pair.build), params, stats)
-        rows = [
-            pair.features(model, {name: x[p::parts] for name, x in batch.items()}, part_key)[0]
-            for p, part_key in enumerate(jax.random.split(key, parts))
-        ]
-        joined = jax.tree.map(lambda *x: jnp.stack(x, 1).reshape(16, *x[0].shape[1:]), *rows)
-        value, _ = pair.loss(model, joined, lambda x: x)
+        value, _ = pair.loss(model, pair.features(model, batch)[0], lambda x: x)
         return value, batch_stats_of(model)
 
     (expected, expected_stats), expected_grads = jax.jit(jax.value_and_grad(whole, has_aux=True))(
@@ -99,7 +94,7 @@ def test_gradients_in_parts_are_those_of_the_whole_batch(pair):
     for got, wanted in ((new_stats, expected_stats), (grads, expected_grads)):
         for name, value in wanted.items():
             # A bias before batch normalisation has no gradient but rounding.
-            np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=3e-6, err_msg=name)
 
 
 def test_usage_entropy_is_zero_for_one_segment_and_one_for_even_use():
