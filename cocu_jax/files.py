@@ -51,6 +51,12 @@ def temporary_name(path: str) -> str:
     return os.path.join(directory, f".{name[:100]}.{uuid.uuid4().hex}.tmp")
 
 
+def remove_temporaries(directory: epath.Path) -> None:
+    """Removes what killed writers left in a directory that nobody writes to any more."""
+    for left in directory.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
+
+
 def safe_name(key: str) -> str:
     """A file name for any key: one path component, never hidden, different for different keys.
 

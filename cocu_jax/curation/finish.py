@@ -8,7 +8,7 @@ from cocu_jax.curation.plan import Plan
 from cocu_jax.curation.shard_output import finished_report
 from cocu_jax.curation.summary import add_counts, as_text, summarise
 from cocu_jax.curation.waiting import wait_for
-from cocu_jax.files import write_file
+from cocu_jax.files import remove_temporaries, write_file
 from cocu_jax.stopping import StopRequest
 
 
@@ -38,6 +38,8 @@ def finish(plan: Plan, stop: StopRequest) -> dict:
     write_file(plan.workdir / "summary.txt", as_text(summary).encode())
     if plan.config.page_images:
         write_page(plan, ordered)
+    for directory in ("annotations", "parquet", "reports"):
+        remove_temporaries(plan.workdir / directory)
     num_bytes = sum(report["bytes"] for report in ordered)
     files = metadata_files(plan.corpus.split, plan.corpus.shard_lengths, num_bytes, plan.provenance)
     for name, content in files.items():

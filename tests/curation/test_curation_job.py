@@ -15,7 +15,8 @@ from curation_corpus import GALLERY, encoded, example, write_clip, write_corpus
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from cocu_jax.curation import job, shard_files
+from cocu_jax import files
+from cocu_jax.curation import job
 from cocu_jax.curation.shard_files import open_arrays
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus, read_shard
@@ -200,18 +201,18 @@ def test_interrupted_anywhere_resumes_to_identical_bytes(fields, finished, tmp_p
     class Killed(BaseException):
         pass
 
-    write, writes_left = shard_files._write_local, 0
+    write, writes_left = files._write_local, 0
 
     def dying_write(path, content):
         nonlocal writes_left
         writes_left -= 1
         if writes_left < 0:
-            pathlib.Path(f"{path}.tmp").write_bytes(content[: len(content) // 2])
+            pathlib.Path(files.temporary_name(path)).write_bytes(content[: len(content) // 2])
             raise Killed
         write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard_files, "_write_local", dying_write)
+        patch.setattr(files, "_write_local", dying_write)
         for survived in (0, 3, 7, 6, 9):
             writes_left = survived
             with contextlib.suppress(Killed):
@@ -260,12 +261,16 @@ def test_corrupted_finished_files_are_redone(fields, finished, tmp_path):
 def test_full_disk_is_one_clear_error_and_leaves_nothing_half_written(
     fields, finished, tmp_path, monkeypatch
 ):
+    synced = []
+
     def full(descriptor):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        synced.append(descriptor)
+        if len(synced) > 1:  # the config still fits
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(UserError, match=r"No space left on device.*free some space.*go on"):
+        with pytest.raises(UserError, match=r"No space left on device.*free some space.*continue"):
             curate(fields, tmp_path)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["config.json"]
     curate(fields, tmp_path)
