@@ -20,6 +20,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float16, Int
 
+from cocu_jax.curation.products import inner_products
+
 _GROUP = 64  # columns per group; measured best of 32, 64 and 128 with tiles of 2,500 to 20,000
 
 ReadRows = Callable[[int, int], np.ndarray]
@@ -163,16 +165,14 @@ def _split(arrays, devices: tuple[jax.Device, ...]):
 
 def _search_tile(
     best: tuple[Int[Array, "q l"], Float[Array, "q l"]],
-    queries: Float[Array, "q d"],
-    tile: Float[Array, "t d"],
+    queries: Float16[Array, "q d"],
+    tile: Float16[Array, "t d"],
     start: Int[Array, ""],
     recall: float,
 ) -> tuple[Int[Array, "q l"], Float[Array, "q l"]]:
     """`best` updated with a tile of later rows; float32 products of the float16 values."""
     rows, scores = best
-    products = jnp.dot(
-        queries.astype(jnp.float32), tile.astype(jnp.float32).T, precision=jax.lax.Precision.HIGHEST
-    )
+    products = inner_products(queries, tile)
     products = jnp.where((tile != 0).any(1), products, -jnp.inf)
     found_scores, found = _top(products, min(rows.shape[1], tile.shape[0]), recall)
     found_rows = jnp.where(jnp.isneginf(found_scores), -1, start + found)
