@@ -30,7 +30,8 @@ def test_products_equal_float64_within_the_rounding_of_a_float32_sum(way):
     rng = np.random.default_rng(1)
     a, b = (rng.normal(size=(200, 512)) + 0.5 for _ in range(2))
     a, b = ((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16) for x in (a, b))
-    exact, sizes = (x.astype(np.float64) @ y.astype(np.float64).T for x, y in ((a, b), (abs(a), abs(b))))
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    exact, sizes = wide_a @ wide_b.T, abs(wide_a) @ abs(wide_b).T
     error = np.abs(np.asarray(jax.jit(way)(a, b), np.float64) - exact) / sizes
     # A sum of n terms is off by up to n eps / 2 of the terms' sizes (Higham, 2002, section 4.2),
     # and by about its root where errors are random, which three of four parts would not reach.
@@ -38,7 +39,8 @@ def test_products_equal_float64_within_the_rounding_of_a_float32_sum(way):
 
 
 @pytest.mark.parametrize(
-    ("platform", "operands", "depth"), [("cpu", "f32", 64), ("cuda", "f16", 64), ("tpu", "bf16", 256)]
+    ("platform", "operands", "depth"),
+    [("cpu", "f32", 64), ("cuda", "f16", 64), ("tpu", "bf16", 256)],
 )
 def test_each_platform_is_lowered_to_its_own_product(platform, operands, depth):
     shape = jax.ShapeDtypeStruct((128, 64), jnp.float16)
