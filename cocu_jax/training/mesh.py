@@ -5,11 +5,14 @@ that has their shape (moments, average). Parameters are gathered when a step beg
 are scattered when it ends, so `fsdp` divides what is kept, not what is sent.
 """
 
-from collections.abc import Callable
+import collections
+import math
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cocu_jax.errors import UserError
 
@@ -20,8 +23,12 @@ REPLICATED = PartitionSpec()
 _SMALLEST_SPLIT = 2**16
 
 
-def make_mesh(data: int, fsdp: int, batch_size: int, devices=None) -> Mesh:
-    """A mesh over all devices.
+def make_mesh(data: int, fsdp: int, batch_size: int, devices: Sequence | None = None) -> Mesh:
+    """A mesh over all devices, laid out along their links.
+
+    Where there are several slices (TPU slices joined by the data-centre network, or GPU hosts)
+    `data` goes over the network and `fsdp` stays inside a slice; an `fsdp` larger than a slice
+    takes whole slices.
 
     Args:
         data: size of the axis that splits only the batch; -1 takes all devices that `fsdp` leaves.
@@ -30,9 +37,10 @@ def make_mesh(data: int, fsdp: int, batch_size: int, devices=None) -> Mesh:
         devices: default all of them.
 
     Raises:
-        UserError: the sizes do not multiply to the number of devices, or do not divide the batch.
+        UserError: the sizes do not multiply to the number of devices, do not divide the batch, or
+            do not fit the slices; or the processes have different numbers of devices.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = jax.devices() if devices is None else list(devices)
     count = len(devices)
     if fsdp < 1 or count % fsdp or data not in (-1, count // fsdp):
         raise UserError(
@@ -43,12 +51,40 @@ def make_mesh(data: int, fsdp: int, batch_size: int, devices=None) -> Mesh:
         raise UserError(
             f"config.batch_size={batch_size} is no multiple of the {count} devices; change it"
         )
-    return jax.make_mesh(
-        (count // fsdp, fsdp),
-        ("data", "fsdp"),
-        axis_types=(jax.sharding.AxisType.Auto,) * 2,
-        devices=devices,
-    )
+    shares = set(collections.Counter(device.process_index for device in devices).values())
+    if len(shares) > 1:
+        raise UserError(
+            f"the processes have {min(shares)} to {max(shares)} devices each; all must have as "
+            "many, for each reads an equal share of every batch"
+        )
+    inside, between = _axes_in_slices(count, fsdp, devices)
+    if math.prod(between) == 1:
+        grid = mesh_utils.create_device_mesh(inside, devices, allow_split_physical_axes=True)
+    else:
+        grid = mesh_utils.create_hybrid_device_mesh(
+            inside, between, devices, allow_split_physical_axes=True
+        )
+    return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def _axes_in_slices(count: int, fsdp: int, devices: Sequence) -> tuple[tuple[int, int], ...]:
+    """Sizes of (data, fsdp) inside a slice, and over the slices.
+
+    Raises:
+        UserError: slices differ in size, or `fsdp` is neither part of one nor whole ones.
+    """
+    # CPUs, and a slice that is alone, may have no number.
+    sizes = collections.Counter(getattr(device, "slice_index", None) or 0 for device in devices)
+    slices, size = len(sizes), count // len(sizes)
+    if set(sizes.values()) != {size}:
+        raise UserError(f"slices of different sizes ({sorted(sizes.values())} devices)")
+    if size % fsdp and fsdp % size:
+        raise UserError(
+            f"config.mesh.fsdp={fsdp} must divide the {size} devices of a slice (or host), or be "
+            "a multiple of them"
+        )
+    within = math.gcd(fsdp, size)
+    return (size // within, within), (slices * within // fsdp, fsdp // within)
 
 
 def state_shardings(mesh: Mesh, state):
@@ -88,7 +124,9 @@ def row_gatherer(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
 def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """Makes global arrays, split by rows, of the rows that this process has read.
 
-    Names of rows (`key`, bytes) stay behind.
+    Each of its devices takes an equal part, in the mesh's order. That order follows the links, so
+    the rows of a process need not be neighbours in the global array; a batch is a set, and its
+    rows keep together. Names of rows (`key`, bytes) stay behind.
     """
     batch = {name: rows for name, rows in batch.items() if rows.dtype.kind in "iuf"}
     return jax.make_array_from_process_local_data(NamedSharding(mesh, BATCH), batch)
