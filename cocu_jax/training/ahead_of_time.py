@@ -5,7 +5,6 @@ read; the TPU compiler of the `libtpu` package does what it would do on the slic
 """
 
 import time
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from cocu_jax.training.compiled import Cost, cost_of
 from cocu_jax.training.flops import step_flops
 from cocu_jax.training.mesh import BATCH
 from cocu_jax.training.plan import Plan, make_plan
-from cocu_jax.training.slices import Slice, parse_slice
+from cocu_jax.training.slices import Slices, parse_slices
 
 # Images that curation's CLIP encodes at once on a chip.
 _ENCODER_ROWS = 256
@@ -31,7 +30,7 @@ def compile_for(config: ml_collections.ConfigDict, name: str) -> dict[str, Cost]
 
     Args:
         config: a train config, see `configs/cocu.py`; its data is not opened.
-        name: slice, such as "v5e-256".
+        name: slice or slices, such as "v5e-256", "v5p:4x4x6" or "2xv5e-256".
 
     Returns:
         Costs by program.
@@ -42,16 +41,14 @@ def compile_for(config: ml_collections.ConfigDict, name: str) -> dict[str, Cost]
     if config.job != "train":
         raise UserError(f"--compile_for compiles train configs; config.job is {config.job!r}")
     jax.config.update("jax_platforms", "cpu")
-    target = parse_slice(name)
+    target = parse_slices(name)
     devices = target.devices()
     costs = {}
     start = time.monotonic()
     plan = make_plan(config, examples=100 * config.batch_size, devices=devices)
     costs["train step"] = cost_of(_compile_step(plan, config))
-    print(
-        f"{target.name}: {len(devices)} chips, global batch {config.batch_size}, mesh data=", end=""
-    )
-    print(f"{plan.mesh.shape['data']} fsdp={plan.mesh.shape['fsdp']}")
+    sizes = " ".join(f"{axis}={size}" for axis, size in plan.mesh.shape.items())
+    print(f"{target.name}: {len(devices)} devices, global batch {config.batch_size}, mesh {sizes}")
     _report("train step", costs["train step"], target, plan.flops / len(devices), start)
     start = time.monotonic()
     costs["CLIP encoder"] = cost_of(_compile_encoder(devices[0]))
@@ -96,11 +93,11 @@ def _compile_encoder(device: jax.Device) -> jax.stages.Compiled:
     return encode.lower(state, images).compile()
 
 
-def _report(program: str, cost: Cost, target: Slice, hand_flops: float, start: float) -> None:
+def _report(program: str, cost: Cost, target: Slices, hand_flops: float, start: float) -> None:
     chip, seconds = target.chip, cost.seconds(target.chip)
     bound = max(seconds, key=seconds.get)
     lines = [
-        f"{program}, per chip (compiled in {time.monotonic() - start:.0f} s)",
+        f"{program}, per device (compiled in {time.monotonic() - start:.0f} s)",
         f"  memory       {cost.memory / 1e9:8.2f} GB = {cost.memory / chip.memory:.0%} of "
         f"{chip.memory / 1e9:.0f} GB, of which temporaries {cost.temporaries / 1e9:.2f} GB",
         f"  operations   {cost.flops / 1e12:8.3f} TFLOP; counted by hand {hand_flops / 1e12:.3f}, "
@@ -109,16 +106,24 @@ def _report(program: str, cost: Cost, target: Slice, hand_flops: float, start: f
         f"  roofline     {max(seconds.values()) * 1e3:8.2f} ms by {bound} ("
         + ", ".join(f"{name} {value * 1e3:.2f}" for name, value in seconds.items())
         + f"); MFU at most {hand_flops / chip.flops / max(seconds.values()):.0%}",
-        *_collective_lines(cost.collectives),
+        *_communication_lines(cost),
     ]
     print("\n".join(lines), flush=True)
 
 
-def _collective_lines(collectives: Sequence | None) -> list[str]:
-    if collectives is None:
+def _communication_lines(cost: Cost) -> list[str]:
+    """Between slices (DCN) apart from inside a slice (ICI)."""
+    if cost.collectives is None:
         return ["  collectives unknown: jaxlib cannot read the text of this program"]
     lines = []
-    for c in collectives:
+    if cost.transfers:
+        total = sum(t.bytes for t in cost.transfers)
+        lines.append(f"  DCN          {total / 1e6:8.2f} MB handed to the network between slices")
+        lines += [f"  {t.kind:<18} {t.count:4d}: {t.bytes / 1e6:.2f} MB" for t in cost.transfers]
+    if cost.collectives:
+        total = sum(c.sent for c in cost.collectives)
+        lines.append(f"  ICI          {total / 1e6:8.2f} MB sent over the links inside a slice")
+    for c in cost.collectives:
         lines.append(f"  {c.kind:<18} {c.count:4d} in groups of {c.group}: {c.bytes / 1e6:.2f} MB")
         lines += [f"      {label}" for label in c.largest]
     return lines or ["  no collectives"]

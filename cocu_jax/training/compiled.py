@@ -5,7 +5,13 @@ import dataclasses
 import jax
 
 from cocu_jax.training.hardware import Chip
-from cocu_jax.training.program_text import Collective, collectives_of, memory_traffic
+from cocu_jax.training.program_text import (
+    Collective,
+    Transfer,
+    collectives_of,
+    memory_traffic,
+    transfers_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +25,8 @@ class Cost:
         flops: operations as the compiler counts them.
         traffic: bytes to and from the chip's main memory; where the program's text cannot be read,
             the compiler's larger count, which includes memory on the chip.
-        collectives: communication; None where the text cannot be read.
+        collectives: communication inside a slice; None where the text cannot be read.
+        transfers: communication between slices; None likewise.
     """
 
     memory: int
@@ -27,9 +34,13 @@ class Cost:
     flops: float
     traffic: float
     collectives: tuple[Collective, ...] | None
+    transfers: tuple[Transfer, ...] | None
 
     def seconds(self, chip: Chip) -> dict[str, float]:
-        """Least time that products, memory and links take each; the largest is the roofline."""
+        """Least time that products, memory and links take each; the largest is the roofline.
+
+        What the network between slices takes depends on the machines and is not counted.
+        """
         return {
             "compute": self.flops / chip.flops,
             "memory": self.traffic / chip.bandwidth,
@@ -52,4 +63,5 @@ def cost_of(program: jax.stages.Compiled) -> Cost:
         flops=cost["flops"],
         traffic=memory_traffic(text) if text else cost["bytes accessed"],
         collectives=collectives_of(text) if text else None,
+        transfers=transfers_of(text) if text else None,
     )

@@ -1,4 +1,4 @@
-"""Reads what a compiled program says about itself: its communication and its memory traffic.
+"""Reads a compiled program's communication and its memory traffic from its text.
 
 The compiler's own "bytes accessed" counts buffers that never leave the chip: a TPU program keeps
 most of its intermediate results in on-chip memory, which its text marks as `S(1)`.
@@ -55,6 +55,20 @@ class Collective:
         return self.bytes * share * (2 if self.kind == "all-reduce" else 1)
 
 
+class Transfer(NamedTuple):
+    """Communication of one kind between slices, over the data-centre network.
+
+    Attributes:
+        kind: such as "all-reduce".
+        count: how many there are.
+        bytes: that one device hands to the network in all of them.
+    """
+
+    kind: str
+    count: int
+    bytes: int
+
+
 class Instruction(NamedTuple):
     """One line of a program: `%name = type operation(operands), attributes`."""
 
@@ -95,6 +109,23 @@ def collectives_of(text: str) -> tuple[Collective, ...]:
         labels = tuple(label for _, label in items[:3])
         collectives.append(Collective(kind, group, len(items), total, labels))
     return tuple(sorted(collectives, key=lambda c: -c.bytes))
+
+
+def transfers_of(text: str) -> tuple[Transfer, ...]:
+    """What a program of several slices hands to the network between them, most bytes first.
+
+    There the compiler splits a collective in two: inside the slice it stays one, and between
+    slices it becomes a `send` to the host's network runtime and a `recv` from it.
+    """
+    found = collections.defaultdict(list)
+    for line in text.splitlines():
+        instruction = _parse(line)
+        kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', line)
+        if instruction and instruction.operation == "send" and kind:
+            name = kind.group(1).lower().replace("_", "-")
+            found[name].append(_size(_ARRAY.search(instruction.type).groups()))
+    transfers = [Transfer(kind, len(sizes), sum(sizes)) for kind, sizes in found.items()]
+    return tuple(sorted(transfers, key=lambda t: -t.bytes))
 
 
 def memory_traffic(text: str) -> float:

@@ -1,6 +1,7 @@
 """TPU slices by the names clouds sell them under, as compile targets on a machine without TPUs."""
 
 import dataclasses
+import math
 import os
 import re
 
@@ -19,7 +20,7 @@ class Generation:
         kind: its chip in `hardware.CHIPS`.
         accelerator: prefix of Google's accelerator type.
         topology: prefix of libtpu's topology name.
-        cores_per_chip: slices of v4 and v5p are named by cores, two per chip.
+        cores_per_chip: slices of v4, v5p and tpu7x are named by cores, two per chip.
         axes: of the torus or mesh of chips.
     """
 
@@ -35,26 +36,29 @@ GENERATIONS = {
     "v5e": Generation("TPU v5 lite", "v5litepod", "v5e", 1, 2),
     "v5p": Generation("TPU v5", "v5p", "v5p", 2, 3),
     "v6e": Generation("TPU v6 lite", "v6e", "v6e", 1, 2),
+    "tpu7x": Generation("TPU7x", "tpu7x", "tpu7x", 2, 3),  # each core is a device of its own
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Slice:
-    """A slice to compile for.
+class Slices:
+    """What to compile for: a slice, or several that the data-centre network joins.
 
     Attributes:
-        name: such as "v5e-256".
-        generation: of its chips.
-        shape: chips along each axis.
+        name: such as "v5e-256", "v5p:4x4x6" or "2xv5e-256".
+        generation: of the chips.
+        shape: chips along each axis of a slice.
+        count: number of slices.
     """
 
     name: str
     generation: Generation
     shape: tuple[int, ...]
+    count: int = 1
 
     @property
     def chip(self) -> Chip:
-        """Peaks of one chip."""
+        """Peaks of one device."""
         return CHIPS[self.generation.kind]
 
     def devices(self) -> list[jax.Device]:
@@ -65,14 +69,14 @@ class Slice:
         """
         os.environ["TPU_SKIP_MDS_QUERY"] = "1"
         os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
-        size = self.name.split("-")[1]
+        size = math.prod(self.shape) * self.generation.cores_per_chip
         os.environ["TPU_ACCELERATOR_TYPE"] = f"{self.generation.accelerator}-{size}"
         topology = f"{self.generation.topology}:{'x'.join(map(str, self.shape))}"
-        options = {}
+        options = {"num_slices": self.count} if self.count > 1 else {}
         if self.generation.topology == "v4":
-            options = {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
+            options |= {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
         try:
-            return topologies.get_topology_desc(topology, "tpu", **options).devices
+            return list(topologies.get_topology_desc(topology, "tpu", **options).devices)
         except Exception as error:  # libtpu raises what it likes
             reason = str(error).strip().split("\n")[0][:150]
             raise UserError(
@@ -81,25 +85,48 @@ class Slice:
             ) from None
 
 
-def parse_slice(name: str) -> Slice:
-    """The slice called `name`, such as "v5e-256" or "v5p-128".
+def parse_slices(name: str) -> Slices:
+    """The slices called `name`: "v5e-256", "tpu7x-128", "v5p:4x4x6", "2xv5e-256".
 
     Raises:
-        UserError: no such generation, or a size that is no power of two chips.
+        UserError: no such generation or size.
     """
-    match = re.fullmatch(r"(v\w+)-(\d+)", name)
-    generation = GENERATIONS.get(match.group(1)) if match else None
-    if generation is None:
+    match = re.fullmatch(r"(?:(\d+)x)?([a-z]\w*)(?:-(\d+)|:(\d+(?:x\d+)+))", name)
+    generation = GENERATIONS.get(match.group(2)) if match else None
+    if generation is None or match.group(1) == "0":
         known = ", ".join(f"{generation}-N" for generation in GENERATIONS)
-        raise UserError(f"--compile_for={name}: not a TPU slice; use one of {known}")
-    chips, rest = divmod(int(match.group(2)), generation.cores_per_chip)
-    if rest or chips < 4 or chips & (chips - 1):
-        raise UserError(f"--compile_for={name}: no power of two of at least four chips")
-    return Slice(name, generation, _shape(chips, generation.axes))
+        raise UserError(
+            f"--compile_for={name}: not a TPU slice; use one of {known}, a topology such as "
+            "v5p:4x4x6, or several slices such as 2xv5e-256"
+        )
+    if match.group(4):
+        shape = tuple(int(length) for length in match.group(4).split("x"))
+        if len(shape) != generation.axes:
+            raise UserError(f"--compile_for={name}: a topology has {generation.axes} axes there")
+    else:
+        chips, rest = divmod(int(match.group(3)), generation.cores_per_chip)
+        shape = None if rest else _shape(chips, generation.axes)
+        if shape is None:
+            times_three = " or three times one" if generation.axes == 3 else ""
+            raise UserError(
+                f"--compile_for={name}: not a power of two{times_three} of at least four chips "
+                f"({generation.cores_per_chip} to a chip in the name)"
+            )
+    return Slices(name, generation, shape, int(match.group(1) or 1))
 
 
-def _shape(chips: int, axes: int) -> tuple[int, ...]:
-    """Chips along each axis, as even as powers of two allow: 4x4x8, 16x16; 2x2x1 for four."""
-    doublings = chips.bit_length() - 1
-    shape = tuple(2 ** ((doublings + i) // axes) for i in range(axes))
-    return shape[::-1] if chips < 2**axes else shape
+def _shape(chips: int, axes: int) -> tuple[int, ...] | None:
+    """Chips along each axis, as even as can be: 4x4x8, 16x16, 4x4x6; 2x2x1 for four.
+
+    None unless `chips` is a power of two from four on or, in three dimensions, three times one.
+    """
+    threes = 3 if axes == 3 and chips % 3 == 0 else 1
+    rest = chips // threes
+    if rest < 4 or rest & (rest - 1):
+        return None
+    doublings = rest.bit_length() - 1
+    shape = [2 ** ((doublings + i) // axes) for i in range(axes)]
+    if threes == 1:
+        return tuple(shape[::-1] if rest < 2**axes else shape)
+    shape[0] *= threes
+    return tuple(sorted(shape))

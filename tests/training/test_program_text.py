@@ -8,8 +8,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cocu_jax.errors import UserError
 from cocu_jax.training.ahead_of_time import compile_for
 from cocu_jax.training.mesh import make_mesh
-from cocu_jax.training.program_text import collectives_of, memory_traffic
-from cocu_jax.training.slices import parse_slice
+from cocu_jax.training.plan import make_plan
+from cocu_jax.training.program_text import Transfer, collectives_of, memory_traffic, transfers_of
+from cocu_jax.training.slices import parse_slices
 
 # As the TPU compiler writes them: S(1) is memory on the chip, one gather in two steps.
 TPU_PROGRAM = """
@@ -66,17 +67,64 @@ def test_collectives_of_a_real_program_are_found_with_group_and_size(data, fsdp)
     assert reduce.sent == pytest.approx(2 * 128 * (data - 1) / data)
 
 
-def test_slices_have_the_shapes_they_are_sold_in():
-    shapes = {name: parse_slice(name).shape for name in ("v5e-256", "v5e-4", "v6e-256")}
-    assert shapes == {"v5e-256": (16, 16), "v5e-4": (2, 2), "v6e-256": (16, 16)}
-    assert parse_slice("v5p-128").shape == (4, 4, 4)  # named by cores
-    assert parse_slice("v4-8").shape == (2, 2, 1)
+# As the compiler writes what crosses from slice to slice: by way of the host, one sum in two steps.
+TPU_PROGRAM_OF_TWO_SLICES = """
+ENTRY %main (x: f32[32,512]) -> f32[64,512] {
+  %x = f32[32,512]{1,0:T(8,128)} parameter(0)
+  %t = token[] after-all(), frontend_attributes={MegascaleRendezvousKeyName="all-gather.8_0"}
+  %send = (f32[32,512]{1,0:T(8,128)}, u32[], token[]) send(%x, %t), channel_id=3, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_GATHER"}
+  %recv = (f32[64,512]{1,0:T(8,128)}, u32[], token[]) recv(%t), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_transfer_type="ALL_GATHER"}
+  %sent = token[] send-done(%send), channel_id=3, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
+  %got = (f32[64,512]{1,0:T(8,128)}, token[]) recv-done(%recv), channel_id=2, is_host_transfer=true
+  %y = f32[64,512]{1,0:T(8,128)} get-tuple-element(%got), index=0
+  %z = f32[4,512]{1,0} reduce-scatter(%y), channel_id=6, replica_groups={{0,1},{2,3}}, dimensions={0}
+  %send.1 = (bf16[4,512]{1,0}, u32[], token[]) send(%z, %t), channel_id=4, is_host_transfer=true, frontend_attributes={_xla_megascale_reduce_operation="SUM",_xla_megascale_transfer_type="ALL_REDUCE"}
+  ROOT %result = f32[64,512]{1,0} copy(%y)
+}
+"""  # noqa: E501
 
 
-@pytest.mark.parametrize("name", ["v5e", "v9-256", "v5e-3", "v4-7", "v5e-1"])
+def test_bytes_between_slices_are_counted_apart_from_those_inside():
+    assert transfers_of(TPU_PROGRAM_OF_TWO_SLICES) == (
+        Transfer("all-gather", 1, 4 * 32 * 512),
+        Transfer("all-reduce", 1, 2 * 4 * 512),
+    )
+    (scatter,) = collectives_of(TPU_PROGRAM_OF_TWO_SLICES)
+    assert (scatter.kind, scatter.group, scatter.bytes) == ("reduce-scatter", 2, 4 * 4 * 512)
+    assert transfers_of(TPU_PROGRAM) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "shape"),
+    [
+        ("v5e-256", 1, (16, 16)),
+        ("v5e-4", 1, (2, 2)),
+        ("v6e-256", 1, (16, 16)),
+        ("v5p-128", 1, (4, 4, 4)),  # named by cores
+        ("v4-8", 1, (2, 2, 1)),
+        ("v5p-12288", 1, (16, 16, 24)),
+        ("tpu7x-128", 1, (4, 4, 4)),
+        ("tpu7x-384", 1, (4, 4, 12)),
+        ("tpu7x:4x4x4", 1, (4, 4, 4)),
+        ("v5e:4x8", 1, (4, 8)),
+        ("2xv5e-256", 2, (16, 16)),
+        ("4xtpu7x:4x4x8", 4, (4, 4, 8)),
+    ],
+)
+def test_slices_have_the_shapes_they_are_sold_in(name, count, shape):
+    slices = parse_slices(name)
+    assert (slices.count, slices.shape) == (count, shape)
+    assert slices.chip.flops > 1e14
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["v5e", "v9-256", "v5e-3", "v5e-24", "v4-7", "v5e-1", "tpu7x-7", "v5p-40", "v5e:4x4x4"]
+    + ["v5p:8x8", "0xv5e-16", "2v5e-16", "v5e-"],
+)
 def test_slices_that_are_not_sold_are_refused(name):
     with pytest.raises(UserError, match=f"--compile_for={name}: "):
-        parse_slice(name)
+        parse_slices(name)
 
 
 @pytest.mark.slow
@@ -88,3 +136,28 @@ def test_small_step_compiles_for_a_tpu_with_the_work_and_the_links_that_were_cou
     assert {(c.kind, c.group) for c in cost.collectives} <= {("all-reduce", 16), ("all-gather", 16)}
     assert sum(c.count for c in cost.collectives if c.kind == "all-gather") == 2
     assert cost.traffic > 0 and cost.memory < 1e9
+
+
+@pytest.mark.slow
+def test_two_slices_reduce_over_the_network_what_one_slice_has_summed(tiny_config):
+    pytest.importorskip("libtpu")
+    config = tiny_config()
+    config.batch_size = 64
+    config.mesh.fsdp = 2
+    cost = compile_for(config, "2xv5e-16")["train step"]
+    assert {c.group for c in cost.collectives} <= {2, 8, 16}  # never across slices
+    kinds = {transfer.kind for transfer in cost.transfers}
+    assert "all-reduce" in kinds and kinds <= {"all-reduce", "all-gather"}
+    gradients = 4 * sum(x.size for x in jax.tree.leaves(make_plan(config, 96).shapes.params))
+    # At most the gradients once, and the few features of texts.
+    assert 0 < sum(t.bytes for t in cost.transfers) < 1.1 * gradients
+
+
+@pytest.mark.slow
+def test_a_chip_of_two_devices_compiles_as_two(tiny_config):
+    pytest.importorskip("libtpu")
+    config = tiny_config()
+    config.batch_size = 64
+    cost = compile_for(config, "tpu7x-16")["train step"]
+    assert {c.group for c in cost.collectives} == {16}  # 8 chips
+    assert cost.memory < 1e9
