@@ -28,10 +28,10 @@ from cocu_jax.models.groupvit import GroupViT, GroupViTConfig, ImageEncoding
 from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.huggingface import save_groupvit
 from cocu_jax.training.flops import step_flops
-from eval.batches import LabelledImage, batch_images
 from eval.benchmarks import get_benchmark
-from eval.programs import cut_program
+from eval.images import EvaluatedImage
 from eval.segmenter import Segmenter, make_segmenter
+from eval.window_queue import queue_windows
 
 # Benchmark -> original sizes of the images to evaluate.
 _SIZES = {
@@ -77,7 +77,7 @@ def race(name: str, model: GroupViT, theirs: GroupViTModel, repeats: int) -> Non
         blocks = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
         resized = tf.image.resize(blocks, protocol.resized(*size)).numpy().astype(np.uint8)
         labels = rng.integers(0, classes, size, dtype=np.uint16)
-        images.append(LabelledImage(str(number), resized, labels))
+        images.append(EvaluatedImage(str(number), resized, size, labels))
 
     def run_oracle() -> np.ndarray:
         matrix = np.zeros(classes * classes, np.int64)
@@ -122,25 +122,20 @@ def product_rate(size: int = 2048) -> float:
     return 2 * size**3 / min(seconds)
 
 
-def count_images(segmenter: Segmenter, images: list[LabelledImage]) -> np.ndarray:
+def count_images(segmenter: Segmenter, images: list[EvaluatedImage]) -> np.ndarray:
     """The whole evaluation of images in memory."""
-    batches = batch_images(iter(images), segmenter.protocol, segmenter.rows)
-    return sum(np.asarray(segmenter.count(batch, segmenter.read(batch))) for batch in batches)[0]
+    painted = segmenter.paint(segmenter.read(images))
+    return sum(np.asarray(pieces.matrices) for pieces in painted)[0]
 
 
-def cut_all(segmenter: Segmenter, images: list[LabelledImage]) -> list[jax.Array]:
+def cut_all(segmenter: Segmenter, images: list[EvaluatedImage]) -> list[jax.Array]:
     """All windows of the images, in the blocks that the model sees, normalised."""
-    protocol, blocks = segmenter.protocol, []
+    protocol = segmenter.protocol
     mean, std = (np.array(values, np.float32) * 255 for values in (protocol.mean, protocol.std))
-    for batch in batch_images(iter(images), protocol, segmenter.rows):
-        blocks += cut_program(
-            batch.images,
-            batch.sizes,
-            mesh=segmenter.mesh,
-            protocol=protocol,
-            block=segmenter.windows_per_forward,
-        )
-    return [(block - mean) / std for block in blocks]
+    rows = segmenter.windows_per_forward * segmenter.mesh.size
+    return [
+        jnp.asarray((block.windows - mean) / std) for block in queue_windows(images, protocol, rows)
+    ]
 
 
 def encode_windows(segmenter: Segmenter, blocks: list[jax.Array]) -> None:

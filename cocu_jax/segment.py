@@ -26,9 +26,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.tokenizer import Tokenizer
-from eval.batches import LabelledImage, resize_uint8
 from eval.checkpoint import load_checkpoint
 from eval.class_embeddings import read_class_names
+from eval.groups import GroupMethod
+from eval.images import EvaluatedImage, resize_uint8
 from eval.palettes import distinct_colours
 from eval.pictures import add_legend, draw_overlay, renumber
 from eval.prediction import Prediction, predict
@@ -102,12 +103,14 @@ def segment_files(options: argparse.Namespace) -> None:
         mean=processing.mean,
         std=processing.std,
     )
-    segmenter = make_segmenter(model, classes, protocol, Tokenizer())
+    segmenter = make_segmenter(
+        model, classes, protocol, Tokenizer(), method=GroupMethod(protocol, with_first=True)
+    )
     images = (
-        LabelledImage(name, resize(image, protocol), np.zeros(image.shape[:2], np.uint16))
+        EvaluatedImage(name, resize(image, protocol), image.shape[:2])
         for name, image in pixels.items()
     )
-    for prediction in predict(segmenter, images, with_first_maps=True):
+    for prediction in predict(segmenter, images):
         write_files(prediction, pixels[prediction.key], classes, output)
 
 

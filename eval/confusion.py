@@ -1,26 +1,45 @@
 """The confusion matrix, and the scores that are read off it."""
 
+import math
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 IGNORE = 65535  # pixels of this label are counted nowhere; padding carries it too
+_BLOCK = 64, 512  # pixels that are counted at once
 
 
 def confusion_matrix(
-    labels: Int[Array, "*p"], predictions: Int[Array, "*p"], num_classes: int
+    labels: Int[Array, "h w"],
+    predictions: Int[Array, "h w"],
+    size: Int[Array, "2"],
+    num_classes: int,
 ) -> Int[Array, "c c"]:
     """Pixels of class i (row) that were called class j (column).
 
     Args:
-        labels: true classes; `IGNORE` is not counted.
+        labels: true classes, padded; `IGNORE` is not counted.
         predictions: predicted classes, all below `num_classes`.
+        size: true height and width; the padding below and to the right is not looked at.
         num_classes: classes, background included.
     """
-    cell = labels.astype(jnp.int32) * num_classes + predictions
-    cell = jnp.where(labels == IGNORE, num_classes**2, cell)  # past the end: dropped by bincount
-    counts = jnp.bincount(cell.reshape(-1), length=num_classes**2 + 1)
-    return counts[:-1].reshape(num_classes, num_classes)
+    steps = tuple(math.gcd(most, side) for most, side in zip(_BLOCK, labels.shape, strict=True))
+
+    def count_row(i: Array, cells: Array) -> Array:
+        def count_block(j: Array, cells: Array) -> Array:
+            corner = i * steps[0], j * steps[1]
+            true, found = (jax.lax.dynamic_slice(x, corner, steps) for x in (labels, predictions))
+            cell = true.astype(jnp.int32) * num_classes + found
+            cell = jnp.where(true == IGNORE, num_classes**2, cell)
+            return cells.at[cell.reshape(-1)].add(1)
+
+        return jax.lax.fori_loop(0, -(-size[1] // steps[1]), count_block, cells)
+
+    empty = jnp.zeros(num_classes**2 + 1, jnp.int32)
+    cells = jax.lax.fori_loop(0, -(-size[0] // steps[0]), count_row, empty)
+    return cells[:-1].reshape(num_classes, num_classes)
 
 
 def group_label_counts(

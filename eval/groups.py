@@ -1,16 +1,23 @@
-"""One forward of the model over windows: which group each pixel is in, what each group is called.
+"""GroupViT's method: each pixel goes to a group, and groups are called by class names.
 
 Spec: GroupViT (arXiv 2202.11094), section 4 and its published inference rule.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from cocu_jax.models.losses import normalize, temperature_scale
+from cocu_jax.models.tokenizer import Tokenizer
+from eval.class_embeddings import embed_classes
+from eval.confusion import group_label_counts
+from eval.painting import paint_groups
+from eval.pieces import PieceShape, Place
 from eval.protocol import Protocol
 
 
@@ -18,57 +25,95 @@ class Groups(NamedTuple):
     """What the model says about a batch of windows.
 
     Attributes:
-        maps: hard group of each pixel, after all grouping stages.
+        soft: how much each patch belongs to each group, after all grouping stages.
         scores: what a pixel scores for each class (background included), by its group.
-        first_maps: hard group of each pixel after the first stage alone; None unless asked for.
+        first: as `soft`, after the first stage alone; None unless asked for.
     """
 
-    maps: UInt8[Array, "n crop crop"]
+    soft: Float[Array, "n g y x"]
     scores: Float[Array, "n g c"]
-    first_maps: UInt8[Array, "n crop crop"] | None
+    first: Float[Array, "n s y x"] | None
 
 
-def read_groups(
-    model: nnx.Module,
-    windows: UInt8[Array, "n crop crop 3"],
-    embeddings: Float[Array, "f p"],
-    protocol: Protocol,
-    with_first_maps: bool = False,
-) -> Groups:
-    """Encodes windows and names their groups.
+@dataclasses.dataclass(frozen=True)
+class GroupMethod:
+    """The method of a GroupViT, see `eval.segmenter` for what a method is.
 
-    Args:
-        model: a GroupViT.
-        windows: uint8 pixels, not normalised.
-        embeddings: unit-norm embeddings of the classes that have one.
-        protocol: the benchmark's settings.
-        with_first_maps: also return the first stage's groups.
+    Attributes:
+        protocol: the settings.
+        with_first: also return the groups of the first stage, for pictures.
     """
-    mean, std = jnp.array(protocol.mean) * 255, jnp.array(protocol.std) * 255
-    encoding = model.encode_image((windows.astype(jnp.float32) - mean) / std)
-    first, second = encoding.assignments
-    with jax.default_matmul_precision("highest"):  # argmax follows: TPU's default would flip ties
-        patches = second @ first
-        scale = temperature_scale(model.log_scale[...])
-        scores = group_scores(
-            normalize(encoding.segments) @ embeddings.T * scale,
-            normalize(encoding.feature) @ embeddings.T * scale,
-            protocol,
-        )
-        side = windows.shape[1]
-        patch_side = side // model.config.patch_size
-        first_maps = hard_map(first, patch_side, side) if with_first_maps else None
-        return Groups(hard_map(patches, patch_side, side), scores, first_maps)
+
+    protocol: Protocol
+    with_first: bool = False
+
+    def embed(
+        self, model: nnx.Module, classes: tuple[str, ...], tokenizer: Tokenizer
+    ) -> Float[np.ndarray, "f p"]:
+        """Unit-norm embeddings of the classes, background not among them."""
+        named = classes[1:] if self.protocol.has_background else classes
+        return embed_classes(model, named, self.protocol.templates, tokenizer)
+
+    def read(
+        self,
+        model: nnx.Module,
+        embeddings: Float[Array, "f p"],
+        windows: UInt8[Array, "n crop crop 3"],
+    ) -> Groups:
+        """Encodes windows of uint8 pixels and names their groups."""
+        protocol = self.protocol
+        mean, std = jnp.array(protocol.mean) * 255, jnp.array(protocol.std) * 255
+        encoding = model.encode_image((windows.astype(jnp.float32) - mean) / std)
+        first, second = encoding.assignments
+        with jax.default_matmul_precision("highest"):  # argmax follows: the default would flip ties
+            scale = temperature_scale(model.log_scale[...])
+            scores = group_scores(
+                normalize(encoding.segments) @ embeddings.T * scale,
+                normalize(encoding.feature) @ embeddings.T * scale,
+                protocol,
+            )
+            both = second @ first
+        side = windows.shape[1] // model.config.patch_size
+        grid = lambda soft: soft.reshape(*soft.shape[:2], side, side)  # noqa: E731
+        return Groups(grid(both), scores, grid(first) if self.with_first else None)
+
+    def paint(self, said: Groups, place: Place, shape: PieceShape) -> Int[Array, "th tw"]:
+        """Class of every pixel of a piece."""
+        maps = hard_maps(said.soft, place.windows, self.protocol.crop)
+        return paint_groups(maps, said.scores, place, shape.canvas, shape.tile)[0]
+
+    def rename(self, said: Groups, place: Place, canvas_truth: Int[Array, "h w"]) -> Groups:
+        """The same with every group called by the class that holds most of its pixels."""
+        crop = self.protocol.crop
+        maps = hard_maps(said.soft, place.windows, crop)
+        _, groups, classes = said.scores.shape
+
+        def name(window: Array, scores: Array) -> Array:
+            within = jax.lax.dynamic_slice(canvas_truth, place.corners[window], (crop, crop))
+            counts = group_label_counts(within, maps[window], groups, classes)
+            return scores.at[window].set(jax.nn.one_hot(counts.argmax(-1), classes))
+
+        named = jax.lax.fori_loop(0, place.windows, name, jnp.zeros_like(said.scores))
+        return said._replace(scores=named)
 
 
-def hard_map(
-    soft: Float[Array, "n g t"], patch_side: int, side: int
-) -> UInt8[Array, "n side side"]:
-    """Soft assignment of a square grid of patches -> best group of every pixel."""
-    n, groups, _ = soft.shape
-    soft = soft.reshape(n, groups, patch_side, patch_side)
-    soft = jax.image.resize(soft, (n, groups, side, side), "bilinear")
-    return soft.argmax(1).astype(jnp.uint8)
+def hard_maps(
+    soft: Float[Array, "n g y x"], windows: Int[Array, ""], crop: int
+) -> UInt8[Array, "n crop crop"]:
+    """Best group of every pixel of the first `windows` windows; the others stay zero."""
+
+    def fill(window: Array, maps: Array) -> Array:
+        return maps.at[window].set(hard_map(soft[window], crop))
+
+    empty = jnp.zeros((len(soft), crop, crop), jnp.uint8)
+    return jax.lax.fori_loop(0, windows, fill, empty)
+
+
+def hard_map(soft: Float[Array, "g y x"], crop: int) -> UInt8[Array, "crop crop"]:
+    """Soft assignment of a grid of patches -> best group of every pixel."""
+    with jax.default_matmul_precision("highest"):
+        pixels = jax.image.resize(soft, (len(soft), crop, crop), "bilinear")
+    return pixels.argmax(0).astype(jnp.uint8)
 
 
 def group_scores(

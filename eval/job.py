@@ -35,7 +35,7 @@ from eval.prediction import Prediction
 from eval.protocol import Protocol
 from eval.report import format_results
 from eval.samples import draw_samples
-from eval.segmentation import evaluate_segmentation
+from eval.segmentation import SegmentationResult, evaluate_segmentation
 from eval.submission import write_prediction
 
 _IMAGENET = "imagenet"
@@ -159,7 +159,6 @@ def _segment(
         protocol,
         tokenizer,
         classes=classes,
-        images_per_device=config.images_per_device,
         windows_per_forward=config.windows_per_forward,
         limit=config.limit or None,
         title=task.title,
@@ -170,7 +169,7 @@ def _segment(
         folder = root / "results"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{task.name}.npy").open("wb") as file:
-            np.save(file, np.stack([result.confusion, result.group_confusion]))
+            np.save(file, _matrices(result))
         pictures = draw_samples(
             model, task.corpus, protocol, tokenizer, result.classes, config.pictures
         )
@@ -189,6 +188,12 @@ def _segment(
             "accuracy": result.accuracy,
         }
     )
+
+
+def _matrices(result: SegmentationResult) -> np.ndarray:
+    """The confusion matrix, and that of the best names where there are groups."""
+    both = result.confusion, result.group_confusion
+    return np.stack([matrix for matrix in both if matrix is not None])
 
 
 def _without_nan(figures: dict) -> dict:

@@ -1,117 +1,150 @@
-"""From the groups of an image's windows to one label map at the image's original size."""
+"""From what a method says about windows to the labels of one piece, in a compiled program.
+
+A painter lays the scores of some classes on a canvas (`sum_windows`), resizes the canvas to the
+piece, and updates a running result (`visit_pixels`): scores of all classes at full size would take
+gigabytes. All loops run as often as the image needs, not as often as the arrays are long.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
-from eval.protocol import Protocol
-from eval.resampling import resize_bilinear
-from eval.windows import coverage, window_corners, window_exists, window_grid
+from eval.pieces import Place, Sampling
 
-_CLASSES_PER_BLOCK = 16
+CLASSES_PER_BLOCK = 16
+_ROWS, _COLUMNS = 64, 512  # pixels that are resized at once
 
 
-def paint_labels(
-    maps: UInt8[Array, "n crop crop"],
-    scores: Float[Array, "n g c"],
-    size: Int[Array, "2"],
-    original: Int[Array, "2"],
-    shape: tuple[int, int],
-    original_shape: tuple[int, int],
-    protocol: Protocol,
-) -> tuple[Int[Array, "oh ow"], Float[Array, "oh ow"]]:
-    """Best class of every pixel: scores averaged over windows, resized bilinearly, argmax.
-
-    A full score volume would take up to 1.2 GB for one image of 301 classes. But a window scores
-    nothing but its few image-level classes, so most classes are zero all over the image, and only
-    the others are looked at, a block at a time, with a running best.
+def sum_windows(
+    pixels: Callable[[Int[Array, ""]], Float[Array, "crop crop k"]],
+    classes: int,
+    place: Place,
+    canvas: tuple[int, int],
+) -> Float[Array, "h w k"]:
+    """Adds every window's pixel scores at its place.
 
     Args:
-        maps: group of each pixel of each window of the padded grid, row by row.
-        scores: class scores of each group of each window.
-        size: true height and width of the resized image.
-        original: true height and width to paint.
-        shape: padded height and width of the resized image.
-        original_shape: padded height and width of the result.
-        protocol: crop and stride.
-
-    Returns:
-        Class of every pixel, and its score.
+        pixels: number of a window -> its pixels' scores.
+        classes: how many scores a pixel has.
+        place: where the windows are.
+        canvas: shape of the result.
     """
-    exists = window_exists(size, *window_grid(*shape, protocol), protocol)
-    scores = jnp.where(exists[:, None, None], scores, 0)
-    num_classes = scores.shape[-1]
-    occurs = (scores > 0).any((0, 1))
-    classes = jnp.argsort(~occurs, stable=True)  # those that occur first, in order
-    classes = jnp.pad(classes, (0, -num_classes % _CLASSES_PER_BLOCK), mode="edge")
-    corners = window_corners(size, *shape, protocol)
-    count = (
-        coverage(size[0], shape[0], protocol.crop, protocol.stride)[:, None]
-        * coverage(size[1], shape[1], protocol.crop, protocol.stride)[None, :]
+
+    def add_window(window: Array, total: Array) -> Array:
+        corner = (*place.corners[window], 0)
+        scores = pixels(window)
+        before = jax.lax.dynamic_slice(total, corner, scores.shape)
+        return jax.lax.dynamic_update_slice(total, before + scores, corner)
+
+    return jax.lax.fori_loop(0, place.windows, add_window, jnp.zeros((*canvas, classes)))
+
+
+def visit_pixels(
+    total: Float[Array, "h w k"],
+    place: Place,
+    update: Callable[[Any, Float[Array, "r c k"]], Any],
+    state: Any,
+) -> Any:
+    """Resizes the canvas to the piece, block by block, dividing by the number of windows.
+
+    Args:
+        total: sums over the windows.
+        place: where the pixels are.
+        update: state and mean scores of a block of pixels -> their new state.
+        state: tree of arrays [tile height, tile width].
+    """
+    across_first = total.shape[0] <= total.shape[1]  # mixes fewer of the pixels that no one needs
+    outer, inner = (1, 0) if across_first else (0, 1)
+    tile = jax.tree.leaves(state)[0].shape[:2]
+    steps = math.gcd(_ROWS, tile[0]), math.gcd(_COLUMNS, tile[1])  # no pixel is visited twice
+    axes = place.rows, place.columns
+
+    def visit_outer(i: Array, state: Any) -> Any:
+        start = i * steps[outer]
+        mixed = _mix(total, axes[outer], start, steps[outer], outer)
+
+        def visit_inner(j: Array, state: Any) -> Any:
+            other = j * steps[inner]
+            values = _mix(mixed, axes[inner], other, steps[inner], inner)
+            corner = (other, start) if across_first else (start, other)
+            before = jax.tree.map(lambda x: jax.lax.dynamic_slice(x, corner, steps), state)
+            after = update(before, values)
+            return jax.tree.map(
+                lambda x, y: jax.lax.dynamic_update_slice(x, y, corner), state, after
+            )
+
+        return jax.lax.fori_loop(0, -(-place.size[inner] // steps[inner]), visit_inner, state)
+
+    return jax.lax.fori_loop(0, -(-place.size[outer] // steps[outer]), visit_outer, state)
+
+
+def _mix(x: Array, axis: Sampling, start: Array, count: int, dimension: int) -> Array:
+    """Linear interpolation of `count` target pixels along a dimension.
+
+    Whole rows are taken and mixed. That is a small share of the work of multiplying with a matrix
+    of weights, which is zero but for two entries a row.
+    """
+    low, high, low_weight, high_weight = (
+        jax.lax.dynamic_slice(field, (start,), (count,)) for field in axis
     )
-
-    def paint_block(block, best):
-        best_score, best_class = best
-        start = block * _CLASSES_PER_BLOCK
-        ids = jax.lax.dynamic_slice(classes, (start,), (_CLASSES_PER_BLOCK,))
-        total = _sum_windows(maps, scores[:, :, ids], corners, shape)
-        resized = resize_bilinear(total / count[..., None], size, original, original_shape)
-        score = resized.max(-1)
-        better = score > best_score  # strict: the lower class wins a tie, as in argmax
-        label = ids[resized.argmax(-1)]
-        return jnp.where(better, score, best_score), jnp.where(better, label, best_class)
-
-    blocks = (occurs.sum() + _CLASSES_PER_BLOCK - 1) // _CLASSES_PER_BLOCK
-    nothing = jnp.full(original_shape, -1.0), jnp.zeros(original_shape, jnp.int32)
-    best_score, best_class = jax.lax.fori_loop(0, blocks, paint_block, nothing)
-    return best_class, best_score
-
-
-def _sum_windows(
-    maps: UInt8[Array, "n crop crop"],
-    scores: Float[Array, "n g k"],
-    corners: Int[Array, "n 2"],
-    shape: tuple[int, int],
-) -> Float[Array, "h w k"]:
-    """Adds every window's pixel scores at its place."""
-    groups, classes = scores.shape[1:]
-
-    def add_window(window, total):
-        corner = (*corners[window], 0)
-        member = maps[window][..., None] == jnp.arange(groups, dtype=maps.dtype)
-        pixels = sum(member[..., g, None] * scores[window, g] for g in range(groups))
-        before = jax.lax.dynamic_slice(total, corner, pixels.shape)
-        return jax.lax.dynamic_update_slice(total, before + pixels, corner)
-
-    return jax.lax.fori_loop(0, len(maps), add_window, jnp.zeros((*shape, classes)))
+    shape = [1] * x.ndim
+    shape[dimension] = count
+    first, second = (jnp.take(x, index, axis=dimension) for index in (low, high))
+    return first * low_weight.reshape(shape) + second * high_weight.reshape(shape)
 
 
 def paint_groups(
     maps: UInt8[Array, "n crop crop"],
-    groups: int,
-    size: Int[Array, "2"],
-    original: Int[Array, "2"],
-    shape: tuple[int, int],
-    original_shape: tuple[int, int],
-    protocol: Protocol,
-) -> Int[Array, "oh ow"]:
-    """Group of every pixel, as the window with the nearest centre sees it.
+    scores: Float[Array, "n g c"],
+    place: Place,
+    canvas: tuple[int, int],
+    tile: tuple[int, int],
+) -> tuple[Int[Array, "th tw"], Float[Array, "th tw"]]:
+    """Best class of every pixel: scores averaged over windows, resized bilinearly, argmax.
 
-    Groups of different windows have nothing to do with each other: the result is
-    `window * groups + group`. Arguments as in `paint_labels`.
+    A window scores nothing but its few image-level classes, so most classes are zero all over the
+    image, and only the others are looked at, a block at a time, with a running best.
+
+    Args:
+        maps: group of each pixel of each window.
+        scores: class scores of each group of each window.
+        place: where windows and pixels are.
+        canvas: shape of the canvas.
+        tile: shape of the result.
+
+    Returns:
+        Class of every pixel, and its score.
     """
-    rows, columns = window_grid(*shape, protocol)
-    corners = window_corners(size, *shape, protocol).reshape(rows, columns, 2)
+    exists = jnp.arange(len(scores)) < place.windows
+    scores = jnp.where(exists[:, None, None], scores, 0)
+    groups, num_classes = scores.shape[1:]
+    occurs = (scores > 0).any((0, 1))
+    classes = jnp.argsort(~occurs, stable=True)  # those that occur first, in order
+    classes = jnp.pad(classes, (0, -num_classes % CLASSES_PER_BLOCK), mode="edge")
 
-    def nearest(axis: int, starts: Int[Array, "n"]) -> tuple[Int[Array, "p"], Int[Array, "p"]]:
-        """For every target pixel of an axis: its window, and its place in there."""
-        pixels = (jnp.arange(original_shape[axis]) + 0.5) * (size[axis] / original[axis])
-        pixels = jnp.clip(pixels.astype(jnp.int32), 0, size[axis] - 1)
-        distance = jnp.abs(pixels[:, None] - starts - (protocol.crop - 1) / 2)
-        window = distance.argmin(-1)  # windows past the last stand where it stands: never first
-        return window, pixels - starts[window]
+    def paint_block(block: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
+        start = block * CLASSES_PER_BLOCK
+        ids = jax.lax.dynamic_slice(classes, (start,), (CLASSES_PER_BLOCK,))
+        chosen = scores[:, :, ids]
 
-    row, y = nearest(0, corners[:, 0, 0])
-    column, x = nearest(1, corners[0, :, 1])
-    window = row[:, None] * columns + column
-    return window * groups + maps[window, y[:, None], x]
+        def pixels(window: Array) -> Array:
+            member = maps[window][..., None] == jnp.arange(groups, dtype=maps.dtype)
+            return sum(member[..., g, None] * chosen[window, g] for g in range(groups))
+
+        def update(best: tuple[Array, Array], values: Array) -> tuple[Array, Array]:
+            score = values.max(-1)
+            better = score > best[0]  # strict: the lower class wins a tie, as in argmax
+            label = ids[values.argmax(-1)]
+            return jnp.where(better, score, best[0]), jnp.where(better, label, best[1])
+
+        total = sum_windows(pixels, CLASSES_PER_BLOCK, place, canvas)
+        return visit_pixels(total, place, update, best)
+
+    blocks = (occurs.sum() + CLASSES_PER_BLOCK - 1) // CLASSES_PER_BLOCK
+    nothing = jnp.full(tile, -1.0), jnp.zeros(tile, jnp.int32)
+    score, label = jax.lax.fori_loop(0, blocks, paint_block, nothing)
+    return label, score

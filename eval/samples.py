@@ -8,8 +8,8 @@ from PIL import Image
 
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.models.tokenizer import Tokenizer
-from eval.batches import read_images
 from eval.confusion import IGNORE
+from eval.images import read_images
 from eval.palettes import distinct_colours
 from eval.pictures import add_legend, draw_overlay, renumber, side_by_side
 from eval.prediction import Prediction, predict

@@ -2,8 +2,8 @@
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,8 +17,8 @@ from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest
 from eval import confusion
-from eval.batches import batch_images, read_images
-from eval.prediction import Prediction, unpad
+from eval.images import read_images
+from eval.prediction import Prediction, finish
 from eval.protocol import Protocol
 from eval.segmenter import make_segmenter
 
@@ -31,13 +31,14 @@ class SegmentationResult:
         classes: class names, background included.
         confusion: pixels of each true class (row) by predicted class (column).
         group_confusion: the same if every group of every window were called by the class that
-            holds most of it: how good the groups are, whatever their names.
+            holds most of it: how good the groups are, whatever their names. None for methods
+            without groups.
         images: number of images counted.
     """
 
     classes: tuple[str, ...]
     confusion: Int[np.ndarray, "c c"]
-    group_confusion: Int[np.ndarray, "c c"]
+    group_confusion: Int[np.ndarray, "c c"] | None
     images: int
 
     @property
@@ -46,8 +47,10 @@ class SegmentationResult:
         return confusion.mean_iou(self.confusion)
 
     @property
-    def bound_miou(self) -> float:
-        """Mean IoU of the best names for the groups, in [0, 1]."""
+    def bound_miou(self) -> float | None:
+        """Mean IoU of the best names for the groups, in [0, 1]; None without groups."""
+        if self.group_confusion is None:
+            return None
         return confusion.mean_iou(self.group_confusion)
 
     @property
@@ -79,7 +82,7 @@ def evaluate_segmentation(
     tokenizer: Tokenizer,
     *,
     classes: tuple[str, ...] | None = None,
-    images_per_device: int = 0,
+    method: Any = None,
     windows_per_forward: int = 0,
     limit: int | None = None,
     title: str = "Zero-shot segmentation",
@@ -94,7 +97,7 @@ def evaluate_segmentation(
         protocol: the benchmark's settings.
         tokenizer: the tokenizer.
         classes: other names for the dataset's classes, same order; None takes the dataset's.
-        images_per_device: batch size of each device; 0 takes as many as fill one forward.
+        method: how the model is read, see `eval.segmenter`; None takes GroupViT's groups.
         windows_per_forward: windows that each device encodes at once; 0 chooses by crop and device.
         limit: only the first so many images.
         title: of the progress bar.
@@ -107,30 +110,30 @@ def evaluate_segmentation(
         Stopped: on request.
     """
     classes = _checked_classes(corpus, protocol, classes)
-    segmenter = make_segmenter(model, classes, protocol, tokenizer, windows_per_forward)
+    segmenter = make_segmenter(model, classes, protocol, tokenizer, windows_per_forward, method)
     index, processes = jax.process_index(), jax.process_count()
     images = read_images(corpus, protocol, index, processes, limit)
-    rows = functools.partial(segmenter.rows, images_per_device=images_per_device)
-    total = np.zeros((2, len(classes), len(classes)), np.int64)
-    done, waiting = 0, collections.deque()
+    kinds = 2 if hasattr(segmenter.method, "rename") else 1
+    total = np.zeros((kinds, len(classes), len(classes)), np.int64)
+    done, waiting, unfinished = 0, collections.deque(), {}
     mine = len(range(index, min(corpus.num_examples, limit or corpus.num_examples), processes))
     with progress_bar(title, mine, "images") as bar:
-        for batch in batch_images(images, protocol, rows):
+        for painted in segmenter.paint(segmenter.read(images)):
             if stop and stop.requested:
                 raise Stopped(f"{title}: stopped after {done} images; run the same command again")
-            blocks = segmenter.read(batch)
-            waiting.append(segmenter.count(batch, blocks))
+            waiting.append(painted.matrices)
             if visit:
-                for prediction in unpad(batch, segmenter.paint(batch, blocks)):
+                for prediction in finish(painted, protocol, unfinished):
                     visit(prediction)
             if len(waiting) > 2:  # the host prepares the next batches while the devices work
                 total += np.asarray(waiting.popleft())
-            done += len(batch.keys)
-            bar.update(len(batch.keys))
+            members = sum(piece.last for piece, _ in painted.pieces)
+            done += members
+            bar.update(members)
         for matrices in waiting:
             total += np.asarray(matrices)
     total, done = _sum_processes(total), int(_sum_processes(np.array(done)))
-    return SegmentationResult(classes, total[0], total[1], done)
+    return SegmentationResult(classes, total[0], total[1] if kinds == 2 else None, done)
 
 
 def _checked_classes(

@@ -1,8 +1,29 @@
-"""A GroupViT bound to class names, on this process's devices: images in, counts or maps out."""
+"""A model bound to class names, on this process's devices: images in, label maps or counts out.
 
+Three things meet here, and each can be exchanged without the others:
+
+* A *method* turns windows into scores, and scores into labels: GroupViT's groups
+  (`eval.groups.GroupMethod`), or another way to read a model. It is a frozen dataclass (a static
+  argument of the compiled programs: equal settings share a program) with these functions:
+
+  - `embed(model, classes, tokenizer) -> texts`, on the host, once: any tree of arrays.
+  - `read(model, texts, windows uint8 [n, crop, crop, 3]) -> said`, in a program: a tree of arrays
+    whose first axis is the window. It comes back to the host, so it should be small: values of
+    patches, not of pixels.
+  - `paint(said, place, shape) -> labels [tile height, tile width]`, in a program: labels of one
+    piece of an image. `said` holds `shape.windows` windows, of which the first `place.windows`
+    count. This is the *painter*; `eval.painting` has its parts: `sum_windows` lays the scores of a
+    few classes on a canvas, `visit_pixels` resizes it and updates a running result.
+  - `rename(said, place, canvas_truth) -> said`, only if there is a bound to measure: the same
+    scores, had the method named what it found as well as possible.
+* A *protocol* (`eval.protocol.Protocol`) gives sizes, thresholds and prompts.
+* `Segmenter` owns devices and queues: windows of all images in one queue, pieces in another.
+"""
+
+import collections
 import dataclasses
-import functools
-import math
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,103 +31,141 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.tokenizer import Tokenizer
-from eval.batches import Batch
-from eval.class_embeddings import embed_classes
-from eval.groups import Groups
-from eval.programs import Painting, count_program, cut_program, paint_program, read_program
+from eval.groups import GroupMethod
+from eval.images import EvaluatedImage
+from eval.pieces import Piece, PieceShape, cut_pieces, empty_piece, piece_shape
+from eval.programs import paint_program, read_program
 from eval.protocol import Protocol
-from eval.windows import window_grid
+from eval.window_queue import WindowBlock, queue_windows
 
 _CPU_TOKENS, _ACCELERATOR_TOKENS = 1600, 16384  # patches of a forward that keep a device busy
+_AHEAD = 2  # blocks or batches whose results the host does not wait for yet
+
+
+class Reading(NamedTuple):
+    """An image and what the method says of its windows, on the host."""
+
+    image: EvaluatedImage
+    said: Any
+
+
+class Painted(NamedTuple):
+    """Some pieces, painted.
+
+    Attributes:
+        pieces: the pieces, at most one per device, with the readings they are of.
+        labels: class of every pixel, padded; on the devices.
+        matrices: confusion matrices, see `programs.paint_program`; on the devices. None for images
+            without masks.
+    """
+
+    pieces: tuple[tuple[Piece, Reading], ...]
+    labels: Int[Array, "d th tw"]
+    matrices: Int[Array, "k c c"] | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segmenter:
-    """A model bound to class names and a protocol, on this process's devices.
+    """A model bound to class names, a method and a protocol, on this process's devices.
 
     Processes do not wait for one another: each segments its own images, whatever their shapes.
 
     Attributes:
         graphdef: structure of the model.
         state: its arrays, on every device of `mesh`.
-        embeddings: unit-norm embeddings of the classes, background not among them.
+        texts: what the method made of the class names, on every device.
+        method: see the module.
         protocol: the benchmark's settings.
         mesh: this process's devices, one axis, "data".
         num_classes: classes, background included.
         windows_per_forward: windows that each device encodes at once.
+        tile: short and long side of the largest piece of a label map; None takes the default.
     """
 
     graphdef: nnx.GraphDef
     state: nnx.State
-    embeddings: Float[Array, "f p"]
+    texts: Any
+    method: Any
     protocol: Protocol
     mesh: Mesh
     num_classes: int
     windows_per_forward: int
+    tile: tuple[int, int] | None = None
 
-    def rows(self, height: int, width: int, images_per_device: int = 0) -> int:
-        """Rows of a batch of images of this padded shape.
+    def read(self, images: Iterable[EvaluatedImage]) -> Iterator[Reading]:
+        """What the method says of each image's windows, in the images' order."""
+        waiting, carried = collections.deque(), []
+        rows = self.windows_per_forward * self.mesh.size
+        for block in queue_windows(images, self.protocol, rows):
+            waiting.append((block, self.read_block(block)))
+            if len(waiting) > _AHEAD:  # the host cuts the next windows while the devices work
+                yield from _by_image(*waiting.popleft(), carried)
+        while waiting:
+            yield from _by_image(*waiting.popleft(), carried)
 
-        Args:
-            height: padded height.
-            width: padded width.
-            images_per_device: how many each device takes; 0: as many as fill one forward.
-        """
-        windows = math.prod(window_grid(height, width, self.protocol))
-        share = images_per_device or math.ceil(self.windows_per_forward / windows)
-        return share * self.mesh.size
-
-    def read(self, batch: Batch, with_first_maps: bool = False) -> tuple[Groups, ...]:
-        """Groups of all windows of a batch, in blocks of `windows_per_forward` per device."""
-        static = dict(mesh=self.mesh, protocol=self.protocol)
-        images, sizes = self._put(batch.images), self._put(batch.sizes)
-        blocks = cut_program(images, sizes, block=self.windows_per_forward, **static)
-        read = functools.partial(
-            read_program,
+    def read_block(self, block: WindowBlock) -> Any:
+        """What the method says of a block of windows; on the devices."""
+        return read_program(
             self.state,
-            self.embeddings,
+            self.texts,
+            self._put(block.windows),
             graphdef=self.graphdef,
-            with_first_maps=with_first_maps,
-            **static,
+            method=self.method,
+            mesh=self.mesh,
         )
-        return tuple(read(block) for block in blocks)
 
-    def count(self, batch: Batch, blocks: tuple[Groups, ...]) -> Int[Array, "2 c c"]:
-        """Confusion matrices of one batch: the model's names, and the best names of its groups.
+    def paint(self, readings: Iterable[Reading]) -> Iterator[Painted]:
+        """Label maps, piece by piece; the pieces of an image come in order, with none between.
 
-        Args:
-            batch: the batch.
-            blocks: what `read` returned for it.
+        Landscape and portrait images wait for their own batches.
         """
-        sizes, originals, labels = map(self._put, (batch.sizes, batch.originals, batch.labels))
-        return count_program(
-            blocks,
-            sizes,
-            originals,
-            labels,
-            shape=batch.images.shape[1:3],
+        queues = {portrait: [] for portrait in (False, True)}
+        shapes = {portrait: self.shape(portrait) for portrait in queues}
+        for reading in readings:
+            height, width = reading.image.image.shape[:2]
+            portrait = height > width
+            queue, shape = queues[portrait], shapes[portrait]
+            for piece in cut_pieces(reading.image, self.protocol, shape):
+                queue.append((piece, reading))
+                if len(queue) == self.mesh.size:
+                    yield self.paint_pieces(tuple(queue), shape)
+                    queue.clear()
+        for portrait, queue in queues.items():
+            if queue:
+                yield self.paint_pieces(tuple(queue), shapes[portrait])
+
+    def shape(self, portrait: bool) -> PieceShape:
+        """The shapes of the program that paints images of this orientation."""
+        return piece_shape(self.protocol, portrait, self.tile)
+
+    def paint_pieces(self, pieces: tuple[tuple[Piece, Reading], ...], shape: PieceShape) -> Painted:
+        """Paints one piece per device; devices without one paint nothing."""
+        missing = self.mesh.size - len(pieces)
+        filler = [(empty_piece(pieces[0][0]), pieces[0][1])] * missing
+        members = [
+            (
+                jax.tree.map(lambda x, w=piece.windows: _choose(x, w, shape.windows), reading.said),
+                piece.place,
+                piece.truth,
+                piece.canvas_truth,
+            )
+            for piece, reading in (*pieces, *filler)
+        ]
+        arguments = self._put(jax.tree.map(lambda *x: np.stack(x), *members))
+        labels, matrices = paint_program(
+            *arguments,
+            method=self.method,
+            shape=shape,
             num_classes=self.num_classes,
-            protocol=self.protocol,
             mesh=self.mesh,
         )
+        return Painted(pieces, labels, matrices)
 
-    def paint(self, batch: Batch, blocks: tuple[Groups, ...]) -> Painting:
-        """Label map, and group maps if `read` was asked for them; arguments as in `count`."""
-        return paint_program(
-            blocks,
-            self._put(batch.sizes),
-            self._put(batch.originals),
-            shape=batch.images.shape[1:3],
-            original_shape=batch.labels.shape[1:],
-            protocol=self.protocol,
-            mesh=self.mesh,
-        )
-
-    def _put(self, x: np.ndarray) -> Array:
+    def _put(self, x: Any) -> Any:
         return jax.device_put(x, NamedSharding(self.mesh, P("data")))
 
 
@@ -116,15 +175,17 @@ def make_segmenter(
     protocol: Protocol,
     tokenizer: Tokenizer,
     windows_per_forward: int = 0,
+    method: Any = None,
 ) -> Segmenter:
-    """Binds a GroupViT to class names and a protocol.
+    """Binds a model to class names, a protocol and a method.
 
     Args:
-        model: a GroupViT; in a run of several processes its arrays may be global.
+        model: the model; in a run of several processes its arrays may be global.
         classes: class names; with a background class, that one first.
         protocol: the benchmark's settings.
         tokenizer: the tokenizer.
         windows_per_forward: windows that each device encodes at once; 0 chooses by crop and device.
+        method: see the module; None takes GroupViT's groups.
 
     Raises:
         UserError: the crop is no multiple of the model's patch size, or there are no classes.
@@ -132,18 +193,19 @@ def make_segmenter(
     patch = model.config.patch_size
     if protocol.crop % patch:
         raise UserError(f"crop={protocol.crop} is no multiple of the model's patch size {patch}")
-    named = tuple(classes[1:] if protocol.has_background else classes)
-    if not named:
+    if len(classes) <= protocol.has_background:
         raise UserError("no class names to look for (background does not count); give at least one")
+    method = method or GroupMethod(protocol)
     mesh = local_mesh()
     graphdef, state = nnx.split(model)
     state = replicate(state, mesh)
-    embeddings = embed_classes(nnx.merge(graphdef, state), named, protocol.templates, tokenizer)
+    texts = method.embed(nnx.merge(graphdef, state), tuple(classes), tokenizer)
     tokens = _CPU_TOKENS if mesh.devices.flat[0].platform == "cpu" else _ACCELERATOR_TOKENS
     return Segmenter(
         graphdef=graphdef,
         state=state,
-        embeddings=replicate(embeddings, mesh),
+        texts=replicate(texts, mesh),
+        method=method,
         protocol=protocol,
         mesh=mesh,
         num_classes=len(classes),
@@ -159,14 +221,35 @@ def local_mesh() -> Mesh:
 def replicate(arrays, mesh: Mesh):
     """A copy of a tree of arrays on every local device, wherever they are sharded now.
 
+    Forced host devices share one copy: JAX does not copy NumPy's memory there.
+
     All processes must call it if any array is sharded over processes.
     """
 
-    def local(x: Array | np.ndarray) -> Array | np.ndarray:
-        if not isinstance(x, jax.Array) or x.is_fully_addressable:
-            return x
-        if x.is_fully_replicated:
-            return x.addressable_data(0)
-        return multihost_utils.process_allgather(x, tiled=True)
+    def local(x: Array | np.ndarray) -> np.ndarray:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable and not x.is_fully_replicated:
+            return multihost_utils.process_allgather(x, tiled=True)
+        if isinstance(x, jax.Array) and x.is_fully_replicated:
+            x = x.addressable_data(0)
+        return np.asarray(x)
 
     return jax.device_put(jax.tree.map(local, arrays), NamedSharding(mesh, P()))
+
+
+def _by_image(block: WindowBlock, said: Any, carried: list) -> Iterator[Reading]:
+    """The images that end in this block; what belongs to the next one stays in `carried`."""
+    said = jax.tree.map(lambda x: np.asarray(x)[: block.filled], said)
+    for image, count in block.images:
+        before = sum(len(jax.tree.leaves(part)[0]) for part in carried)
+        own = jax.tree.map(lambda x, n=count - before: x[:n], said)
+        said = jax.tree.map(lambda x, n=count - before: x[n:], said)
+        yield Reading(image, jax.tree.map(lambda *x: np.concatenate(x), *carried, own))
+        carried.clear()
+    carried.append(said)
+
+
+def _choose(x: np.ndarray, windows: np.ndarray, length: int) -> np.ndarray:
+    """The values of some windows, filled up with zeros."""
+    chosen = np.zeros((length, *x.shape[1:]), x.dtype)
+    chosen[: len(windows)] = x[windows]
+    return chosen

@@ -12,7 +12,7 @@ from jaxtyping import Int, UInt8
 
 from cocu_jax.input.corpus import Corpus, open_corpus, read_shard
 from cocu_jax.models.tokenizer import Tokenizer
-from eval.batches import read_images
+from eval.images import read_images
 from eval.prediction import predict
 from eval.protocol import Protocol
 from eval.segmenter import make_segmenter

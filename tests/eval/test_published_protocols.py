@@ -4,8 +4,6 @@ The model is narrow but has the published patch, crops and groups: rules do not 
 """
 
 import dataclasses
-import functools
-import math
 
 import jax
 import numpy as np
@@ -20,13 +18,14 @@ from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
 from cocu_jax.models.text import TextConfig
 from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.huggingface import save_groupvit
-from eval.batches import LabelledImage, batch_images, resize_uint8
 from eval.benchmarks import get_benchmark
 from eval.confusion import IGNORE
-from eval.painting import paint_labels
-from eval.prediction import unpad
+from eval.groups import hard_map
+from eval.images import EvaluatedImage, resize_uint8
+from eval.painting import paint_groups
+from eval.pieces import cut_pieces
+from eval.prediction import finish
 from eval.segmenter import make_segmenter
-from eval.windows import window_exists, window_grid
 
 IMAGES = 40
 SIZES = {
@@ -110,43 +109,45 @@ def test_published_protocol_equals_the_oracle(models, name):
             ((image, labels),) = make_images([size], min(classes, 255), seed=number)
             labels = np.where(labels == 255, IGNORE, labels).astype(np.uint16)
             resized = resize_uint8(image, protocol.resized(*size)).numpy()
-            yield LabelledImage(str(number), resized, labels)
+            yield EvaluatedImage(str(number), resized, size, labels)
 
     truths = {image.key: image for image in images()}
     pixels = same_labels = scored = same_scores = same_groups = group_pixels = tied = 0
     group_error, seen = 0.0, set()
-    for batch in batch_images(images(), protocol, segmenter.rows):
-        blocks = segmenter.read(batch)
-        matrix = np.zeros((classes, classes), np.int64)
-        scores = paint_scores(batch, blocks, protocol)
-        for row, prediction in enumerate(unpad(batch, segmenter.paint(batch, blocks))):
+    matrices, unfinished = [], {}
+    matrix = np.zeros((classes, classes), np.int64)
+    readings = {}
+    for painted in segmenter.paint(segmenter.read(images())):
+        matrices.append(np.asarray(painted.matrices)[0])
+        readings |= {reading.image.key: reading for _, reading in painted.pieces}
+        for prediction in finish(painted, protocol, unfinished):
             example = truths.pop(prediction.key)
-            height, width = example.labels.shape
-            expected = oracle.scores(example.image, example.labels.shape).numpy()
+            said = readings.pop(prediction.key).said
+            expected = oracle.scores(example.image, example.size).numpy()
             same_labels += (prediction.labels == expected.argmax(0)).sum()
             pixels += prediction.labels.size
             seen |= set(np.unique(expected.argmax(0)))
-            own = windows_of(batch, blocks, row, protocol)
             ties = 0
-            said = zip(*own, oracle.windows, oracle.margins, strict=True)
-            for maps, table, (member, names), closest in said:
+            maps = [np.asarray(_hard_map(soft, protocol.crop)) for soft in said.soft]
+            windows = zip(maps, said.scores, oracle.windows, oracle.margins, strict=True)
+            for own, table, (member, names), closest in windows:
                 error = np.abs(table[:, classes - len(named) :] - names.numpy()).max()
-                same_groups += (maps == member.numpy()).sum()
-                group_pixels += maps.size
+                same_groups += (own == member.numpy()).sum()
+                group_pixels += own.size
                 if error >= 1e-4 and closest < TIE:
                     ties += 1
                 else:
                     group_error = max(group_error, error)
             tied += ties
             if not ties:
-                score = scores[row][:height, :width]
+                score = paint_scores(example, maps, said.scores, segmenter)
                 same_scores += (np.abs(score - expected.max(0)) < 1e-4).sum()
                 scored += score.size
             counted = example.labels != IGNORE
             matrix += confusion_matrix(
                 example.labels[counted], prediction.labels[counted], labels=range(classes)
             )
-        np.testing.assert_array_equal(np.asarray(segmenter.count(batch, blocks))[0], matrix)
+    np.testing.assert_array_equal(np.sum(matrices, axis=0, dtype=np.int64), matrix)
     oracle.hook.remove()
     print(
         f"{name}: {IMAGES} images; {tied} windows with a patch between two segments; in the others "
@@ -163,39 +164,16 @@ def test_published_protocol_equals_the_oracle(models, name):
     assert same_labels / pixels >= 0.999
 
 
-def windows_of(batch, blocks, row, protocol):
-    """Group maps and group scores of the windows that an image of a batch has."""
-    grid = window_grid(*batch.images.shape[1:3], protocol)
-    count = math.prod(grid)
-    exists = np.asarray(window_exists(batch.sizes[row], *grid, protocol))
-    parts = (
-        by_device(blocks, field, len(batch.images), count)[row] for field in ("maps", "scores")
-    )
-    return tuple(part[exists] for part in parts)
+def paint_scores(example, maps, scores, segmenter):
+    """Score of the best class of every pixel of an image that is one piece."""
+    height, width = example.size
+    shape = segmenter.shape(height > width)
+    (piece,) = cut_pieces(example, segmenter.protocol, shape)
+    padding = ((0, shape.windows - len(maps)), (0, 0), (0, 0))
+    arrays = (np.pad(x, padding) for x in (np.stack(maps), scores))
+    painted = _paint(*arrays, piece.place, canvas=shape.canvas, tile=shape.tile)
+    return np.asarray(painted[1])[:height, :width]
 
 
-def by_device(blocks, field, images, count):
-    """Joins blocks of windows: each device has its own part of every block."""
-    devices = len(jax.devices())
-    parts = [np.asarray(getattr(block, field)) for block in blocks]
-    parts = [part.reshape(devices, -1, *part.shape[1:]) for part in parts]
-    windows = np.concatenate(parts, axis=1)[:, : images // devices * count]
-    return windows.reshape(images, count, *windows.shape[2:])
-
-
-def paint_scores(batch, blocks, protocol):
-    """Score of the best class of every pixel."""
-    shape, original_shape = batch.images.shape[1:3], batch.labels.shape[1:]
-    count = math.prod(window_grid(*shape, protocol))
-    maps, scores = (
-        by_device(blocks, field, len(batch.images), count) for field in ("maps", "scores")
-    )
-    settings = dict(shape=shape, original_shape=original_shape, protocol=protocol)
-    paint = functools.partial(_paint, **settings)
-    return [
-        np.asarray(paint(maps[row], scores[row], batch.sizes[row], batch.originals[row])[1])
-        for row in range(len(batch.keys))
-    ]
-
-
-_paint = jax.jit(paint_labels, static_argnames=("shape", "original_shape", "protocol"))
+_hard_map = jax.jit(hard_map, static_argnums=1)
+_paint = jax.jit(paint_groups, static_argnames=("canvas", "tile"))

@@ -23,7 +23,9 @@ from cocu_jax.errors import UserError
 from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.stopping import Stopped, StopRequest
 from eval import programs
-from eval.batches import batch_images, read_images
+from eval.geometry import count_windows
+from eval.images import read_images
+from eval.pieces import piece_shape
 from eval.protocol import Protocol
 from eval.segmentation import evaluate_segmentation
 from eval.segmenter import make_segmenter, replicate
@@ -49,46 +51,70 @@ def segmenter(model):
     return make_segmenter(model, CLASSES, PROTOCOL, Tokenizer(), windows_per_forward=2)
 
 
-def count(segmenter, corpus, images_per_device):
-    rows = functools.partial(segmenter.rows, images_per_device=images_per_device)
+def count(segmenter, corpus):
     total, seen = 0, []
-    for batch in batch_images(read_images(corpus, PROTOCOL, 0, 1), PROTOCOL, rows):
-        total = total + np.asarray(segmenter.count(batch, segmenter.read(batch)))
-        seen += batch.keys
+    images = read_images(corpus, PROTOCOL, 0, 1)
+    for painted in segmenter.paint(segmenter.read(images)):
+        total = total + np.asarray(painted.matrices)
+        seen += [piece.image.key for piece, _ in painted.pieces if piece.last]
     assert sorted(seen) == [f"{number:04d}" for number in range(corpus.num_examples)]
     return total
 
 
 @pytest.fixture(scope="module")
 def reference(segmenter, corpus):
-    return count(segmenter, corpus, 1)
+    return count(segmenter, corpus)
 
 
 def labelled_pixels(corpus):
     return sum((image.labels < 255).sum() for image in read_images(corpus, PROTOCOL, 0, 1))
 
 
-def test_eight_devices_and_one_batch_1_and_7_give_identical_matrices(segmenter, corpus, reference):
+def test_eight_devices_and_one_and_other_blocks_give_identical_matrices(
+    segmenter, corpus, reference
+):
     assert reference[0].sum() == reference[1].sum() == labelled_pixels(corpus)
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
-    state, embeddings = replicate((segmenter.state, segmenter.embeddings), mesh)
-    alone = dataclasses.replace(segmenter, mesh=mesh, state=state, embeddings=embeddings)
-    np.testing.assert_array_equal(count(alone, corpus, 1), reference)
-    np.testing.assert_array_equal(count(alone, corpus, 7), reference)
+    state, texts = replicate((segmenter.state, segmenter.texts), mesh)
+    alone = dataclasses.replace(segmenter, mesh=mesh, state=state, texts=texts)
+    np.testing.assert_array_equal(count(alone, corpus), reference)
+    blocks = dataclasses.replace(alone, windows_per_forward=7)
+    np.testing.assert_array_equal(count(blocks, corpus), reference)
 
 
-def test_larger_buckets_give_identical_matrices(segmenter, corpus, reference, monkeypatch):
-    larger = lambda length, crop, stride: crop + (1 + (length - 1) // stride) * stride  # noqa: E731
-    monkeypatch.setattr("eval.batches.padded_length", larger)
-    monkeypatch.setattr("eval.batches._next_step", lambda length: 2 * length)
-    np.testing.assert_array_equal(count(segmenter, corpus, 1), reference)
+def test_label_maps_in_many_pieces_give_identical_matrices(segmenter, corpus, reference):
+    """Photos larger than a tile, and images longer than a canvas."""
+    pieces = dataclasses.replace(segmenter, tile=(16, 24))
+    np.testing.assert_array_equal(count(pieces, corpus), reference)
 
 
-def test_the_model_is_compiled_once_for_all_sizes_and_runs(model, corpus, reference):
-    before = programs.read_program._cache_size()
-    assert before > 0
+def test_windows_are_computed_once_and_only_the_last_block_is_filled_up(
+    segmenter, corpus, reference, monkeypatch
+):
+    computed = []
+    program = programs.read_program
+    monkeypatch.setattr(
+        "eval.segmenter.read_program",
+        lambda *args, **kw: computed.append(len(args[2])) or program(*args, **kw),
+    )
+    count(segmenter, corpus)
+    needed = sum(
+        count_windows(*image.image.shape[:2], PROTOCOL)
+        for image in read_images(corpus, PROTOCOL, 0, 1)
+    )
+    block = 2 * len(jax.devices())
+    assert needed <= sum(computed) < needed + block and set(computed) == {block}
+
+
+def test_images_of_all_sizes_share_three_programs(model, corpus, reference):
+    assert len({image.image.shape for image in read_images(corpus, PROTOCOL, 0, 1)}) > 3
+    before = programs.read_program._cache_size(), programs.paint_program._cache_size()
+    assert min(before) > 0
     evaluate_segmentation(model, corpus, PROTOCOL, Tokenizer(), windows_per_forward=2)
-    assert programs.read_program._cache_size() == before
+    after = programs.read_program._cache_size(), programs.paint_program._cache_size()
+    assert after == before
+    shapes = {piece_shape(PROTOCOL, portrait) for portrait in (False, True)}
+    assert len(shapes) == 2
 
 
 def test_a_model_sharded_over_devices_gives_identical_matrices(model, corpus, reference):
@@ -178,13 +204,13 @@ folder.mkdir()
 pairs = make_images(SIZES, len(CLASSES))
 pairs.append((pairs[0][0], np.full_like(pairs[0][1], 255)))
 corpus = write_corpus(folder, pairs, CLASSES, has_background=True)
-for images in (1, 7):
+for windows in (1, 2):
     result = evaluate_segmentation(
-        make_model(), corpus, PROTOCOL, Tokenizer(), windows_per_forward=2, images_per_device=images
+        make_model(), corpus, PROTOCOL, Tokenizer(), windows_per_forward=windows
     )
     assert result.images == len(pairs)
     counts = np.stack([result.confusion, result.group_confusion])
-    np.save(folder / f"counts-{images}.npy", counts)
+    np.save(folder / f"counts-{windows}.npy", counts)
 """
 
 

@@ -17,9 +17,11 @@ from transformers import GroupViTModel
 from benchmarks.segmentation_oracle import MEAN, STD, PerImageSegmenter
 from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.huggingface import save_groupvit
-from eval.batches import Batch, read_images
+from eval.groups import hard_map
+from eval.images import read_images
 from eval.segmentation import evaluate_segmentation
 from eval.segmenter import make_segmenter
+from eval.window_queue import WindowBlock
 
 SIZES = [(40, 60), (60, 40), (41, 61), (37, 58), (39, 60)]
 KINDS = {"with background": WITH_BACKGROUND, "without background": WITHOUT_BACKGROUND}
@@ -52,14 +54,14 @@ def test_window_scores_equal_the_oracle(kind):
     segmenter = make_segmenter(model, classes, protocol, Tokenizer(), windows_per_forward=2)
     windows = np.stack([e.image[:32, :32] for e in read_images(corpus, protocol, 0, 1)])
     windows = np.resize(windows, (16, 32, 32, 3))
-    sizes, labels = np.full((16, 2), 32, np.int32), np.zeros((16, 32, 32), np.uint16)
-    (found,) = segmenter.read(Batch((), windows, sizes, labels, sizes))
-    for window, maps, scores in zip(windows, *map(np.asarray, found[:2]), strict=True):
+    said = segmenter.read_block(WindowBlock(windows, len(windows), ()))
+    maps = [np.asarray(hard_map(soft, 32)) for soft in np.asarray(said.soft)]
+    for window, member, scores in zip(windows, maps, np.asarray(said.scores), strict=True):
         pixels = torch.from_numpy(window).permute(2, 0, 1)[None].float() / 255
         expected = oracle.window_scores((pixels - MEAN) / STD).permute(1, 2, 0).numpy()
-        same = np.abs(scores[maps] - expected).max(-1) < 1e-4
+        same = np.abs(scores[member] - expected).max(-1) < 1e-4
         assert same.mean() > 0.999  # float32: a pixel between two groups may go to either
-    assert len(np.unique(found.maps)) > 2
+    assert len(np.unique(maps)) > 2
 
 
 def test_labels_and_confusion_equal_the_oracle(kind):
