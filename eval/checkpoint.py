@@ -3,39 +3,33 @@
 import hashlib
 
 import numpy as np
-from etils import epath
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.groupvit import GroupViT
+from cocu_jax.models.weights.checkpoint import open_checkpoint
 from cocu_jax.models.weights.convert import arrays
-from cocu_jax.models.weights.huggingface import load_groupvit, processing_of
-from cocu_jax.models.weights.image_processing import ImageProcessing, imagenet_processing
-from cocu_jax.models.weights.official import load_official
-from cocu_jax.models.weights.source import model_folder
+from cocu_jax.models.weights.image_processing import ImageProcessing
 
 
 def load_checkpoint(source: str, dtype: str = "float32") -> tuple[GroupViT, ImageProcessing]:
     """A GroupViT, and how images were prepared for it.
 
     Args:
-        source: directory of a training run of ours (its `export`), a Hugging Face folder or hub id,
-            or an authors' `.pth` file.
+        source: anything that `open_checkpoint` opens: a training run, one checkpoint of it
+            (`RUN@STEP`), a Hugging Face folder or hub id, or an authors' `.pth` file.
         dtype: of the matrix products, "float32" or "bfloat16".
 
     Raises:
-        UserError: there is no such model, or it is no GroupViT.
+        UserError: there is no such model, or it is no GroupViT with CLIP's vocabulary.
     """
-    if not source:
+    checkpoint = open_checkpoint(source, dtype)
+    if not isinstance(checkpoint.model, GroupViT):
+        raise UserError(f"{source}: is a {type(checkpoint.model).__name__}, not a GroupViT")
+    if not checkpoint.has_clip_vocabulary():
         raise UserError(
-            "no checkpoint given; name a training run, a Hugging Face folder or hub id, or a .pth"
+            f"{source}: has another vocabulary than CLIP's; prompts would become other words"
         )
-    if source.endswith(".pth"):
-        model = load_official(source, dtype)
-        return model, imagenet_processing(model.config.image_size)
-    export = epath.Path(source) / "export"
-    with model_folder(str(export) if export.exists() else source) as folder:
-        model = load_groupvit(str(folder), dtype)
-        return model, processing_of(folder, imagenet_processing(model.config.image_size))
+    return checkpoint.model, checkpoint.processing
 
 
 def model_fingerprint(model: GroupViT) -> str:

@@ -16,8 +16,8 @@ from cocu_jax.curation.images import damaged_file, image_batches
 from cocu_jax.curation.ragged import Ragged
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.models.clip import CLIP
-from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.image_processing import ImageProcessing
+from cocu_jax.models.weights.text_rows import TextRows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,12 +132,10 @@ def _joined(batches: Sequence[dict]) -> EmbeddedShard:
 
 
 def embed_concepts(
-    encoder: Encoder, concepts: Sequence[str], prompt: str
+    encoder: Encoder, text_rows: TextRows, concepts: Sequence[str], prompt: str
 ) -> Float16[np.ndarray, "g d"]:
-    """Unit-norm text embeddings of `prompt.format(concept)`."""
-    tokens = Tokenizer()([prompt.format(concept) for concept in concepts])
-    used = int(tokens.argmax(axis=1).max()) + 1  # causal: nothing after the end token matters
-    return encoder.texts(tokens[:, :used])
+    """Unit-norm text embeddings of `prompt.format(concept)`; `text_rows` makes their token ids."""
+    return encoder.texts(text_rows([prompt.format(concept) for concept in concepts]))
 
 
 def parameters_hash(clip: CLIP) -> str:

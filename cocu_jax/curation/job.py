@@ -65,7 +65,7 @@ def _embed(plan: Plan, stop: StopRequest) -> np.ndarray:
     """Embeds this process's shards, waits for the others'; returns the concepts' embeddings."""
     encoder = Encoder(plan.clip, plan.processing, plan.config.batch_size)
     if plan.share.first and not is_complete(plan.concepts_file, plan.concepts_identity):
-        concepts = embed_concepts(encoder, plan.gallery, plan.config.prompt)
+        concepts = embed_concepts(encoder, plan.text_rows, plan.gallery, plan.config.prompt)
         write_arrays(plan.concepts_file, {"embeddings": concepts}, plan.concepts_identity)
     wait_for([plan.concepts_file], _there(plan.concepts_identity), "Wait for concepts", stop)
     concepts = np.array(open_arrays(plan.concepts_file)["embeddings"])

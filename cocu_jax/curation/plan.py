@@ -14,8 +14,10 @@ from cocu_jax.curation.images import check_processing
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus, open_corpus
 from cocu_jax.models.clip import CLIP
-from cocu_jax.models.weights.huggingface import load_clip
+from cocu_jax.models.groupvit import GroupViT
+from cocu_jax.models.weights.checkpoint import open_checkpoint
 from cocu_jax.models.weights.image_processing import ImageProcessing
+from cocu_jax.models.weights.text_rows import TextRows
 from cocu_jax.workdir import open_workdir
 
 VERSION = 1  # of the annotations' meaning; raise it when the same inputs give other annotations
@@ -63,6 +65,7 @@ class Plan:
         gallery: all concepts, by id.
         clip: the model.
         processing: how it wants its images.
+        text_rows: makes token ids from texts.
         embeddings: directory of all that depends on the model, the gallery and its prompt.
         provenance: what the annotations belong to; saved with them.
         share: of this process.
@@ -75,6 +78,7 @@ class Plan:
     gallery: tuple[str, ...]
     clip: CLIP
     processing: ImageProcessing
+    text_rows: TextRows
     embeddings: epath.Path
     provenance: dict
     share: Share
@@ -133,7 +137,10 @@ def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
                 "prepare both with the same gallery"
             )
     dtype = config.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    clip, processing = load_clip(config.clip, dtype)
+    opened = open_checkpoint(config.clip, dtype)
+    if isinstance(opened.model, GroupViT):
+        raise UserError(f"config.clip={config.clip}: is a GroupViT; give a CLIP, e.g. OpenAI's")
+    clip, processing = opened.model, opened.processing
     check_processing(processing, config.clip)
     checkpoint = parameters_hash(clip)
     made_from = {
@@ -161,6 +168,7 @@ def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
         gallery=gallery,
         clip=clip,
         processing=processing,
+        text_rows=opened.text_rows(),
         embeddings=epath.Path(root) / _hash(made_from),
         provenance={
             "gallery": list(gallery),

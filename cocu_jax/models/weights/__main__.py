@@ -11,24 +11,11 @@ from etils import epath
 from cocu_jax.errors import UserError
 from cocu_jax.models.clip import CLIP
 from cocu_jax.models.groupvit import GroupViT
-from cocu_jax.models.weights.config_json import architecture
+from cocu_jax.models.weights.checkpoint import open_checkpoint
 from cocu_jax.models.weights.convert import arrays
-from cocu_jax.models.weights.huggingface import (
-    load_clip,
-    load_groupvit,
-    processing_of,
-    save_clip,
-    save_groupvit,
-)
-from cocu_jax.models.weights.image_processing import ImageProcessing, imagenet_processing
-from cocu_jax.models.weights.official import load_official, save_official
-from cocu_jax.models.weights.source import (
-    CONFIG,
-    fingerprint,
-    model_folder,
-    read_json,
-    tokenizer_files,
-)
+from cocu_jax.models.weights.huggingface import save_clip, save_groupvit
+from cocu_jax.models.weights.official import save_official
+from cocu_jax.models.weights.source import fingerprint
 
 _DESCRIPTION = """\
 Brings CLIP and GroupViT checkpoints in, and takes them out.
@@ -38,6 +25,8 @@ Brings CLIP and GroupViT checkpoints in, and takes them out.
   export  from such a folder, e.g. a run's export/
           to a Hugging Face folder ready to upload, or to the authors' .pth format
 
+A training run of ours is a source of both: RUN, or RUN@STEP for one of its checkpoints.
+
 Nothing in a checkpoint is executed. Every tensor is checked, and the target is written whole or
 not at all.
 """
@@ -46,6 +35,7 @@ examples:
   python -m cocu_jax.models.weights import openai/clip-vit-base-patch32 models/clip
   python -m cocu_jax.models.weights import group_vit_gcc_yfcc_30e.pth models/groupvit
   python -m cocu_jax.models.weights export runs/cocu/export cocu.pth
+  python -m cocu_jax.models.weights export runs/cocu@12000 models/cocu_12000
 """
 
 
@@ -85,10 +75,11 @@ def convert(source: str, target: str) -> str:
     place = epath.Path(target)
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
         raise UserError(f"{target}: is there already; remove it or choose another place")
-    model, processing, tokenizer = _read(source)
+    checkpoint = open_checkpoint(source)
+    model = checkpoint.model
     if not _is_official(target):
         save = save_clip if isinstance(model, CLIP) else save_groupvit
-        save(model, target, processing, tokenizer)
+        save(model, target, checkpoint.processing, checkpoint.tokenizer_files)
     elif isinstance(model, GroupViT):
         save_official(model, target)
     else:
@@ -96,19 +87,6 @@ def convert(source: str, target: str) -> str:
     count = sum(array.size for array in arrays(model).values())
     written = f"{target}: {type(model).__name__}, {count:,} values"
     return written if _is_official(target) else f"{written}, fingerprint {fingerprint(target)}"
-
-
-def _read(source: str) -> tuple[CLIP | GroupViT, ImageProcessing | None, dict[str, bytes]]:
-    """The model, how its images are prepared where the source says so, its tokenizer's files."""
-    if _is_official(source):
-        return load_official(source), None, {}
-    with model_folder(source) as folder:
-        tokenizer = tokenizer_files(folder)
-        if architecture(read_json(folder / CONFIG), source) == "CLIPModel":
-            return *load_clip(str(folder)), tokenizer
-        model = load_groupvit(str(folder))
-        default = imagenet_processing(model.config.image_size)
-        return model, processing_of(folder, default), tokenizer
 
 
 def _is_official(name: str) -> bool:

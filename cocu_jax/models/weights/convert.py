@@ -17,7 +17,7 @@ _FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 def fill(
     build: Callable[[Keys], nnx.Module],
-    table: Table,
+    place_of: Callable[[str], Place | None],
     tensors: Mapping[str, StoredTensor],
     given: Mapping[str, np.ndarray],
     source: str,
@@ -27,7 +27,7 @@ def fill(
 
     Args:
         build: makes the model; only its shapes are computed.
-        table: names of our paths in the checkpoint.
+        place_of: where one of our paths is in the checkpoint; None: it has no place there.
         tensors: the checkpoint.
         given: values of our paths that the checkpoint has no place for.
         source: the checkpoint's name, for messages.
@@ -43,7 +43,7 @@ def fill(
         reason = str(error).partition("\n")[0]
         raise UserError(f"{source}: its config describes no possible model ({reason})") from None
     variables = {_dotted(path): variable for path, variable in nnx.to_flat_state(state)}
-    places = {path: find(table, path) for path in variables if path not in given}
+    places = {path: place_of(path) for path in variables if path not in given}
     for path, place in places.items():
         _check(place, variables[path].shape, tensors, source)
     expected = {place.name for place in places.values()}

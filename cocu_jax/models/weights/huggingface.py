@@ -30,7 +30,7 @@ from cocu_jax.models.weights.image_processing import (
     read_joint_processing,
     read_processing,
 )
-from cocu_jax.models.weights.names import HUGGINGFACE_CLIP, HUGGINGFACE_GROUPVIT
+from cocu_jax.models.weights.names import HUGGINGFACE_CLIP, HUGGINGFACE_GROUPVIT, find
 from cocu_jax.models.weights.source import (
     CONFIG,
     PREPROCESSOR,
@@ -60,7 +60,7 @@ def load_clip(path_or_hub_id: str, dtype: str = "float32") -> tuple[CLIP, ImageP
         config = _checked(read_clip_config, folder / CONFIG, dtype)
         model = fill(
             lambda rngs: CLIP(config, rngs=rngs),
-            HUGGINGFACE_CLIP,
+            functools.partial(find, HUGGINGFACE_CLIP),
             open_weights(folder),
             {},
             str(path_or_hub_id),
@@ -81,7 +81,7 @@ def load_groupvit(path_or_hub_id: str, dtype: str = "float32") -> GroupViT:
         restored = assignment_scale.restored(config)
         return fill(
             lambda rngs: GroupViT(restored, rngs=rngs),
-            HUGGINGFACE_GROUPVIT,
+            functools.partial(find, HUGGINGFACE_GROUPVIT),
             open_weights(folder),
             {"multi_label_log_scale": multi_label},
             str(path_or_hub_id),

@@ -20,7 +20,7 @@ from cocu_jax.models.text import TextConfig
 from cocu_jax.models.weights import assignment_scale
 from cocu_jax.models.weights.config_json import OURS, read_groupvit_config, write_groupvit_config
 from cocu_jax.models.weights.convert import arrays, fill, rename
-from cocu_jax.models.weights.names import OFFICIAL_GROUPVIT
+from cocu_jax.models.weights.names import OFFICIAL_GROUPVIT, find
 from cocu_jax.models.weights.stored import StoredTensor
 from cocu_jax.models.weights.target import new_file
 from cocu_jax.models.weights.torch_file import open_torch, write_torch
@@ -51,7 +51,7 @@ def load_official(file: str, dtype: str = "float32") -> GroupViT:
     given = {"multi_label_log_scale": np.float32(math.log(1 / 0.07))}  # trained without prompts
     return fill(
         lambda rngs: GroupViT(restored, rngs=rngs),
-        OFFICIAL_GROUPVIT,
+        functools.partial(find, OFFICIAL_GROUPVIT),
         tensors,
         {} if "multi_label_logit_scale" in tensors else given,
         str(file),

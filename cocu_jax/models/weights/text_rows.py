@@ -1,0 +1,100 @@
+"""From texts to the rows of token ids that a model's text tower takes.
+
+CLIP's vocabulary is shipped with this package. A model with another one needs the tokenizer that it
+was trained with, from the `tokenizer.json` beside its weights: token ids of a wrong vocabulary
+would give an answer, and a wrong one.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import tokenizers
+from jaxtyping import Int
+
+from cocu_jax.errors import UserError
+from cocu_jax.models.text import TextConfig
+from cocu_jax.models.tokenizer import Tokenizer, vocabulary
+
+TOKENIZER = "tokenizer.json"
+_VOCABULARY = "vocab.json"
+
+TextRows = Callable[[Sequence[str]], Int[np.ndarray, "n t"]]
+
+
+def clip_rows(text: TextConfig, files: Mapping[str, bytes], source: str) -> TextRows:
+    """For a tower that reads the end token, the largest id of a row: CLIP's and GroupViT's.
+
+    Rows are cut to the longest, for nothing after the end token changes a feature.
+
+    Args:
+        text: the tower.
+        files: of the tokenizer that came with the model.
+        source: the model's name, for messages.
+
+    Raises:
+        UserError: the vocabulary is not CLIP's, and no usable tokenizer came with the model.
+    """
+    if has_clip_vocabulary(text, files, source):
+        tokenizer = Tokenizer()
+        return lambda texts: _trimmed(tokenizer(texts, text.context_length))
+    own = _open(files, text, source)
+    end = text.vocab_size - 1
+    ids = own.encode("a").ids
+    if max(ids) != end or ids[-1] != end:
+        raise UserError(
+            f"{source}: its {TOKENIZER} does not end a text with token {end}, where the model "
+            "reads its feature; this is the tokenizer of another model"
+        )
+    own.enable_truncation(text.context_length)
+    own.enable_padding(pad_id=0)
+    return lambda texts: _trimmed(_rows(own, texts))
+
+
+def _rows(own: tokenizers.Tokenizer, texts: Sequence[str]) -> Int[np.ndarray, "n t"]:
+    return np.array([encoding.ids for encoding in own.encode_batch(list(texts))], np.int32)
+
+
+def _trimmed(rows: Int[np.ndarray, "n t"]) -> Int[np.ndarray, "n u"]:
+    """Without the columns after the last end token."""
+    return rows[:, : int(rows.argmax(axis=1).max(initial=0)) + 1]
+
+
+def _open(files: Mapping[str, bytes], text: TextConfig, source: str) -> tokenizers.Tokenizer:
+    """The tokenizer in `tokenizer.json`, without padding or truncation."""
+    if TOKENIZER not in files:
+        raise UserError(
+            f"{source}: its vocabulary of {text.vocab_size:,} tokens is not CLIP's, and it comes "
+            f"without a {TOKENIZER}; put the one that it was trained with beside its weights"
+        )
+    try:
+        own = tokenizers.Tokenizer.from_str(files[TOKENIZER].decode())
+    except Exception as error:  # the library raises a plain Exception
+        raise UserError(f"{source}: its {TOKENIZER} is not readable ({error})") from None
+    largest = max(own.get_vocab(with_added_tokens=True).values(), default=0)
+    if largest >= text.vocab_size:
+        raise UserError(
+            f"{source}: its {TOKENIZER} has token {largest}, the model knows {text.vocab_size:,} "
+            "tokens; this is the tokenizer of another model"
+        )
+    own.no_padding()
+    own.no_truncation()
+    return own
+
+
+def has_clip_vocabulary(text: TextConfig, files: Mapping[str, bytes], source: str) -> bool:
+    """Whether token ids mean what they mean to CLIP: as many, and none with another id."""
+    ours, theirs = vocabulary(), _vocabulary_of(files, source)
+    agree = all(ours.get(token, number) == number for token, number in theirs.items())
+    return text.vocab_size == len(ours) and agree
+
+
+def _vocabulary_of(files: Mapping[str, bytes], source: str) -> dict[str, int]:
+    """Token ids by token; empty if no file tells."""
+    for name, found in ((TOKENIZER, lambda x: x["model"]["vocab"]), (_VOCABULARY, lambda x: x)):
+        if name in files:
+            try:
+                return dict(found(json.loads(files[name])))
+            except (ValueError, KeyError, TypeError):
+                raise UserError(f"{source}: its {name} is not readable; fetch it again") from None
+    return {}

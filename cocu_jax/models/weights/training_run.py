@@ -1,0 +1,143 @@
+"""The model of a training run of ours, from any of its checkpoints: running, stopped or finished.
+
+    WORKDIR/config.json          the run's config, which describes the model
+    WORKDIR/checkpoints/STEP     written by Orbax while the run trains
+    WORKDIR/export               a Hugging Face folder, written at the end
+
+Only the arrays of the model are read, onto the host: neither the optimiser's state nor the devices
+of the run are needed. Nothing is written, so a run may go on meanwhile.
+"""
+
+import dataclasses
+import functools
+import os
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from cocu_jax.errors import UserError
+from cocu_jax.models.clip import CLIP, CLIPConfig
+from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
+from cocu_jax.models.text import TextConfig
+from cocu_jax.models.weights.convert import fill
+from cocu_jax.models.weights.image_processing import ImageProcessing
+from cocu_jax.models.weights.layouts import SAME
+from cocu_jax.models.weights.names import Place
+from cocu_jax.models.weights.source import CONFIG, read_json
+from cocu_jax.models.weights.stored import StoredTensor
+
+EXPORT = "export"
+_CHECKPOINTS = "checkpoints"
+_MODELS = {"groupvit": (GroupViT, GroupViTConfig), "clip": (CLIP, CLIPConfig)}
+
+
+class RunCheckpoint(NamedTuple):
+    """A checkpoint of a run.
+
+    Attributes:
+        run: the run's directory.
+        step: of the checkpoint.
+    """
+
+    run: epath.Path
+    step: int
+
+
+def find_run_checkpoint(name: str) -> RunCheckpoint | None:
+    """The checkpoint that `RUN@STEP` names, or the newest of `RUN`; None if it is no such name.
+
+    Raises:
+        UserError: there is such a run, but no such checkpoint.
+    """
+    path, at, number = name.rpartition("@")
+    if at and number.isdecimal() and (epath.Path(path) / _CHECKPOINTS).is_dir():
+        run, wanted = epath.Path(path), int(number)
+    elif (epath.Path(name) / _CHECKPOINTS).is_dir():
+        run, wanted = epath.Path(name), None
+    else:
+        return None
+    steps = sorted(ocp.utils.checkpoint_steps(run / _CHECKPOINTS))
+    if not steps:
+        raise UserError(f"{run}: no checkpoint was written yet; wait for the first one")
+    if wanted is not None and wanted not in steps:
+        there = ", ".join(map(str, steps))
+        raise UserError(f"{run}: no checkpoint of step {wanted}; there are: {there}")
+    return RunCheckpoint(run, steps[-1] if wanted is None else wanted)
+
+
+def load_run(
+    checkpoint: RunCheckpoint, dtype: str = "float32"
+) -> tuple[CLIP | GroupViT, ImageProcessing]:
+    """The model that the run would evaluate at that step, and how its images are prepared.
+
+    Where the run keeps a running average of the weights, that is the model.
+
+    Args:
+        checkpoint: which one.
+        dtype: of the matrix products, "float32" or "bfloat16"; parameters are float32.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or does not belong to the run's config.
+    """
+    source = f"{checkpoint.run}@{checkpoint.step}"
+    file = checkpoint.run / CONFIG
+    config = read_json(file)
+    try:
+        model_class, settings = _model_of(config, dtype)
+        processing = _processing_of(config["data"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{file}: not the config of a training run ({reason})") from None
+    tensors = {
+        name.replace("/", "."): StoredTensor(
+            source, value.shape, value.dtype.name, functools.partial(np.asarray, value)
+        )
+        for name, value in _read_arrays(checkpoint).items()
+    }
+    model = fill(
+        lambda rngs: model_class(settings, rngs=rngs),
+        lambda path: Place(path, SAME, None),
+        tensors,
+        {},
+        source,
+    )
+    return model, processing
+
+
+def _model_of(config: dict[str, Any], dtype: str) -> tuple[type, GroupViTConfig | CLIPConfig]:
+    """Class and settings of the model that a train config describes, read back from JSON."""
+    model_class, config_class = _MODELS[config["objective"]]
+    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in config["model"].items()}
+    text = TextConfig(**fields.pop("text"))
+    settings = config_class(text=text, **fields)
+    return model_class, dataclasses.replace(settings, dtype=dtype, remat=False)
+
+
+def _processing_of(data: dict[str, Any]) -> ImageProcessing:
+    return ImageProcessing(data["image_size"], tuple(data["mean"]), tuple(data["std"]))
+
+
+def _read_arrays(checkpoint: RunCheckpoint) -> dict[str, np.ndarray]:
+    """Parameters and statistics by path, those of the running average where there is one."""
+    place = checkpoint.run / _CHECKPOINTS / str(checkpoint.step) / "state"
+    path = os.fspath(place) if "://" in str(place) else os.path.abspath(place)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            stored = reader.metadata(path).item_metadata.tree
+            groups = ("average",) if stored.get("average") else ("params", "batch_stats")
+            wanted = {group: stored.get(group) or {} for group in groups}
+            whole = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+            arrays = reader.restore(
+                path,
+                args=ocp.args.PyTreeRestore(item=wanted, restore_args=whole, partial_restore=True),
+            )
+    except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise UserError(
+            f"{place}: this checkpoint cannot be read ({reason}); "
+            "a run that goes on removes old ones: try another step"
+        ) from None
+    return {name: array for group in groups for name, array in arrays[group].items()}
