@@ -13,8 +13,7 @@ from cocu_jax.input.draws import example_streams, mix, uniforms
 from cocu_jax.input.prompts import PromptTable, noun_pieces, prompt_table, with_ends
 from cocu_jax.input.sources import CAPTION_FEATURES, Source
 
-_TEMPLATE_DRAW = 1
-_NOISE_DRAW = 3
+_TEMPLATE_DRAW, _NOISE_DRAW, _OWN_CAPTION_DRAW = 1, 3, 4
 
 
 class Examples(NamedTuple):
@@ -59,7 +58,8 @@ class Texts:
         """Parses serialized examples [b] and their annotations [b] (empty if there are none)."""
         parsed = self._parse(record)
         stream = example_streams(self.seed, epoch, parsed["key"])
-        caption = tf.cast(parsed["caption_tokens"], tf.int32)[:, 1:-1]
+        caption = _draw_caption(stream, parsed["caption_tokens"], parsed["caption_lengths"])
+        caption = tf.cast(caption, tf.int32)[:, 1:-1]
         rows = {
             "key": parsed["key"],
             "caption": with_ends(caption, self.config.caption_length),
@@ -76,6 +76,7 @@ class Texts:
             "key": tf.io.FixedLenFeature([], tf.string),
             "image": tf.io.FixedLenFeature([], tf.string),
             "caption_tokens": tf.io.RaggedFeature(tf.int64),
+            "caption_lengths": tf.io.RaggedFeature(tf.int64),  # none in datasets of before
         }
         if self.config.concepts in CAPTION_FEATURES:
             spec[CAPTION_FEATURES[self.config.concepts]] = tf.io.RaggedFeature(tf.int64)
@@ -117,6 +118,30 @@ class Texts:
             return sampling.sample_clusters(
                 stream, ranked["concepts"], ranked["scores"], ranked["clusters"], count
             )
+
+
+def _draw_caption(
+    stream: UInt64[tf.Tensor, "b"], tokens: tf.RaggedTensor, lengths: tf.RaggedTensor
+) -> tf.RaggedTensor:
+    """One caption of each image, each with the same chance, in this epoch.
+
+    Args:
+        stream: one random stream per sample.
+        tokens: tokens of all captions of an image, one caption after the other [b, (t)].
+        lengths: tokens of each caption [b, (n)]; [b, (0)] where all tokens are one caption.
+
+    Returns:
+        Tokens of the drawn captions [b, (t)].
+    """
+    count = lengths.row_lengths()
+    bounds = tf.pad(tf.cumsum(lengths.to_tensor(), axis=1), [[0, 0], [1, 1]])
+    uniform = tf.cast(uniforms(stream, _OWN_CAPTION_DRAW, 1)[:, 0], tf.float64)
+    drawn = tf.cast(uniform * tf.cast(count, tf.float64), tf.int64)
+    start, end = (tf.gather(bounds, drawn + side, batch_dims=1) for side in (0, 1))
+    end = tf.where(count > 0, end, tf.cast(tokens.row_lengths(), tf.int64))
+    first = tf.cast(tokens.row_starts(), tf.int64)
+    places = tf.ragged.range(first + start, first + end, row_splits_dtype=tokens.row_splits.dtype)
+    return tf.gather(tokens.values, places)
 
 
 def make_texts(config: InputConfig, sources: tuple[Source, ...], seed: int) -> Texts:

@@ -178,4 +178,4 @@ def _captions(corpus: str, split: str) -> Iterator[str]:
     dataset = open_corpus(str(path), split)
     for shard in progress(range(dataset.num_shards), "Shards", dataset.num_shards, "shards"):
         for example in read_shard(dataset, shard):
-            yield example["caption"].numpy().decode()
+            yield from example["caption"].numpy().decode().split("\n")  # a caption a line

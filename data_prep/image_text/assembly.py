@@ -54,14 +54,17 @@ def assemble(
 
 def totals(reports: Sequence[UnitReport]) -> dict:
     """Sums over all units, and the damaged ones by name."""
-    dropped = collections.Counter()
+    dropped, places = collections.Counter(), {}
     for report in reports:
         dropped.update(report.dropped)
+        places = report.places | places
     return {
         "units": len(reports),
         "kept": sum(report.kept for report in reports),
+        "captions": sum(report.captions for report in reports),
         "bytes": sum(report.bytes for report in reports),
         "dropped": dict(dropped.most_common()),
+        "first dropped": places,
         "damaged units": [report.damage for report in reports if report.damage],
     }
 
@@ -69,10 +72,13 @@ def totals(reports: Sequence[UnitReport]) -> dict:
 def summary(reports: Sequence[UnitReport]) -> str:
     """The totals in one line."""
     total = totals(reports)
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in total["dropped"].items())
+    dropped = ", ".join(
+        f"{count:,} {reason} (first: {total['first dropped'][reason]})"
+        for reason, count in total["dropped"].items()
+    )
     damaged = len(total["damaged units"])
     line = (
-        f"{total['kept']:,} pairs kept ({total['bytes'] / 1e6:,.1f} MB); dropped: {dropped or '0'}"
+        f"{total['kept']:,} images kept ({total['bytes'] / 1e6:,.1f} MB); dropped: {dropped or '0'}"
     )
     return f"{line}; {damaged} of {total['units']} files damaged" if damaged else line
 
@@ -92,13 +98,17 @@ def _remove(target: epath.Path, report: UnitReport, repeated: np.ndarray) -> Non
     """Writes a unit anew without the repeated examples."""
     shard, keys, report_file = shard_files(target)
     fewer = shard.with_suffix(".fewer")
-    report.kept, report.bytes = 0, 0
+    report.kept, report.captions, report.bytes = 0, 0, 0
     with tf.io.TFRecordWriter(str(fewer)) as writer:
         records = tf.data.TFRecordDataset(str(shard)).as_numpy_iterator()
         for record, known in zip(records, repeated, strict=True):
+            example = tf.train.Example.FromString(record).features.feature
+            captions = len(example["caption_lengths"].int64_list.value)
             if known:
-                report.drop("duplicate key")
+                key = example["key"].bytes_list.value[0].decode()
+                report.drop("duplicate key", f"{report.unit}: {key}", captions)
                 continue
+            report.captions += captions
             writer.write(record)
             report.kept += 1
             report.bytes += len(record)

@@ -8,7 +8,20 @@ import ftfy
 
 # CC12M replaced names of people by this; it must not vanish as an HTML tag.
 _PERSON = re.compile(r"<person>", re.IGNORECASE)
-_TAG = re.compile(r"</?[a-z][^<>]*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_ELEMENTS = (
+    "a abbr address article aside audio b big blockquote body br button caption center cite code "
+    "div dd del dl dt em embed fieldset figcaption figure font footer form h1 h2 h3 h4 h5 h6 head "
+    "header hr html i iframe img input ins label legend li link mark meta nav object ol optgroup "
+    "option p param picture pre q s script section select small source span strike strong style "
+    "sub sup svg table tbody td textarea tfoot th thead time title tr tt u ul var video wbr"
+)
+# Only whole tags of HTML: "a<b and c>d" is text.
+_TAG = re.compile(
+    rf"</?(?:{'|'.join(_ELEMENTS.split())})"
+    r"""(?:\s+[\w:-]+\s*=\s*(?:"[^"<>]*"|'[^'<>]*'|[^\s"'<>]+))*\s*/?>""",
+    re.IGNORECASE,
+)
 _QUOTED = re.compile(r"(?:%[0-9a-f]{2})+", re.IGNORECASE)
 _QUOTED_SPACE = re.compile(r"%20|\S\+\S+\+\S", re.IGNORECASE)
 _PLAIN = re.compile(r"[^%<&+\x00-\x1f\x7f-\U0010ffff]*")
@@ -22,8 +35,14 @@ def clean_caption(text: str) -> str:
             text = text.replace("+", " ")
         text = _QUOTED.sub(_unquoted, text)
         text = _PERSON.sub(" person ", html.unescape(text))
-        text = ftfy.fix_text(_TAG.sub(" ", text))
+        text = ftfy.fix_text(_TAG.sub(" ", _without_comments(text)))
     return " ".join(text.split())
+
+
+def _without_comments(text: str) -> str:
+    """Looks no further than the last end of a comment: each `<!--` before it finds its own."""
+    end = text.rfind("-->") + 3
+    return _COMMENT.sub(" ", text[:end]) + text[end:] if end > 2 else text
 
 
 def count_words(caption: str) -> int:

@@ -5,19 +5,13 @@ import io
 import warnings
 from typing import Literal
 
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image
+
+from cocu_jax.input.images import open_image, orientation, upright_rgb
 
 Resize = Literal["none", "pad", "resize"]
 
-_ORIENTATION = 0x0112  # EXIF tag
 _QUALITY = 95
-# Whatever Pillow's plug-ins raise on damaged bytes.
-_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError)
-_DAMAGED += (OverflowError, ArithmeticError, AttributeError, Image.DecompressionBombError)
-
-
-class UndecodableImage(Exception):
-    """The bytes are no whole image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,47 +34,27 @@ def prepare_image(encoded: bytes, recipe: ImageRecipe) -> bytes:
     Original bytes are kept if they are that already and no resizing is asked for.
 
     Raises:
-        UndecodableImage: the bytes are damaged, cut off, or no image.
+        UnreadableImage: the bytes are damaged, cut off, no image, or past a limit.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about odd metadata and large images
-        try:
-            return _prepare(encoded, recipe)
-        except _DAMAGED as error:
-            raise UndecodableImage(str(error)) from None
-
-
-def _prepare(encoded: bytes, recipe: ImageRecipe) -> bytes:
-    if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise RuntimeError("Pillow is set to pass over truncated images")
-    with Image.open(io.BytesIO(encoded)) as image:
-        upright = image.getexif().get(_ORIENTATION, 1) == 1
-        as_stored = image.format == "JPEG" and image.mode in ("RGB", "L") and upright
-        if recipe.resize != "none":
-            # A JPEG decodes at a half, a quarter … of its size, low-passed, for less.
-            image.draft("RGB", _final_size(image.size, recipe))
-        elif as_stored:
-            image.draft(None, (1, 1))  # all of its bytes are read all the same
-        image.load()
-        if recipe.resize == "none" and as_stored:
-            return encoded
-        pixels = _on_white(image if upright else ImageOps.exif_transpose(image))
-    if recipe.resize != "none":
-        pixels = _square(pixels, recipe)
-    file = io.BytesIO()
-    pixels.save(file, "JPEG", quality=_QUALITY)
-    return file.getvalue()
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """RGB pixels; what is transparent becomes white."""
-    if image.mode.startswith("I;16"):
-        return image.point(lambda value: value / 256).convert("L").convert("RGB")
-    if not image.has_transparency_data:
-        return image if image.mode == "RGB" else image.convert("RGB")
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
+        warnings.simplefilter("ignore")  # about odd metadata
+        with open_image(encoded) as image:
+            as_stored = (
+                image.format == "JPEG" and image.mode in ("RGB", "L") and orientation(image) == 1
+            )
+            if recipe.resize != "none":
+                # A JPEG decodes at a half, a quarter … of its size, low-passed, for less.
+                image.draft("RGB", _final_size(image.size, recipe))
+            elif as_stored:
+                image.draft(None, (1, 1))  # all of its bytes are read all the same
+                image.load()
+                return encoded
+            pixels = upright_rgb(image)
+            if recipe.resize != "none":
+                pixels = _square(pixels, recipe)
+            file = io.BytesIO()
+            pixels.save(file, "JPEG", quality=_QUALITY)
+            return file.getvalue()
 
 
 def _final_size(size: tuple[int, int], recipe: ImageRecipe) -> tuple[int, int]:

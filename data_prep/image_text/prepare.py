@@ -23,13 +23,17 @@ from etils import epath
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from cocu_jax.errors import UserError
+from cocu_jax.files import cannot_write, write_file
 from data_prep.gallery.gallery import DEFAULT_GALLERY, Gallery
 from data_prep.gallery.nouns import load_tagger
 from data_prep.image_text.assembly import REPORT_FILE, assemble
+from data_prep.image_text.formats import Reading
 from data_prep.image_text.images import ImageRecipe
+from data_prep.image_text.readers import Unit
 from data_prep.image_text.sources import find_units
 from data_prep.image_text.units import Recipe, features
 
+_LAYOUT = 2  # of examples; units of another layout are not gone on with
 _CORPORA = {
     "cc3m": "Conceptual Captions (Sharma et al., 2018)",
     "cc12m": "Conceptual 12M (Changpinyo et al., 2021)",
@@ -99,8 +103,7 @@ class ImageText(FileReaderBuilder):
             load_tagger()  # what it lacks is told here, not by some worker
         scratch = self._scratch
         scratch.mkdir(parents=True, exist_ok=True)
-        units = find_units(list(wanted.sources), scratch, wanted.yfcc)
-        self._claim(scratch, [unit.path for unit in units])
+        units = self._units(scratch)
         prepare_units(units, wanted.recipe, scratch, wanted.workers, list(wanted.beam_options))
         template = tfds.core.ShardedFileTemplate(
             data_dir=self.data_path,
@@ -117,17 +120,33 @@ class ImageText(FileReaderBuilder):
     def _scratch(self) -> epath.Path:
         return self.data_dir_root / self.name / f"{self.builder_config.name}.unfinished"
 
-    def _claim(self, scratch: epath.Path, units: list[str]) -> None:
-        """Refuses to go on with units that were prepared in another way."""
-        settings = [units, dataclasses.asdict(self._preparation.recipe), self._preparation.split]
+    def _units(self, scratch: epath.Path) -> tuple[Unit, ...]:
+        """The units, found once: a run that goes on does not look through the sources again.
+
+        Refuses to go on with units that were prepared in another way.
+        """
+        wanted, listing = self._preparation, scratch / "units.json"
+        settings = [_LAYOUT, dataclasses.asdict(wanted.recipe), wanted.yfcc, wanted.split]
+        settings += map(_absolute, wanted.sources)
         fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-        claim = scratch / "settings"
-        if claim.exists() and claim.read_text() != fingerprint:
+        if listing.exists():
+            found = json.loads(listing.read_text())
+            if found["settings"] == fingerprint:
+                return tuple(Unit(**unit) for unit in found["units"])
+        if listing.exists() or (scratch / "settings").exists():  # as it was called in layout 1
             raise UserError(
                 f"{scratch}: begun with other sources or settings; "
                 "use those again to go on, or remove the folder to begin anew"
             )
-        claim.write_text(fingerprint)
+        units = find_units(wanted.sources, scratch, wanted.yfcc, wanted.recipe.reading)
+        content = {"settings": fingerprint, "units": [dataclasses.asdict(unit) for unit in units]}
+        write_file(listing, json.dumps(content))
+        return units
+
+
+def _absolute(source: str) -> str:
+    """The same source from wherever the command is given."""
+    return source if "://" in source else os.path.abspath(os.path.expanduser(source))
 
 
 def prepare_image_text(name: str, preparation: Preparation, data_dir: str) -> str:
@@ -153,10 +172,10 @@ def prepare_image_text(name: str, preparation: Preparation, data_dir: str) -> st
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download here
             builder.download_and_prepare()
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"{data_dir}: cannot write there ({reason}); choose another --data_dir"
-        ) from None
+        place = os.fspath(error.filename or data_dir)
+        if place.startswith(data_dir):
+            raise cannot_write(place, error) from None
+        raise UserError(f"{place}: cannot be read ({error.strerror or error})") from None
     stored = tfds.builder_from_directory(builder.data_path).info.metadata
     settings = preparation.recipe.settings
     if differing := [name for name, value in settings.items() if stored.get(name) != value]:
@@ -174,6 +193,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("corpus", choices=_CORPORA, help="which corpus it is")
     parser.add_argument("--sources", nargs="+", required=True, help="files, patterns, folders")
     parser.add_argument("--data_dir", required=True, help="where TFDS datasets are kept")
+    parser.add_argument("--images", default="", help="for lists: folder where their paths start")
+    parser.add_argument(
+        "--image_column",
+        nargs="+",
+        default=[],
+        help="column of tables and lists, or ending in tars, that holds the image",
+    )
+    parser.add_argument(
+        "--caption_column",
+        nargs="+",
+        default=[],
+        help="the same for captions, also a field of .json; of several, all are taken",
+    )
+    parser.add_argument("--key_column", default="", help="column of tables and lists with keys")
+    parser.add_argument(
+        "--dotted_keys",
+        action="store_true",
+        help="keys in tars end at the last dot of a name instead of the first",
+    )
     parser.add_argument("--name", help="another name for the corpus, e.g. of your own one")
     parser.add_argument("--split", default="train", help="name of the split (default: train)")
     parser.add_argument(
@@ -210,7 +248,14 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("--workers and --size: give 1 at least")
     image = ImageRecipe(arguments.resize, arguments.size)
     gallery = Gallery.load(arguments.gallery)
-    recipe = Recipe(image, gallery, arguments.qualify_keys, arguments.nouns)
+    reading = Reading(
+        image_column=tuple(arguments.image_column),
+        caption_column=tuple(arguments.caption_column),
+        key_column=arguments.key_column,
+        images=_absolute(arguments.images) if arguments.images else "",
+        dotted_keys=arguments.dotted_keys,
+    )
+    recipe = Recipe(image, gallery, arguments.qualify_keys, arguments.nouns, reading)
     preparation = Preparation(
         recipe=recipe,
         sources=tuple(arguments.sources),

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Iterator
 
@@ -11,16 +12,21 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
+from cocu_jax.input.images import UnreadableImage
 from cocu_jax.models.tokenizer import EOT, SOT, Tokenizer
 from data_prep.gallery.concepts import ConceptExtractor
 from data_prep.gallery.gallery import Gallery
 from data_prep.gallery.nouns import NounFinder
 from data_prep.image_text.captions import clean_caption, count_words
-from data_prep.image_text.images import ImageRecipe, UndecodableImage, prepare_image
-from data_prep.image_text.readers import DamagedUnit, RawPair, Unit, read_unit
+from data_prep.image_text.formats import NO_CAPTION, Dropped, RawExample, Reading
+from data_prep.image_text.images import ImageRecipe, prepare_image
+from data_prep.image_text.readers import DamagedUnit, Unit, read_unit
 
 _CONTEXT_LENGTH = 77
 _MIN_WORDS = 2
+_MAX_LETTERS = 1 << 16
+# Pillow reads HEIC only with a plug-in.
+_HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +39,14 @@ class Recipe:
         qualify_keys: put the unit's name before every key, for corpora whose keys start anew in
             every file.
         nouns: look for all nouns in captions, too.
+        reading: names of columns, and other things that raw files do not tell themselves.
     """
 
     image: ImageRecipe
     gallery: Gallery
     qualify_keys: bool = False
     nouns: bool = False
+    reading: Reading = Reading()
 
     @property
     def settings(self) -> dict:
@@ -47,6 +55,12 @@ class Recipe:
         if self.image.resize == "none":
             del image["size"]
         rest = {"qualify_keys": self.qualify_keys, "nouns": self.nouns}
+        usual, reading = dataclasses.asdict(Reading()), dataclasses.asdict(self.reading)
+        rest |= {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in reading.items()
+            if value != usual[name]
+        }
         return image | rest | {"gallery": list(self.gallery.concepts)}
 
 
@@ -57,15 +71,19 @@ class UnitReport:
     Attributes:
         unit: its file.
         kept: number of examples written.
+        captions: number of their captions.
         bytes: their size.
         dropped: number of pairs dropped, by reason.
+        places: where each reason was met first.
         damage: why the rest of the unit could not be read, or "".
     """
 
     unit: str
     kept: int = 0
+    captions: int = 0
     bytes: int = 0
     dropped: dict[str, int] = dataclasses.field(default_factory=dict)
+    places: dict[str, str] = dataclasses.field(default_factory=dict)
     damage: str = ""
 
     @classmethod
@@ -73,9 +91,10 @@ class UnitReport:
         """Reads what `save` wrote."""
         return cls(**json.loads(path.read_text()))
 
-    def drop(self, reason: str) -> None:
-        """Counts one pair."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+    def drop(self, reason: str, place: str, count: int = 1) -> None:
+        """Counts pairs."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + count
+        self.places.setdefault(reason, place)
 
     def save(self, path: epath.Path) -> None:
         """Writes the report as JSON."""
@@ -83,8 +102,13 @@ class UnitReport:
 
 
 def features(nouns: bool = False) -> tfds.features.FeaturesDict:
-    """Features of every image-text dataset; `caption_nouns` only with `nouns`."""
-    numbers = ["caption_tokens", "caption_concepts"] + ["caption_nouns"] * nouns
+    """Features of every image-text dataset; `caption_nouns` only with `nouns`.
+
+    `caption` holds all captions of the image, a line each, and `caption_tokens` their tokens one
+    after the other, each caption with its start and end; `caption_lengths` tells how many tokens
+    each has. Concepts and nouns are those of all captions, in the order in which they come first.
+    """
+    numbers = ["caption_tokens", "caption_lengths", "caption_concepts"] + ["caption_nouns"] * nouns
     return tfds.features.FeaturesDict(
         {
             "key": tfds.features.Text(),
@@ -126,41 +150,67 @@ class UnitPreparer:
         result.save(report)
 
     def _examples(self, unit: Unit, report: UnitReport, seen: dict[int, None]) -> Iterator[dict]:
-        pairs = read_unit(unit)
+        found = read_unit(unit, self._recipe.reading)
         while True:
             try:
-                pair = next(pairs)
+                raw = next(found)
             except StopIteration:
                 return
             except DamagedUnit as damage:
                 report.damage = str(damage)
                 return
-            key = pair.key
+            if isinstance(raw, Dropped):
+                report.drop(raw.reason, raw.place, raw.count)
+                continue
+            key = raw.key
             if self._recipe.qualify_keys:
                 key = f"{epath.Path(unit.path).name.split('.')[0]}/{key}"
             key_hash = hash_key(key)
-            caption = clean_caption(pair.caption or "")
-            if reason := _reason_to_drop(pair, caption, key_hash in seen):
-                report.drop(reason)
-                continue
-            try:
-                image = prepare_image(pair.image, self._recipe.image)
-            except UndecodableImage:
-                report.drop("undecodable image")
-                continue
-            seen[key_hash] = None
-            yield {"key": key, "image": io.BytesIO(image)} | self._texts(caption)
+            captions = _captions(raw, report, key_hash in seen)
+            if captions and (image := self._image(raw, report, len(captions))):
+                seen[key_hash] = None
+                report.captions += len(captions)
+                yield {"key": key, "image": io.BytesIO(image)} | self._texts(captions)
 
-    def _texts(self, caption: str) -> dict:
-        tokens = [SOT, *self._tokenizer.encode(caption)[: _CONTEXT_LENGTH - 2], EOT]
+    def _image(self, raw: RawExample, report: UnitReport, captions: int) -> bytes | None:
+        if not raw.image:
+            report.drop(raw.no_image, raw.place, captions)
+            return None
+        try:
+            return prepare_image(raw.image, self._recipe.image)
+        except UnreadableImage:
+            is_heif = raw.image[4:12] in _HEIF
+            report.drop(
+                "HEIC image; convert it" if is_heif else "undecodable image", raw.place, captions
+            )
+            return None
+
+    def _texts(self, captions: list[str]) -> dict:
+        tokens = [
+            [SOT, *self._tokenizer.encode(caption)[: _CONTEXT_LENGTH - 2], EOT]
+            for caption in captions
+        ]
+        concepts = itertools.chain.from_iterable(map(self._extract, captions))
         texts = {
-            "caption": caption,
-            "caption_tokens": np.array(tokens, np.int32),
-            "caption_concepts": np.array(self._extract(caption), np.int32),
+            "caption": "\n".join(captions),
+            "caption_tokens": np.array([*itertools.chain(*tokens)], np.int32),
+            "caption_lengths": np.array([*map(len, tokens)], np.int32),
+            "caption_concepts": np.array([*dict.fromkeys(concepts)], np.int32),
         }
         if self._find_nouns:
-            texts["caption_nouns"] = np.array(self._find_nouns(caption, tokens), np.int32)
+            texts["caption_nouns"] = self._nouns(captions, tokens)
         return texts
+
+    def _nouns(self, captions: list[str], tokens: list[list[int]]) -> np.ndarray:
+        """Spans of all captions in their joined tokens, the same noun only once."""
+        spans: dict[tuple[int, ...], tuple[int, int]] = {}
+        offset = 0
+        for caption, own in zip(captions, tokens, strict=True):
+            found = self._find_nouns(caption, own)
+            for start, length in zip(found[::2], found[1::2], strict=True):
+                spans.setdefault(tuple(own[start : start + length]), (offset + start, length))
+            offset += len(own)
+        return np.array([*itertools.chain(*spans.values())], np.int32)
 
 
 def shard_files(target: epath.Path) -> tuple[epath.Path, epath.Path, epath.Path]:
@@ -173,15 +223,25 @@ def hash_key(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
 
 
-def _reason_to_drop(pair: RawPair, caption: str, is_known: bool) -> str | None:
-    if is_known:
-        return "duplicate key"
-    if not pair.key:
-        return "no key"
-    if pair.caption is None:
-        return "no caption"
-    if count_words(caption) < _MIN_WORDS:
-        return "caption under two words"
-    if not pair.image:
-        return "no image"
-    return None
+def _captions(raw: RawExample, report: UnitReport, is_known: bool) -> list[str]:
+    """The captions that can be used, cleaned; what is wrong with the others is counted."""
+    if is_known or not raw.key:
+        reason = "no key" if not raw.key else "duplicate key"
+        report.drop(reason, raw.place, max(1, len(raw.captions) + len(raw.faults)))
+        return []
+    if not raw.captions and not raw.faults:
+        report.drop(NO_CAPTION, raw.place)
+    for fault in raw.faults:
+        report.drop(fault, raw.place)
+    kept: dict[str, None] = {}
+    for text in raw.captions:
+        caption = clean_caption(text) if len(text) <= _MAX_LETTERS else None
+        if caption is None:
+            report.drop(f"caption over {_MAX_LETTERS:,} letters", raw.place)
+        elif count_words(caption) < _MIN_WORDS:
+            report.drop("caption under two words", raw.place)
+        elif caption in kept:
+            report.drop("repeated caption", raw.place)
+        else:
+            kept[caption] = None
+    return list(kept)

@@ -95,11 +95,17 @@ def test_yfcc_zips_are_joined_with_the_table(tmp_path):
     )
     yfcc = (str(tmp_path / "table.bz2"), str(tmp_path / "subset.tsv"))
     directory = prepare(tmp_path, tmp_path / "000.zip", yfcc=yfcc)
+    not_listed = "photo without caption in YFCC's table, or not in the subset"
+    dropped = {not_listed: 2, "no photo by its ending": 1, "caption under two words": 1}
+    places = {not_listed: "9003.jpg", "no photo by its ending": "readme.txt"}
+    places["caption under two words"] = "9002.jpg"
     assert report(directory) == {
         "units": 1,
         "kept": 1,
+        "captions": 1,
         "bytes": report(directory)["bytes"],
-        "dropped": {"caption under two words": 1},
+        "dropped": dropped,
+        "first dropped": {why: f"{tmp_path}/000.zip: 000/{name}" for why, name in places.items()},
         "damaged units": [],
     }
     assert keys_and_captions(directory) == [("9001", "A dog. On the beach")]

@@ -8,8 +8,9 @@ import raw_corpora as raw
 import tensorflow as tf
 from PIL import Image
 
+from cocu_jax.input.images import UnreadableImage
 from data_prep.image_text.captions import clean_caption, count_words
-from data_prep.image_text.images import ImageRecipe, UndecodableImage, prepare_image
+from data_prep.image_text.images import ImageRecipe, prepare_image
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_squares_equal_a_plain_resize(size):
 def test_cut_off_image_is_refused(kind, resize):
     encoded = raw.picture(4, (300, 200), kind)
     for length in (0, 3, 40, len(encoded) // 2, len(encoded) * 9 // 10):
-        with pytest.raises(UndecodableImage):
+        with pytest.raises(UnreadableImage):
             prepare_image(encoded[:length], ImageRecipe(resize, 32))
 
 
@@ -129,11 +130,11 @@ def test_noise_never_raises_anything_else():
         damaged[rng.integers(0, len(damaged), 8)] = rng.integers(0, 256, 8)
         try:
             prepare_image(damaged.tobytes(), ImageRecipe("pad", 32))
-        except UndecodableImage:
+        except UnreadableImage:
             pass
 
 
 def test_decompression_bomb_is_refused(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    with pytest.raises(UndecodableImage):
+    with pytest.raises(UnreadableImage):
         prepare_image(raw.picture(6), ImageRecipe())

@@ -1,0 +1,223 @@
+"""Records of the lists that people have: CSV, TSV, JSON lines, COCO's and Karpathy's JSON."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from cocu_jax.errors import UserError
+from data_prep.image_text.formats import KEY_COLUMNS, PATH_COLUMNS, Dropped, Reading
+from data_prep.image_text.list_lines import SEPARATORS, Line, read_lines, split_fields
+from data_prep.image_text.texts import captions_in, captions_in_fields, key_in
+
+LIST_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".token")
+_JSON_LINES = (".jsonl", ".ndjson")
+_NO_LINE = "line is no text (UTF-8 is) or over 1 MiB"
+_NO_OBJECT = "line is no JSON object"
+_WIDTH = "other number of fields than the header; quote fields that hold the separator"
+# Flickr8k.token.txt and results_20130124.token: no header, NAME#NUMBER, tab, caption.
+_TOKEN_LINE = re.compile(r"(\S.*\.\w{3,4})#\d+\t")
+
+
+class Record(NamedTuple):
+    """One row of a list: an image's path and captions of it.
+
+    Attributes:
+        path: as it stands in the list; "" if there is none.
+        key: as it stands in the list, or the path.
+        captions: the captions.
+        faults: a reason for each further caption that is no text.
+        place: file and line.
+    """
+
+    path: str
+    key: str
+    captions: list[str]
+    faults: list[str]
+    place: str
+
+
+def read_list(path: epath.Path, reading: Reading) -> Iterator[Record | Dropped]:
+    """Records of a list in its order, whatever its kind.
+
+    The kind is told by the first line, or by what the JSON holds, rather than by the file's name.
+
+    Raises:
+        UserError: the list names no images or no captions.
+    """
+    try:
+        if path.suffix.lower() == ".json":
+            yield from _document(path, reading)
+            return
+        lines = read_lines(path)
+        first = next(lines, (0, None))
+        lines = itertools.chain([first], lines)
+        if path.suffix.lower() in _JSON_LINES:
+            yield from _objects(path, _json_lines(path, lines), reading)
+        elif _TOKEN_LINE.match(first[1] or ""):
+            yield from _token_lines(path, lines)
+        else:
+            yield from _table(path, lines, reading)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _table(path: epath.Path, lines: Iterator[Line], reading: Reading) -> Iterator[Record | Dropped]:
+    """A list with named columns."""
+    _, header = next(lines)
+    if not header:
+        raise UserError(f"{path}: no text in its first line; it must name the columns, in UTF-8")
+    separator = _separator(header, reading)
+    names = [name.strip().strip('"').strip() for name in header.split(separator)]
+    _require_columns(path, names, reading)
+    rows = split_fields(lines, separator, len(names))
+    yield from _records(path, _named(names, rows), reading)
+
+
+def _named(names: list[str], rows: Iterable) -> Iterator[tuple[int, dict | str]]:
+    for number, fields in rows:
+        if fields is None:
+            yield number, _NO_LINE
+        elif len(fields) != len(names):
+            yield number, _WIDTH
+        else:
+            yield number, dict(zip(names, fields, strict=True))
+
+
+def _separator(header: str, reading: Reading) -> str:
+    """The one by which the header names an image and a caption, or else the most columns."""
+
+    def score(separator: str) -> tuple[bool, int]:
+        names = {name.strip().strip('"').strip() for name in header.split(separator)}
+        both = names & set(_paths(reading)) and names & set(reading.captions)
+        return bool(both), len(names)
+
+    return max(SEPARATORS, key=score)
+
+
+def _json_lines(path: epath.Path, lines: Iterator[Line]) -> Iterator[tuple[int, dict | str]]:
+    for number, line in lines:
+        if line is None:
+            yield number, _NO_LINE
+        elif line.strip():
+            yield number, _parsed(line)
+
+
+def _parsed(line: str) -> dict | str:
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        return _NO_OBJECT
+    return fields if isinstance(fields, dict) else _NO_OBJECT
+
+
+def _objects(
+    path: epath.Path, rows: Iterator[tuple[int, dict | str]], reading: Reading
+) -> Iterator[Record | Dropped]:
+    """Records of objects, of which the first must have what is needed."""
+    first = next(rows, None)
+    if first is None:
+        return
+    number, fields = first
+    if isinstance(fields, str):
+        raise UserError(f"{path}: line {number}: {fields}; correct or remove it")
+    _require_columns(path, list(fields), reading)
+    yield from _records(path, itertools.chain([first], rows), reading)
+
+
+def _records(
+    path: epath.Path, rows: Iterable[tuple[int, dict | str]], reading: Reading
+) -> Iterator[Record | Dropped]:
+    for number, fields in rows:
+        if isinstance(fields, str):
+            yield Dropped(fields, f"{path}: line {number}")
+        else:
+            yield _record(path, number, fields, reading)
+
+
+def _record(path: epath.Path, number: int, fields: dict, reading: Reading) -> Record:
+    image = next((fields[name] for name in _paths(reading) if fields.get(name)), "")
+    image = image if isinstance(image, str) else ""
+    names = (reading.key_column,) if reading.key_column else KEY_COLUMNS
+    key = next((key_in(fields[name]) for name in names if fields.get(name) not in (None, "")), None)
+    texts, faults = captions_in_fields(fields, reading.captions, bool(reading.caption_column))
+    return Record(image, image if key is None else key, texts, faults, f"{path}: line {number}")
+
+
+def _token_lines(path: epath.Path, lines: Iterator[Line]) -> Iterator[Record | Dropped]:
+    for number, line in lines:
+        place = f"{path}: line {number}"
+        if line is None or not (found := _TOKEN_LINE.match(line)):
+            if line is None or line.strip():
+                yield Dropped(_NO_LINE if line is None else _WIDTH, place)
+            continue
+        yield Record(found[1], found[1], [line[found.end() :]], [], place)
+
+
+def _document(path: epath.Path, reading: Reading) -> Iterator[Record | Dropped]:
+    """One JSON document: COCO's captions, Karpathy's splits, or an array of objects."""
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        lines = read_lines(path)  # JSON lines are called .json, too
+        yield from _objects(path, _json_lines(path, lines), reading)
+        return
+    if isinstance(content, list):
+        rows = ((i, row if isinstance(row, dict) else _NO_OBJECT) for i, row in enumerate(content))
+        yield from _objects(path, rows, reading)
+    elif isinstance(content, dict) and _are_objects(content.get("images")):
+        if _are_objects(content.get("annotations")):
+            yield from _coco(path, content)
+        else:
+            yield from _karpathy(path, content["images"])
+    else:
+        raise UserError(
+            f"{path}: neither COCO's captions nor Karpathy's splits nor an array of objects; "
+            "give a list with named columns"
+        )
+
+
+def _coco(path: epath.Path, content: dict) -> Iterator[Record | Dropped]:
+    """`captions_*.json`: an annotation a caption, in no order."""
+    files = {image.get("id"): image.get("file_name") for image in content["images"]}
+    captioned = set()
+    for number, annotation in enumerate(content["annotations"]):
+        place = f"{path}: annotation {number}"
+        image = annotation.get("image_id")
+        name = key_in(files.get(image) if isinstance(image, int | str) else None)
+        captioned.add(name)
+        texts, faults = captions_in(annotation.get("caption"))
+        yield Record(name, name, texts, faults, place)
+    for name in files.values():
+        if name not in captioned:
+            yield Record(key_in(name), key_in(name), [], [], f"{path}: {name}")
+
+
+def _karpathy(path: epath.Path, images: list[dict]) -> Iterator[Record]:
+    """`dataset_flickr8k.json`, `dataset_coco.json` …: an image with its sentences."""
+    for number, image in enumerate(images):
+        parts = [key_in(image.get(field)) for field in ("filepath", "filename")]
+        name = "/".join(filter(None, parts))
+        texts, faults = captions_in(image.get("sentences"))
+        yield Record(name, name, texts, faults, f"{path}: image {number}")
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) for v in value)
+
+
+def _paths(reading: Reading) -> tuple[str, ...]:
+    return reading.image_column or PATH_COLUMNS
+
+
+def _require_columns(path: epath.Path, columns: list[str], reading: Reading) -> None:
+    needed = {"image_column": _paths(reading), "caption_column": reading.captions}
+    for flag, names in needed.items():
+        if not set(names) & set(columns):
+            raise UserError(
+                f"{path}: no column {' or '.join(names)} among: {', '.join(columns[:8])}; "
+                f"name it in the first line, or give its name with --{flag}"
+            )
