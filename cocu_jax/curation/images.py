@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus
+from cocu_jax.input.rows import rows_of
 from cocu_jax.models.weights.image_processing import ImageProcessing
 
 # Pillow's names of the interpolations and TensorFlow's.
@@ -76,7 +77,7 @@ def image_batches(
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        return blocks.unbatch().padded_batch(batch, shapes, padding)
+        return rows_of(blocks).padded_batch(batch, shapes, padding)
 
     files = [corpus.shard_files[shard] for shard in shards]
     lengths = [corpus.shard_lengths[shard] for shard in shards]

@@ -18,6 +18,7 @@ from jaxtyping import Int
 
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.input.draws import mix
+from cocu_jax.input.rows import rows_of
 
 _FOREVER = 2**62
 
@@ -71,15 +72,14 @@ class Order:
             order = _permutation(tf.shape(record)[0], stream)
             return tf.gather(record, order), tf.gather(annotation, order)
 
-        return (
+        windows = (
             self._read_range(epoch, first + window * self.window, last)
             .batch(self.window)
             .enumerate(window)
             .map(lambda index, records: permute(index, *records))
             .prefetch(1)
-            .unbatch()
-            .skip(skip - window * self.window)
         )
+        return rows_of(windows).skip(skip - window * self.window)
 
     def _read_range(self, epoch, first, last):
         """Records of positions [first, last) of the epoch's permutation of shards, in order."""

@@ -22,6 +22,7 @@ from cocu_jax.input.corpus import open_corpus
 from cocu_jax.input.mixture import Mixture, mix_corpora
 from cocu_jax.input.order import Order
 from cocu_jax.input.pictures import Pictures
+from cocu_jax.input.rows import rows_of
 from cocu_jax.input.sources import Source, open_source
 from cocu_jax.input.texts import Examples, Texts, make_texts
 
@@ -139,7 +140,7 @@ def _examples(
         )
 
     parallel = dict(num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    examples = records.batch(_TEXTS_AT_ONCE).map(texts, **parallel).unbatch()
+    examples = rows_of(records.batch(_TEXTS_AT_ONCE).map(texts, **parallel))
     if tolerant:
         return examples.interleave(finish_or_blank, **parallel)
     return examples.map(finish, **parallel)

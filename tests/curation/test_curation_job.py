@@ -7,12 +7,10 @@ import pathlib
 import signal
 
 import curation_oracle as oracle
-import jax
 import numpy as np
 import pyarrow.parquet
 import pytest
 from curation_corpus import GALLERY, encoded, example, write_clip, write_corpus
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from cocu_jax import files
@@ -26,23 +24,6 @@ from configs.curate import get_config
 
 IMAGES, SHARDS = 48, 6
 DAMAGED = {7: b"", 20: encoded(np.zeros((9, 9, 3), np.uint8))[:-30], 21: b"RIFF\0\0\0\0WEBPVP8 "}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Keeps compiled programs between the runs of this file; every run would compile them again."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
