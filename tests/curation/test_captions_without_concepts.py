@@ -14,10 +14,10 @@ from cocu_jax.input.corpus import open_corpus, read_shard
 from cocu_jax.input.pipeline import train_batches
 from cocu_jax.input.rows import rows_of
 from configs.curate import get_config
-from data_prep.gallery import Gallery
-from data_prep.image_text import Preparation, prepare_image_text
-from data_prep.image_text_images import ImageRecipe
-from data_prep.image_text_units import Recipe
+from data_prep.gallery.gallery import Gallery
+from data_prep.image_text.images import ImageRecipe
+from data_prep.image_text.prepare import Preparation, prepare_image_text
+from data_prep.image_text.units import Recipe
 
 # Captions of each corpus's shards, in order.
 CORPORA = {

@@ -69,9 +69,9 @@ def undisturbed(fields, run_round, tmp_path_factory):
 
 
 def result(workdir):
-    """Bytes of all that a run hands over."""
+    """Bytes of all that a run hands over; hidden files are what a killed writer left."""
     names = ("annotations", "parquet", "embeddings")
-    files = [path for name in names for path in sorted(workdir.glob(f"{name}/**/*"))]
+    files = [path for name in names for path in sorted(workdir.glob(f"{name}/**/[!.]*"))]
     files += [workdir / name for name in ("gallery.html", "summary.json", "summary.txt")]
     return {str(path.relative_to(workdir)): path.read_bytes() for path in files if path.is_file()}
 
