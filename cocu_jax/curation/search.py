@@ -174,7 +174,7 @@ def _search_tile(
     rows, scores = best
     products = inner_products(queries, tile)
     products = jnp.where((tile != 0).any(1), products, -jnp.inf)
-    found_scores, found = _top(products, min(rows.shape[1], tile.shape[0]), recall)
+    found_scores, found = top(products, min(rows.shape[1], tile.shape[0]), recall)
     found_rows = jnp.where(jnp.isneginf(found_scores), -1, start + found)
     scores = jnp.concatenate([scores, found_scores], axis=1)  # earlier rows first: they win ties
     rows = jnp.concatenate([rows, found_rows], axis=1)
@@ -182,8 +182,8 @@ def _search_tile(
     return jnp.take_along_axis(rows, position, axis=1), scores
 
 
-def _top(
-    products: Float[Array, "q t"], count: int, recall: float
+def top(
+    products: Float[Array, "q t"], count: int, recall: float = 1.0
 ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
     """`jax.lax.top_k` of each row: values and columns, ties in favour of the lower column."""
     if recall < 1.0:

@@ -74,7 +74,9 @@ def test_training_draws_one_caption_an_epoch_with_equal_chances(corpus):
     data = ConfigDict(
         dict(
             corpora=(ConfigDict(dict(directory=corpus, split="train")),),
-            concepts="none",
+            concepts="caption",
+            prompts=3,
+            prompt_length=24,
             caption_length=16,
             image_size=16,
             augment="none",
@@ -82,7 +84,7 @@ def test_training_draws_one_caption_an_epoch_with_equal_chances(corpus):
             window=4,
         )
     )
-    epochs = 60
+    epochs = 200
 
     def drawn(start=0, seed=0):
         batches = train_batches(data, 4, seed=seed, start_step=start, with_keys=True)
@@ -100,7 +102,8 @@ def test_training_draws_one_caption_an_epoch_with_equal_chances(corpus):
         seen = counts[f"100{number}_ab.jpg"]
         assert set(seen) == set(rows)
         assert stats.chisquare([seen[row] for row in rows]).pvalue > 1e-4 or len(rows) == 1
-    assert list(drawn(start=50)) == [row for row in every if row[0] >= 50]
+    assert list(drawn(start=150)) == [row for row in every if row[0] >= 150]
+    assert list(drawn(seed=1)) != every
 
 
 def test_gallery_counts_every_caption(corpus, tmp_path, capsys):
