@@ -22,9 +22,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is impor
 import numpy as np
 import tensorflow as tf
 from etils import epath
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cocu_jax.errors import UserError
+from cocu_jax.input.images import read_image
 from cocu_jax.models.tokenizer import Tokenizer
 from eval.checkpoint import load_checkpoint
 from eval.class_embeddings import read_class_names
@@ -150,21 +150,6 @@ def make_output(folder: str, images: list[str]) -> pathlib.Path:
             f"{output}: no directory there ({error.strerror}); choose another --output"
         ) from None
     return output
-
-
-def read_image(name: str) -> np.ndarray:
-    """Pixels [h, w, 3], uint8, turned upright.
-
-    Raises:
-        UserError: there is no such file, or it is no image.
-    """
-    try:
-        with epath.Path(name).open("rb") as file:
-            return np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"))
-    except FileNotFoundError:
-        raise UserError(f"{name}: no such file") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
-        raise UserError(f"{name}: not a readable image; try a JPEG or PNG") from None
 
 
 def resize(image: np.ndarray, protocol: Protocol) -> np.ndarray:

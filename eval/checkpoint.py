@@ -5,14 +5,15 @@ import hashlib
 import numpy as np
 
 from cocu_jax.errors import UserError
+from cocu_jax.models.clip import CLIP
 from cocu_jax.models.groupvit import GroupViT
 from cocu_jax.models.weights.checkpoint import open_checkpoint
 from cocu_jax.models.weights.convert import arrays
 from cocu_jax.models.weights.image_processing import ImageProcessing
 
 
-def load_checkpoint(source: str, dtype: str = "float32") -> tuple[GroupViT, ImageProcessing]:
-    """A GroupViT, and how images were prepared for it.
+def load_checkpoint(source: str, dtype: str = "float32") -> tuple[GroupViT | CLIP, ImageProcessing]:
+    """A GroupViT or a CLIP, and how images were prepared for it.
 
     Args:
         source: anything that `open_checkpoint` opens: a training run, one checkpoint of it
@@ -20,11 +21,12 @@ def load_checkpoint(source: str, dtype: str = "float32") -> tuple[GroupViT, Imag
         dtype: of the matrix products, "float32" or "bfloat16".
 
     Raises:
-        UserError: there is no such model, or it is no GroupViT with CLIP's vocabulary.
+        UserError: there is no such model, or it is no GroupViT or CLIP with CLIP's vocabulary.
     """
     checkpoint = open_checkpoint(source, dtype)
-    if not isinstance(checkpoint.model, GroupViT):
-        raise UserError(f"{source}: is a {type(checkpoint.model).__name__}, not a GroupViT")
+    if not isinstance(checkpoint.model, GroupViT | CLIP):
+        kind = type(checkpoint.model).__name__
+        raise UserError(f"{source}: is a {kind}; segmentation reads a GroupViT or a CLIP")
     if not checkpoint.has_clip_vocabulary():
         raise UserError(
             f"{source}: has another vocabulary than CLIP's; prompts would become other words"
@@ -32,7 +34,7 @@ def load_checkpoint(source: str, dtype: str = "float32") -> tuple[GroupViT, Imag
     return checkpoint.model, checkpoint.processing
 
 
-def model_fingerprint(model: GroupViT) -> str:
+def model_fingerprint(model: GroupViT | CLIP) -> str:
     """Hash of all arrays: results that were kept belong to exactly one model."""
     digest = hashlib.sha256()
     for path, value in sorted(arrays(model).items()):

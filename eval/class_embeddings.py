@@ -19,23 +19,37 @@ from cocu_jax.models.tokenizer import Tokenizer
 _TEXTS_PER_CALL = 256
 
 
+def words_of(name: str) -> tuple[str, ...]:
+    """The words that mean a class: `person, human, man` are three, a plain name is one."""
+    return tuple(word for part in name.split(",") if (word := part.strip())) or (name,)
+
+
 def embed_classes(
-    model: nnx.Module, classes: tuple[str, ...], template_set: str, tokenizer: Tokenizer
+    model: nnx.Module,
+    classes: tuple[str, ...],
+    template_set: str,
+    tokenizer: Tokenizer,
+    unit_prompts: bool = False,
 ) -> Float[np.ndarray, "c p"]:
     """Unit-norm embedding of each class: the mean of its prompts' projected features, normalised.
+
+    The prompts of a class with several words (`words_of`) are those of all its words.
 
     Args:
         model: a GroupViT or CLIP.
         classes: names, background not among them.
         template_set: "simple" (one template), "subset" (7) or "full" (80).
         tokenizer: the tokenizer.
+        unit_prompts: normalise every prompt's feature before the mean, as CLIP's evaluation does;
+            GroupViT's does not.
     """
     templates = {
         "simple": (SIMPLE_TEMPLATE,),
         "subset": SUBSET_TEMPLATES,
         "full": IMAGENET_TEMPLATES,
     }[template_set]
-    prompts = [template.format(name) for name in classes for template in templates]
+    words = [words_of(name) for name in classes]
+    prompts = [t.format(word) for own in words for word in own for t in templates]
     tokens = trim_tokens(tokenizer(prompts))
     rows = min(len(prompts), _TEXTS_PER_CALL)
     blocks = math.ceil(len(prompts) / rows)
@@ -44,8 +58,12 @@ def embed_classes(
     features = [
         np.asarray(_encode(state, block, graphdef=graphdef)) for block in np.split(tokens, blocks)
     ]
-    features = np.concatenate(features)[: len(prompts)].reshape(len(classes), len(templates), -1)
-    return np.asarray(normalize(jnp.asarray(features.mean(1))))
+    features = np.concatenate(features)[: len(prompts)]
+    if unit_prompts:
+        features = np.asarray(normalize(jnp.asarray(features)))
+    ends = np.cumsum([len(own) * len(templates) for own in words])
+    means = [part.mean(0) for part in np.split(features, ends[:-1])]
+    return np.asarray(normalize(jnp.asarray(np.stack(means))))
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")

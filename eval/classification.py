@@ -15,13 +15,15 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, UInt8
 
 from cocu_jax.errors import UserError
-from cocu_jax.input.corpus import Corpus
+from cocu_jax.input.corpus import Corpus, parse_example
+from cocu_jax.input.resampling import resize_and_cut
 from cocu_jax.models.losses import normalize
 from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.image_processing import ImageProcessing
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest
 from eval.class_embeddings import embed_classes
+from eval.images import name_damage
 from eval.segmenter import local_mesh, replicate
 
 _TOP = 5
@@ -59,7 +61,8 @@ def evaluate_classification(
     Args:
         model: the model.
         corpus: the dataset, see `data_prep.imagenet`.
-        processing: how images are prepared; pixels outside the centre square are cut off.
+        processing: for the model's size, mean and deviation; images are prepared as published, see
+            `prepare_image`.
         tokenizer: the tokenizer.
         templates: "simple", "subset" or "full".
         images_per_device: batch size of each device.
@@ -138,29 +141,29 @@ def _read_batches(
     records = records.take(limit or -1).shard(processes, index)
 
     def decode(record):
-        example = corpus.features.deserialize_example(record)
-        return prepare_image(example["image"], processing), example["label"]
+        example = parse_example(corpus.features, record, decode_images=True)
+        return prepare_image(example["image"], processing.size), example["label"]
 
     examples = records.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
     batches = examples.batch(rows).prefetch(tf.data.AUTOTUNE)
-    for images, labels in batches.as_numpy_iterator():
+    for images, labels in name_damage(batches.as_numpy_iterator(), corpus):
         missing = rows - len(labels)
         images = np.pad(images, ((0, missing), *((0, 0),) * 3))
         yield images, np.pad(labels, (0, missing), constant_values=-1)
 
 
-def prepare_image(image: tf.Tensor, processing: ImageProcessing) -> tf.Tensor:
-    """Resizes (smoothing, as Pillow does) and cuts out the centre, uint8."""
-    size = processing.size
-    height, width = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float64))
-    if processing.keep_aspect:
-        scale = size / tf.minimum(height, width)
-        target = tf.stack([tf.maximum(side * scale, size) for side in (height, width)])
-        target = tf.cast(target, tf.int32)
-    else:
-        target = tf.constant([size, size])
-    resized = tf.image.resize(image, target, processing.resample, antialias=True)
-    top, left = tf.unstack((target - size) // 2)
-    cut = resized[top : top + size, left : left + size]
-    cut.set_shape((size, size, 3))
-    return tf.cast(tf.clip_by_value(tf.round(cut), 0, 255), tf.uint8)
+def prepare_image(image: UInt8[tf.Tensor, "h w 3"], size: int) -> UInt8[tf.Tensor, "s s 3"]:
+    """Resizes and cuts out the centre, as published and as torchvision rounds.
+
+    The short side becomes 256 where the model sees 224 (bilinear, smoothed), and in proportion for
+    other models. Sides are cut down to whole pixels; half a pixel of the margin goes to the even
+    number.
+
+    Args:
+        image: the image.
+        size: side s of the square that the model sees.
+    """
+    shape = tf.cast(tf.shape(image)[:2], tf.int64)
+    resized = size * 256 // 224 * shape // tf.reduce_min(shape)
+    corner = tf.cast(tf.round((resized - size) / 2), tf.int64)
+    return resize_and_cut(image, resized, corner, size, "bilinear")

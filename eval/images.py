@@ -13,7 +13,7 @@ import tensorflow as tf
 from jaxtyping import UInt8, UInt16
 
 from cocu_jax.errors import UserError
-from cocu_jax.input.corpus import Corpus
+from cocu_jax.input.corpus import Corpus, parse_example
 from eval.confusion import IGNORE
 from eval.protocol import Protocol
 
@@ -62,7 +62,7 @@ def read_images(
         skip: positions of images that are not wanted.
 
     Raises:
-        UserError: a mask holds a value that is no class.
+        UserError: an image cannot be read, or a mask holds a value that is no class.
     """
     records = tf.data.TFRecordDataset(list(corpus.shard_files)).enumerate()
     records = records.take(-1 if limit is None else limit).shard(process_count, process_index)
@@ -72,7 +72,7 @@ def read_images(
         records = records.filter(lambda index, record: wanted[index])
 
     def decode(index, record):
-        example = corpus.features.deserialize_example(record)
+        example = parse_example(corpus.features, record, decode_images=True)
         image, labels = example["image"], example["segmentation"]
         height, width = tf.shape(image)[0], tf.shape(image)[1]
         size = tf.numpy_function(
@@ -90,7 +90,8 @@ def read_images(
     num_classes = len(corpus.metadata["classes"])
     ignore = corpus.metadata["ignore_label"]
     decoded = records.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    for index, key, image, size, labels in decoded.prefetch(tf.data.AUTOTUNE).as_numpy_iterator():
+    decoded = decoded.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    for index, key, image, size, labels in name_damage(decoded, corpus):
         key = key.decode()
         ignored = labels == ignore
         if (wrong := labels[~ignored & (labels >= num_classes)]).size:
@@ -100,6 +101,21 @@ def read_images(
             )
         labels = np.where(ignored, IGNORE, labels).astype(np.uint16)
         yield EvaluatedImage(key, image, tuple(size.tolist()), labels, int(index))
+
+
+def name_damage(examples: Iterator[tuple], corpus: Corpus) -> Iterator[tuple]:
+    """The examples of a corpus; a UserError where an image or a file of it cannot be read."""
+    read = 0
+    try:
+        for example in examples:
+            yield example
+            read += 1
+    except tf.errors.OpError as error:
+        reason = error.message.partition("\n")[0]
+        raise UserError(
+            f"{corpus.directory}: cannot be read after {read} images of this process ({reason}); "
+            "prepare the dataset again"
+        ) from None
 
 
 def resize_uint8(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

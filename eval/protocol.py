@@ -23,6 +23,9 @@ class Protocol:
         bg_thresh: background wins where the best class scores less (only with a background class).
         templates: prompt templates, "simple", "subset" (7) or "full" (80).
         image_classes: how many of the image-level best classes may appear in a window.
+        dense: how a CLIP's patches are read, one of `dense_clip.VARIANTS`; no matter to a GroupViT.
+        logit_scale: of a CLIP's similarities before the softmax over words.
+        background_words: words that mean background to a CLIP, beside its threshold.
         mean: of the model's input normalisation, in [0, 1].
         std: of the model's input normalisation, in [0, 1].
     """
@@ -34,6 +37,9 @@ class Protocol:
     bg_thresh: float | None = None
     templates: str = "simple"
     image_classes: int = 5
+    dense: str = "naclip"
+    logit_scale: float = 40.0
+    background_words: tuple[str, ...] = ()
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 

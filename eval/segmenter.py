@@ -34,7 +34,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
 from cocu_jax.errors import UserError
+from cocu_jax.models.clip import CLIP
 from cocu_jax.models.tokenizer import Tokenizer
+from eval.dense import dense_method
 from eval.groups import GroupMethod
 from eval.images import EvaluatedImage
 from eval.pieces import Piece, PieceShape, cut_pieces, empty_piece, piece_shape
@@ -185,7 +187,7 @@ def make_segmenter(
         protocol: the benchmark's settings.
         tokenizer: the tokenizer.
         windows_per_forward: windows that each device encodes at once; 0 chooses by crop and device.
-        method: see the module; None takes GroupViT's groups.
+        method: see the module; None takes the groups of a GroupViT, or `protocol.dense` of a CLIP.
 
     Raises:
         UserError: the crop is no multiple of the model's patch size, or there are no classes.
@@ -195,7 +197,9 @@ def make_segmenter(
         raise UserError(f"crop={protocol.crop} is no multiple of the model's patch size {patch}")
     if len(classes) <= protocol.has_background:
         raise UserError("no class names to look for (background does not count); give at least one")
-    method = method or GroupMethod(protocol)
+    if method is None:
+        is_clip = isinstance(model, CLIP)
+        method = dense_method(classes, protocol) if is_clip else GroupMethod(protocol)
     mesh = local_mesh()
     graphdef, state = nnx.split(model)
     state = replicate(state, mesh)

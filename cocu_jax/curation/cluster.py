@@ -40,9 +40,9 @@ def cluster_archives(
 ) -> Int[Array, "b n"]:
     """Cluster labels of each archive's concepts: k-means with K = ceil(size / 2).
 
-    Initialised by greedy k-means++ (Arthur and Vassilvitskii, 2007: the best of a few candidates
-    per centre, two in small archives and four in large ones), then Lloyd's iterations; the restart
-    of least inertia wins. An empty cluster takes the concept farthest from its centroid.
+    Initialised by greedy k-means++ (Arthur and Vassilvitskii, 2007: the best of 2 + ln K candidates
+    per centre, K of the widest archive), then Lloyd's iterations; the restart of least inertia
+    wins. An empty cluster takes the concept farthest from its centroid.
 
     Args:
         concepts: ids, -1 beyond the archive; all real ids come first.
@@ -66,7 +66,8 @@ def cluster_archives(
     clusters = (sizes + 1) // 2
     distances = jnp.maximum(_squared_distances(local), 0.0)
     most = (width + 1) // 2
-    uniform = _uniform(seed, anchor, (most, restarts, 2 + width // 32))
+    candidates = 2 + int(math.log(most))
+    uniform = _uniform(seed, anchor, (most, restarts, candidates))
     centres = jax.vmap(_plus_plus)(uniform, distances, valid)
     exists = jnp.arange(most) < clusters[:, None]
     labels, inertia = _lloyd(local, valid, exists, centres, max_iterations)

@@ -20,7 +20,7 @@ from cocu_jax.models.weights.image_processing import ImageProcessing
 from cocu_jax.models.weights.text_rows import TextRows
 from cocu_jax.workdir import open_workdir
 
-VERSION = 1  # of the annotations' meaning; raise it when the same inputs give other annotations
+VERSION = 2  # of the annotations' meaning; raise it when the same inputs give other annotations
 
 # Fields that do not change the result, and so may differ between runs of one work directory.
 _FREE_FIELDS = ("share", "page_images", "search_rows", "embeddings")

@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from cocu_jax.errors import UserError
+from cocu_jax.input import image_graph
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,19 +90,39 @@ def read_shard(
         corpus: the opened corpus.
         shard: its index.
         skip: how many examples to pass over without parsing them.
-        decode_images: decode image features to uint8; otherwise they stay encoded bytes, so that a
-            damaged image is the reader's decision.
+        decode_images: decode images and masks; otherwise they stay encoded bytes, so that a damaged
+            image is the reader's decision.
     """
-    images = [
-        name for name, kind in corpus.features.items() if isinstance(kind, tfds.features.Image)
-    ]
-    decoders = None if decode_images else {name: tfds.decode.SkipDecoding() for name in images}
     records = tf.data.TFRecordDataset(corpus.shard_files[shard]).skip(skip)
     return records.map(
-        lambda record: corpus.features.deserialize_example(record, decoders=decoders),
+        lambda record: parse_example(corpus.features, record, decode_images),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
+
+
+def parse_example(
+    features: tfds.features.FeaturesDict, record: tf.Tensor, decode_images: bool
+) -> dict[str, tf.Tensor]:
+    """One example of a serialised record.
+
+    Args:
+        features: of the corpus.
+        record: a scalar string.
+        decode_images: images of three channels become upright RGB pixels, uint8 [h, w, 3]; those of
+            one channel are masks, whose values are decoded as they are. Otherwise both stay bytes.
+    """
+    images = {
+        name: kind for name, kind in features.items() if isinstance(kind, tfds.features.Image)
+    }
+    encoded = {name: tfds.decode.SkipDecoding() for name in images}
+    example = features.deserialize_example(record, decoders=encoded)
+    if decode_images:
+        for name, kind in images.items():
+            is_mask = kind.shape[-1] == 1
+            decode = kind.decode_example if is_mask else image_graph.decode
+            example[name] = decode(example[name])
+    return example
 
 
 def _versioned_directory(root: epath.Path) -> epath.Path:

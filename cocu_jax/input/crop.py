@@ -5,6 +5,8 @@ import math
 import tensorflow as tf
 from jaxtyping import Float, Int, UInt8
 
+from cocu_jax.input import image_graph
+
 _ATTEMPTS = 10
 _RATIO = (3 / 4, 4 / 3)
 _FILTER_BELOW = 0.8
@@ -17,31 +19,23 @@ def random_crop(
     """A random part of the image, resized to a square and flipped half of the time.
 
     Args:
-        encoded: a JPEG, PNG, GIF (first frame) or BMP file; of a JPEG only the part is decoded.
+        encoded: an image file; of a JPEG only the part is decoded.
         draws: `NUM_DRAWS` draws from [0, 1).
         size: side of the result in pixels.
         area: smallest and largest share of the image's area that the part takes.
     """
 
-    def jpeg():
-        height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(encoded))
-        window = crop_window(height, width, draws[:-1], area)
-        return tf.image.decode_and_crop_jpeg(encoded, window, channels=3)
+    def window(height, width):
+        return crop_window(height, width, draws[:-1], area)
 
-    def other():
-        image = _decode(encoded)
-        height, width, _ = tf.unstack(tf.shape(image))
-        top, left, height, width = tf.unstack(crop_window(height, width, draws[:-1], area))
-        return image[top : top + height, left : left + width]
-
-    image = resize(tf.cond(tf.io.is_jpeg(encoded), jpeg, other), size)
+    image = resize(image_graph.decode(encoded, window), size)
     # Not tf.where: it is several times slower than decoding.
     return tf.cond(draws[-1] < 0.5, lambda: image, lambda: tf.reverse(image, [1]))
 
 
 def whole_image(encoded: tf.Tensor, size: int) -> UInt8[tf.Tensor, "size size 3"]:
     """The image, resized to a square without keeping its aspect."""
-    return resize(_decode(encoded), size)
+    return resize(image_graph.decode(encoded), size)
 
 
 def crop_window(
@@ -97,7 +91,3 @@ def resize(image: UInt8[tf.Tensor, "h w 3"], size: int) -> UInt8[tf.Tensor, "siz
 
     resized = tf.cond(tf.reduce_min(scale) < _FILTER_BELOW, filtered, plain)
     return tf.ensure_shape(tf.cast(resized[0] + 0.5, tf.uint8), [size, size, 3])
-
-
-def _decode(encoded):
-    return tf.io.decode_image(encoded, channels=3, expand_animations=False)

@@ -28,7 +28,7 @@ class Pictures:
     def __call__(
         self, encoded: tf.Tensor, stream: UInt64[tf.Tensor, ""]
     ) -> UInt8[tf.Tensor, "size size 3"]:
-        """Makes one picture from a JPEG, PNG, GIF (its first frame) or BMP file."""
+        """Makes one picture from an image file of any kind that `images` reads."""
         if self.augment == "none":
             return crop.whole_image(encoded, self.size)
         draws = uniforms(stream, _PICTURE_DRAW, crop.NUM_DRAWS + randaugment.NUM_DRAWS)

@@ -78,6 +78,13 @@ class VisionTower(nnx.Module):
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
         """Normalised images, of any size that is a multiple of the patch -> class token."""
+        x, _ = self.before_last_block(images)
+        return self.post_norm(self.blocks[-1].read(x, jnp.zeros(x.shape[0], int)))
+
+    def before_last_block(
+        self, images: Float[Array, "b h w 3"]
+    ) -> tuple[Float[Array, "b n d"], tuple[int, int]]:
+        """Class token and patches, in rows, that enter the last block; and the grid of patches."""
         patches, grid = extract_patches(images, self.patch_size)
         positions = self.position_embedding[...]
         x = self.patch_embed(patches)
@@ -87,7 +94,7 @@ class VisionTower(nnx.Module):
         x = self.pre_norm(jnp.concatenate([start, x], axis=1))
         for block in self.blocks[:-1]:
             x = block(x)
-        return self.post_norm(self.blocks[-1].read(x, jnp.zeros(x.shape[0], int)))
+        return x, grid
 
 
 class CLIP(nnx.Module):

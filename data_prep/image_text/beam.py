@@ -1,7 +1,6 @@
 """Preparing units with Apache Beam: here in several processes, or wherever its runners run."""
 
 import threading
-import time
 from collections.abc import Sequence
 
 import apache_beam as beam
@@ -87,7 +86,7 @@ def prepare_units(
     with StopRequest() as stop, progress_bar("Preparing", len(units), "files", done) as bar:
         thread.start()
         while thread.is_alive():
-            time.sleep(_POLL_SECONDS)
+            thread.join(_POLL_SECONDS)
             bar.update(finished.look())
             if stop.requested and not stop_file.exists():
                 stop_file.touch()

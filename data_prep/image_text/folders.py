@@ -26,9 +26,9 @@ def folder_rows(folder: epath.Path, reading: Reading) -> Iterator[dict]:
         for name in names:
             stem, _, ending = name.rpartition(".")
             path = os.fspath(directory / name)
-            if not stem:
+            if name.startswith("."):
                 yield {"dropped": _HIDDEN, "place": path}
-            elif ending.lower() in (*IMAGE_ENDINGS, *texts):
+            elif stem and ending.lower() in (*IMAGE_ENDINGS, *texts):
                 if groups.setdefault(stem, {}).setdefault(ending.lower(), path) != path:
                     yield {"dropped": _ANOTHER, "place": path}  # a.JPG beside a.jpg
             elif ending.lower() != "parquet" or not (directory / stem).is_dir():

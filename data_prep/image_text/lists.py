@@ -87,13 +87,16 @@ def _together(spool: BinaryIO, offsets: np.ndarray, images: np.ndarray) -> Itera
     first = first[image] if len(images) else image
     order = np.argsort(first, kind="stable")
     for _, places in itertools.groupby(order, first.__getitem__):
-        whole = None
+        whole, faulty = None, False
         for place in places:
             spool.seek(offsets[place])
             row = json.loads(spool.readline())
+            for fault in row.pop("faults", ()):
+                faulty = True
+                yield {"dropped": fault, "place": row["place"]}
             if whole is None:
                 whole = row
             else:
                 whole["captions"] += row["captions"]
-                whole["faults"] += row["faults"]
-        yield whole
+        if "dropped" in whole or whole["captions"] or not faulty:
+            yield whole

@@ -25,7 +25,7 @@ def write_rows(rows: Iterable[dict], scratch: epath.Path, start: int) -> Iterato
     """Cuts rows into files of JSON lines, numbered from `start`.
 
     A row has `place` and either `dropped`, a reason, or `path` of the image (None if there is none)
-    and `key`, and the captions: `captions` and `faults`, or `beside`, ending -> path of the text.
+    and `key`, and `captions` or `beside`, ending -> path of the text.
     """
     rows = iter(rows)
     for number in itertools.count(start):
@@ -45,15 +45,15 @@ def read_rows(path: str, reading: Reading) -> Iterator[RawExample | Dropped]:
             if "dropped" in row:
                 yield Dropped(row["dropped"], row["place"])
                 continue
+            captions, faults = row.get("captions"), []
             if "beside" in row:
-                row["captions"], row["faults"] = _captions_beside(row["beside"], reading)
-                if row["path"] is None and not (row["captions"] or row["faults"]):
+                captions, faults = _captions_beside(row["beside"], reading)
+                if row["path"] is None and not (captions or faults):
                     continue  # a file of metadata
             image, why = None, NO_IMAGE
             if row["path"] is not None:
                 image, why = read_file(row["path"], MAX_IMAGE_BYTES, LARGE_IMAGE)
-            captions, faults = tuple(row["captions"]), tuple(row["faults"])
-            yield RawExample(row["key"], image, captions, row["place"], faults, why)
+            yield RawExample(row["key"], image, tuple(captions), row["place"], tuple(faults), why)
 
 
 def read_file(path: str, limit: int, too_large: str) -> tuple[bytes | None, str]:

@@ -8,9 +8,11 @@ from jaxtyping import Int
 from PIL import Image, UnidentifiedImageError
 
 from cocu_jax.errors import UserError
+from cocu_jax.input.images import orientation
 from data_prep.segmentation.ids import UNKNOWN
 
-_LABEL_MODES = ("P", "L", "I;16", "I")
+_LYING = 5  # the least EXIF orientation that swaps width and height
+_LABEL_MODES = ("P", "L", "I;16", "I", "1")
 
 
 def open_image(path: epath.Path) -> tuple[bytes, Image.Image]:
@@ -72,8 +74,8 @@ def to_classes(
     if not known.all():
         wrong = raw[~known]
         raise UserError(
-            f"{name}: holds id {wrong[0]} ({wrong.size} unexpected pixels); is --root the dataset "
-            "that --benchmark names, with its official masks?"
+            f"{name}: holds id {wrong[0]} ({wrong.size} unexpected pixels); is this a mask of the "
+            "dataset that --benchmark names, or do --classes and --ignore name all ids?"
         )
     return classes
 
@@ -81,9 +83,10 @@ def to_classes(
 def require_same_size(
     image: Image.Image, path: epath.Path, mask: Int[np.ndarray, "h w"], name: str
 ) -> None:
-    """Raises UserError if image and mask differ in size."""
+    """Raises UserError if the upright image and the mask differ in size."""
     height, width = mask.shape
-    if image.size != (width, height):
+    size = image.size if orientation(image) < _LYING else image.size[::-1]
+    if size != (width, height):
         raise UserError(
             f"{path}: {image.width} x {image.height} pixels, but its mask {name} has "
             f"{width} x {height}; fetch both again"

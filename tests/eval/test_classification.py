@@ -1,5 +1,7 @@
 """Zero-shot classification against transformers, image by image."""
 
+import io
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,7 +17,7 @@ from cocu_jax.input.corpus import Corpus
 from cocu_jax.models.templates import SUBSET_TEMPLATES
 from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.huggingface import save_groupvit
-from cocu_jax.models.weights.image_processing import ImageProcessing, imagenet_processing
+from cocu_jax.models.weights.image_processing import imagenet_processing
 from eval.classification import evaluate_classification, prepare_image
 
 NAMES = CLASSES[1:]
@@ -58,8 +60,10 @@ def test_top1_and_top5_equal_transformers_image_by_image(corpus, images, tmp_pat
         texts.append(mean / mean.norm())
     first = among = 0
     for number, image in enumerate(images):
-        square = prepare_image(tf.constant(image), processing).numpy()
-        pixels = torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255
+        pixels = (
+            torch.from_numpy(published_square(image, 32).copy()).permute(2, 0, 1)[None].float()
+            / 255
+        )
         feature = theirs.vision_model((pixels - MEAN) / STD).pooler_output
         scores = torch.stack(texts) @ theirs.visual_projection(feature)[0]
         order = scores.argsort(descending=True).tolist()
@@ -73,19 +77,34 @@ def test_top1_and_top5_equal_transformers_image_by_image(corpus, images, tmp_pat
     assert 0 < result.top5 < 1
 
 
-@pytest.mark.parametrize("resample", ["bilinear", "bicubic"])
-def test_images_are_prepared_as_pillow_does(images, resample):
-    processing = ImageProcessing(24, resample=resample)
+def published_square(image, size):
+    """Short side 256, centre 224, as torchvision and Pillow do it; other sizes in proportion."""
+    height, width = image.shape[:2]
+    short = size * 256 // 224
+    resized = [int(short * side / min(height, width)) for side in (width, height)]
+    picture = Image.fromarray(image).resize(resized, Image.Resampling.BILINEAR)
+    left, top = (round((side - size) / 2) for side in resized)
+    return np.asarray(picture.crop((left, top, left + size, top + size)))
+
+
+@pytest.mark.parametrize("size", [32, 224])
+def test_images_are_prepared_as_published(images, size):
+    prepare = tf.function(
+        lambda image: prepare_image(image, size),
+        input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)],
+    )
     for image in images:
-        height, width = image.shape[:2]
-        short = min(height, width)
-        size = int(width * 24 / short), int(height * 24 / short)
-        resized = Image.fromarray(image).resize(size, getattr(Image.Resampling, resample.upper()))
-        left, top = (size[0] - 24) // 2, (size[1] - 24) // 2
-        expected = np.asarray(resized)[top : top + 24, left : left + 24].astype(int)
-        found = prepare_image(tf.constant(image), processing).numpy()
-        difference = np.abs(found - expected)
-        assert difference.mean() < 0.5 and difference.max() <= 8  # Pillow rounds and clips between
+        np.testing.assert_array_equal(prepare(image).numpy(), published_square(image, size))
+
+
+def test_an_unreadable_image_is_one_line(corpus, images):
+    file = io.BytesIO()
+    Image.fromarray(images[0]).save(file, "JPEG")
+    example = {"key": "cut", "image": file.getvalue()[:-30], "label": 0}
+    with tf.io.TFRecordWriter(corpus.shard_files[0]) as writer:
+        writer.write(corpus.features.serialize_example(example))
+    with pytest.raises(UserError, match="after 0 images .*prepare the dataset again"):
+        evaluate_classification(make_model(), corpus, imagenet_processing(32), Tokenizer())
 
 
 def test_a_dataset_without_labels_is_named(corpus):

@@ -52,19 +52,15 @@ def test_an_image_too_long_for_any_attempt_gives_its_centre():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_a_crop_is_the_resized_part_of_the_decoded_image(kind):
-    encoded = tf.constant(encode(picture(1, 60, 80), kind))
-    decoded = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    encoded = encode(picture(1, 60, 80), kind)
+    decoded = np.asarray(Image.open(io.BytesIO(encoded)))
     flips = 0
     for row in draws(12).numpy():
         top, left, height, width = crop_window(60, 80, row[:-1], AREA).numpy()
         part = resize(decoded[top : top + height, left : left + width], 32).numpy()
         flips += row[-1] >= 0.5
         want = part[:, ::-1] if row[-1] >= 0.5 else part
-        got = random_crop(encoded, row, 32, AREA).numpy().astype(int)
-        if kind == "PNG":
-            np.testing.assert_array_equal(got, want)
-        else:  # the JPEG decoder smooths colours with neighbours, which a part lacks at its rim
-            np.testing.assert_allclose(got[2:-2, 2:-2], want[2:-2, 2:-2], atol=4)
+        np.testing.assert_array_equal(random_crop(encoded, row, 32, AREA).numpy(), want)
     assert 2 < flips < 10
 
 
@@ -81,6 +77,6 @@ def test_grey_palette_and_transparent_files_become_rgb():
     for image in (grey, grey.convert("RGBA"), grey.convert("P")):
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
-        got = whole_image(tf.constant(buffer.getvalue()), 24).numpy()
+        got = whole_image(buffer.getvalue(), 24).numpy()
         assert got.shape == (24, 24, 3)
         np.testing.assert_array_equal(got[..., 0], got[..., 2])

@@ -7,7 +7,7 @@ import re
 
 import pytest
 from hard_strings import hard_strings
-from nltk.tokenize import TreebankWordTokenizer
+from nltk.tokenize import NLTKWordTokenizer, TreebankWordTokenizer
 from nltk.util import ngrams
 
 from data_prep.gallery.concepts import ConceptExtractor
@@ -28,9 +28,20 @@ def extract(gallery):
     return ConceptExtractor(gallery)
 
 
+def treebank_tokenizer():
+    """The Treebank's tokenizer with `nltk.word_tokenize`'s rule for two full stops and more."""
+    (dots,) = (rule for rule in NLTKWordTokenizer.PUNCTUATION if rule[0].pattern == r"\.{2,}")
+    tokenizer = TreebankWordTokenizer()
+    tokenizer.PUNCTUATION = [
+        dots if rule[0].pattern == r"\.\.\." else rule for rule in tokenizer.PUNCTUATION
+    ]
+    assert dots in tokenizer.PUNCTUATION
+    return tokenizer
+
+
 def oracle(caption: str, known: dict[str, str]) -> list[str]:
     """Step by step: sentences, Treebank tokens, all 1- to 4-grams, those in `known`."""
-    treebank = TreebankWordTokenizer()
+    treebank = treebank_tokenizer()
     tokens = []
     for sentence in re.split(r"(?<=[.])\s+", " ".join(caption.lower().split())):
         tokens += treebank.tokenize(sentence)
@@ -60,7 +71,7 @@ def captions(count: int) -> list[str]:
 
 
 def test_concepts_equal_the_n_grams_of_treebank_tokens(extract, gallery):
-    treebank = TreebankWordTokenizer()
+    treebank = treebank_tokenizer()
     known = {" ".join(treebank.tokenize(concept)): concept for concept in gallery.concepts}
     found = 0
     for caption in captions(2000) + hard_strings(500, seed=2)[30:]:
@@ -97,6 +108,12 @@ def test_concepts_do_not_reach_across_punctuation():
     assert find("by the hot, dog. house", "hot dog", "dog house") == []
 
 
+@pytest.mark.parametrize("dots", [".", "..", "...", "....", "..)", '.."', "..,"])
+def test_full_stops_after_a_word_do_not_hide_its_concept(dots):
+    assert NLTKWordTokenizer().tokenize(f"dog{dots}")[0] == "dog"
+    assert find(f"a table{dots} dog{dots}", "table", "dog") == ["table", "dog"]
+
+
 def test_concept_of_five_words_is_never_found():
     assert find("a b c d e", "a b c d", "a b c d e") == ["a b c d"]
 
@@ -110,7 +127,7 @@ def test_concepts_with_apostrophes_and_full_stops_are_found():
 
 def test_words_equal_nltks_treebank_tokenizer():
     """On pieces of hard strings, and on all short strings of the characters that have rules."""
-    treebank, words = TreebankWordTokenizer(), Words()
+    treebank, words = treebank_tokenizer(), Words()
     pieces = {
         piece for text in captions(1000) + hard_strings(2000, 4)[30:] for piece in text.split()
     }

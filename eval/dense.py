@@ -1,0 +1,114 @@
+"""Dense CLIP's method: each pixel goes to the class whose words are most similar to its patches.
+
+Similarities of patches and words are upsampled to the window, averaged over windows, resized to the
+image; a softmax over all words of all classes gives each pixel's probability, and a class has that
+of its best word. Spec: NACLIP (arXiv 2404.08181), section 4, and its published inference rule.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt8
+
+from cocu_jax.errors import UserError
+from cocu_jax.models.dense_clip import VARIANTS, dense_features
+from cocu_jax.models.losses import normalize
+from cocu_jax.models.tokenizer import Tokenizer
+from eval.class_embeddings import embed_classes, words_of
+from eval.painting import CLASSES_PER_BLOCK, sum_windows, visit_pixels
+from eval.pieces import PieceShape, Place
+from eval.protocol import Protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseMethod:
+    """The method of a CLIP, see `eval.segmenter` for what a method is.
+
+    Attributes:
+        protocol: the settings.
+        owners: class of every word.
+    """
+
+    protocol: Protocol
+    owners: tuple[int, ...]
+
+    def embed(
+        self, model: nnx.Module, classes: tuple[str, ...], tokenizer: Tokenizer
+    ) -> Float[np.ndarray, "w p"]:
+        """Unit-norm embeddings of the words of all classes."""
+        words = tuple(word for _, word in class_words(classes, self.protocol))
+        return embed_classes(model, words, self.protocol.templates, tokenizer, unit_prompts=True)
+
+    def read(
+        self,
+        model: nnx.Module,
+        embeddings: Float[Array, "w p"],
+        windows: UInt8[Array, "n crop crop 3"],
+    ) -> Float[Array, "n w y x"]:
+        """Cosine similarity of every patch and word."""
+        mean, std = (jnp.array(x) * 255 for x in (self.protocol.mean, self.protocol.std))
+        images = (windows.astype(jnp.float32) - mean) / std
+        features = normalize(dense_features(model, images, self.protocol.dense))
+        return jnp.einsum("nyxp,wp->nwyx", features, embeddings, precision="highest")
+
+    def paint(
+        self, said: Float[Array, "n w y x"], place: Place, shape: PieceShape
+    ) -> Int[Array, "th tw"]:
+        """Class of every pixel of a piece, a block of words at a time with a running best."""
+        owners = jnp.array(self.owners)
+        words, crop = len(self.owners), self.protocol.crop
+
+        def paint_block(block: Array, running: tuple[Array, ...]) -> tuple[Array, ...]:
+            ids = block * CLASSES_PER_BLOCK + jnp.arange(CLASSES_PER_BLOCK)
+            chosen = said[:, jnp.minimum(ids, words - 1)]
+
+            def pixels(window: Array) -> Float[Array, "crop crop k"]:
+                with jax.default_matmul_precision("highest"):
+                    large = jax.image.resize(
+                        chosen[window], (CLASSES_PER_BLOCK, crop, crop), "bilinear"
+                    )
+                return large.transpose(1, 2, 0)
+
+            def update(running: tuple[Array, ...], values: Array) -> tuple[Array, ...]:
+                best, label, total = running
+                values = jnp.where(ids < words, values * self.protocol.logit_scale, -jnp.inf)
+                score = values.max(-1)
+                found = owners[jnp.minimum(ids[values.argmax(-1)], words - 1)]
+                better = score > best  # strict: the lower word wins a tie, as in argmax
+                total = jnp.logaddexp(total, jax.nn.logsumexp(values, -1))
+                return jnp.maximum(score, best), jnp.where(better, found, label), total
+
+            total = sum_windows(pixels, CLASSES_PER_BLOCK, place, shape.canvas)
+            return visit_pixels(total, place, update, running)
+
+        lowest = jnp.full(shape.tile, -jnp.inf)
+        running = lowest, jnp.zeros(shape.tile, jnp.int32), lowest
+        blocks = -(-words // CLASSES_PER_BLOCK)
+        best, label, total = jax.lax.fori_loop(0, blocks, paint_block, running)
+        if not self.protocol.has_background:
+            return label
+        return jnp.where(jnp.exp(best - total) < self.protocol.bg_thresh, 0, label)
+
+
+def dense_method(classes: tuple[str, ...], protocol: Protocol) -> DenseMethod:
+    """The method for these classes.
+
+    Raises:
+        UserError: `protocol.dense` is none of the variants.
+    """
+    if protocol.dense not in VARIANTS:
+        raise UserError(f"dense={protocol.dense!r}: choose one of {', '.join(VARIANTS)}")
+    return DenseMethod(protocol, tuple(owner for owner, _ in class_words(classes, protocol)))
+
+
+def class_words(classes: tuple[str, ...], protocol: Protocol) -> list[tuple[int, str]]:
+    """Class and word, for every word of every class; background's are the protocol's."""
+    words = []
+    for number, name in enumerate(classes):
+        background = protocol.has_background and number == 0
+        own = protocol.background_words if background else words_of(name)
+        words += [(number, word) for word in own]
+    return words

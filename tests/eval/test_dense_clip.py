@@ -1,0 +1,110 @@
+"""Dense CLIP against torch, from the features of a window to the labels of an image."""
+
+import dataclasses
+
+import dense_oracle as oracle
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from miniature import make_images
+
+from cocu_jax.errors import UserError
+from cocu_jax.models.dense_clip import VARIANTS, dense_features
+from cocu_jax.models.templates import SUBSET_TEMPLATES
+from cocu_jax.models.tokenizer import Tokenizer
+from cocu_jax.models.weights.huggingface import load_clip
+from eval.images import EvaluatedImage
+from eval.prediction import predict
+from eval.protocol import Protocol
+from eval.segmenter import make_segmenter
+
+CLASSES = ("background", "car, truck", "tree", *(f"thing number {i}" for i in range(17)))
+WORDS = ("sky", "wall", "car", "truck", "tree", *(f"thing number {i}" for i in range(17)))
+OWNERS = np.array([0, 0, 1, 1, 2, *range(3, 20)])
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+PROTOCOL = Protocol(
+    crop=32,
+    stride=16,
+    resize_long_short=None,
+    has_background=True,
+    bg_thresh=0.25,
+    templates="subset",
+    logit_scale=40.0,
+    background_words=("sky", "wall"),
+    mean=MEAN,
+    std=STD,
+)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    torch_model = oracle.small_clip()
+    folder = tmp_path_factory.mktemp("clip")
+    torch_model.save_pretrained(folder)
+    return torch_model, load_clip(str(folder))[0]
+
+
+def normalised(image: np.ndarray) -> np.ndarray:
+    return ((image / 255 - np.array(MEAN)) / np.array(STD)).astype(np.float32)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("size", [(32, 32), (40, 24)])
+def test_patch_features_equal_the_papers_formulas(models, variant, size):
+    torch_model, model = models
+    images = np.stack([normalised(image) for image, _ in make_images([size] * 2, 2)])
+
+    ours = np.asarray(dense_features(model, jnp.array(images), variant))
+
+    theirs = oracle.patch_features(torch_model, torch.tensor(images).permute(0, 3, 1, 2), variant)
+    assert ours.shape == theirs.shape
+    assert np.linalg.norm(ours - theirs.numpy()) < 1e-5 * np.linalg.norm(theirs)
+
+
+def test_variants_differ(models):
+    image = normalised(make_images([(32, 32)], 2)[0][0])[None]
+
+    found = [np.asarray(dense_features(models[1], jnp.array(image), v)) for v in VARIANTS]
+
+    for i, first in enumerate(found):
+        for second in found[:i]:
+            assert np.abs(first - second).max() > 0.01
+
+
+@pytest.mark.parametrize("variant", ["maskclip", "naclip"])
+def test_labels_equal_the_oracle_with_synonyms_background_and_windows(models, variant):
+    torch_model, model = models
+    protocol = dataclasses.replace(PROTOCOL, dense=variant)
+    tokenizer = Tokenizer()
+    prompts = tokenizer([t.format(word) for word in WORDS for t in SUBSET_TEMPLATES])
+    words = oracle.word_embeddings(torch_model, prompts, len(SUBSET_TEMPLATES))
+    images = [image for image, _ in make_images([(48, 72), (70, 40)], 2)]
+    sizes = (37, 90), (100, 60)
+
+    segmenter = make_segmenter(model, CLASSES, protocol, tokenizer)
+    evaluated = [
+        EvaluatedImage(str(i), image, size)
+        for i, (image, size) in enumerate(zip(images, sizes, strict=True))
+    ]
+    ours = {prediction.key: prediction.labels for prediction in predict(segmenter, evaluated)}
+
+    for example in evaluated:
+        pixels = torch.tensor(normalised(example.image)).permute(2, 0, 1)
+        scores = oracle.probabilities(
+            torch_model, pixels, words, variant, 32, 16, example.size, protocol.logit_scale
+        ).numpy()
+        best = scores.max(0)
+        theirs = np.where(best < protocol.bg_thresh, 0, OWNERS[scores.argmax(0)])
+        second = np.sort(scores, 0)[-2]
+        clear = (best - second > 1e-6) & (np.abs(best - protocol.bg_thresh) > 1e-6)
+        assert clear.mean() > 0.999
+        assert (ours[example.key] == theirs)[clear].all()
+        assert 0.05 < (theirs == 0).mean() < 0.95 and len(np.unique(theirs)) > 4
+
+
+def test_unknown_variant_is_one_clear_line(models):
+    protocol = dataclasses.replace(PROTOCOL, dense="nacl")
+
+    with pytest.raises(UserError, match="dense='nacl': choose one of clip, maskclip, "):
+        make_segmenter(models[1], CLASSES, protocol, Tokenizer())
