@@ -4,6 +4,7 @@ The name of the job is `config.job`; it stands for a function of (config, workdi
 reads flags, joins the other hosts, and reports errors in one line.
 """
 
+import ast
 import glob
 import importlib.util
 import os
@@ -13,6 +14,7 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported by a job
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # tf.data gains nothing by it and it talks
 
+import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -86,13 +88,39 @@ def _shipped_config(argument: str) -> str:
     return argument
 
 
+class _PartParser(flags.ArgumentParser):
+    """A part of a config as a Python literal: a dictionary, several of them, or None."""
+
+    def parse(self, argument: object) -> object:
+        """The part; what is not text is the config's own value."""
+        if not isinstance(argument, str):
+            return argument
+        value = ast.literal_eval(argument)
+        if isinstance(value, tuple) and all(isinstance(part, dict) for part in value):
+            return tuple(ml_collections.ConfigDict(part) for part in value)
+        if value is None or isinstance(value, dict):
+            return value and ml_collections.ConfigDict(value)
+        raise ValueError("a dictionary, several, or None is expected")
+
+
+config_flags.register_flag_parser_for_type(ml_collections.ConfigDict, _PartParser())
+
+
 def _parse(argv: list[str]) -> list[str]:
-    """Parses the command line; a field that no config has is one clear line."""
+    """Parses the command line; whatever is wrong with it or the config file is one clear line."""
     try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).replace("\\n", " ").replace("\\", "").split()).strip("'")
-        sys.exit(f"error: in the flags or the config file: {reason}")
+        rest = flags.FLAGS(argv)
+        getattr(_CONFIG.value, "job", None)  # raises what reading the config file has raised
+        return rest
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        text = str(error).replace("\\n", "\n").replace("\\", "")
+        if isinstance(error, (AttributeError, KeyError)):  # some are nothing but the name
+            text = text.strip("'\"")
+            text = text if " " in text else f"there is no field {text!r}"
+        if "Traceback" in text:  # of the config file: which one, and what it raised
+            flag, _, trace = text.partition(": Error whilst")
+            sys.exit(f"error: {flag}: {trace.strip().splitlines()[-1].split(': ', 1)[-1]}")
+        sys.exit(f"error: in the flags or the config file: {' '.join(text.split())}")
 
 
 def _in_cluster() -> bool:

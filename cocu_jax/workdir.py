@@ -1,6 +1,7 @@
 """A run's directory: made once, bound to one config, refused to any other."""
 
 import json
+import re
 
 import ml_collections
 from etils import epath
@@ -23,7 +24,7 @@ def open_workdir(
         path: local or `gs://` directory.
         config: the run's config; saved as `config.json` in the directory.
         free_fields: dotted names of fields that may differ between runs of one directory
-            (how often to log, which stages to run).
+            (how often to log, which stages to run); of a sequence's entries without their numbers.
         writer: whether this process writes (process 0); the others only check.
 
     Returns:
@@ -60,16 +61,19 @@ def open_workdir(
     return workdir
 
 
-def _first_difference(before, now, free_fields: tuple[str, ...], prefix: str = ""):
+def _first_difference(old, new, free_fields: tuple[str, ...], name: str = ""):
     """(dotted name, old value, new value) of the first field that differs, or None."""
-    for name in sorted(before.keys() | now.keys()):
-        dotted = f"{prefix}{name}"
-        if dotted in free_fields:
-            continue
-        old, new = before.get(name), now.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            if found := _first_difference(old, new, free_fields, f"{dotted}."):
-                return found
-        elif old != new:
-            return dotted, old, new
-    return None
+    if re.sub(r"\[\d+\]", "", name) in free_fields:
+        return None
+    if isinstance(old, dict) and isinstance(new, dict):
+        parts = [
+            (f"{name}.{key}" if name else key, old.get(key), new.get(key))
+            for key in sorted(old.keys() | new.keys())
+        ]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        parts = [(f"{name}[{index}]", *pair) for index, pair in pairs]
+    else:
+        return None if old == new else (name, old, new)
+    differences = (_first_difference(*pair, free_fields, part) for part, *pair in parts)
+    return next(filter(None, differences), None)

@@ -2,6 +2,9 @@
 
 Where the prepared data lies is yours to say, e.g. `--config.data_root=gs://bucket/tfds`. Every
 field can be set on the command line, e.g. `--config.batch_size=512`.
+
+`:cc3m,base` and `:cc3m,large` train image towers of the size of ViT-B and ViT-L. They have not been
+published or tried: the other settings are those of the small model.
 """
 
 import ml_collections
@@ -12,13 +15,30 @@ VARIANTS = {
     "cc3m_cc12m_yfcc14m": (("cc3m", "cc12m", "yfcc14m"), 4096),
 }
 
+# Image tower (width, heads, depths) and text tower (width, heads); "small" is the published one.
+SIZES = {
+    "small": ((384, 6, (6, 3, 3)), (256, 4)),
+    "base": ((768, 12, (6, 3, 3)), (512, 8)),
+    "large": ((1024, 16, (12, 6, 6)), (768, 12)),
+}
+
 
 def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
-    """The published recipe (CoCu, arXiv 2309.13505; GroupViT, arXiv 2202.11094)."""
-    names, batch_size = VARIANTS[variant]
+    """The published recipe (CoCu, arXiv 2309.13505; GroupViT, arXiv 2202.11094).
+
+    Args:
+        variant: corpora and, after a comma, the size of the model.
+    """
+    corpora, _, size = variant.partition(",")
+    size = size or "small"
+    for name, choices in ((corpora, VARIANTS), (size, SIZES)):
+        if name not in choices:
+            raise ValueError(f"no variant {name!r}; choose one of {', '.join(choices)}")
+    names, batch_size = VARIANTS[corpora]
+    (width, heads, depths), (text_width, text_heads) = SIZES[size]
     config = ml_collections.ConfigDict()
     config.job = "train"
-    config.objective = "groupvit"  # or "clip"
+    config.objective = "groupvit"  # "clip" is configs/clip.py
     config.seed = 0
 
     config.data_root = "data"
@@ -30,6 +50,7 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
                 directory=root + f"/image_text/{name}",
                 split="train",
                 annotations=root + f"/annotations/{name}",  # --workdir of configs/curate.py
+                weight=0.0,  # relative share; 0: the number of examples
             )
         )
         for name in names
@@ -43,18 +64,21 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
     data.crop_area = (0.08, 1.0)
     data.mean = (0.485, 0.456, 0.406)
     data.std = (0.229, 0.224, 0.225)
+    data.lanes = 768  # virtual readers; the number of processes must divide them
+    data.window = 32  # records of a lane that are permuted among each other
 
     config.model = model = ml_collections.ConfigDict()  # fields of GroupViTConfig, or CLIPConfig
     model.image_size = data.get_ref("image_size")
     model.patch_size = 16
-    model.width = 384
-    model.heads = 6
+    model.width = width
+    model.heads = heads
     model.mlp_ratio = 4.0
-    model.depths = (6, 3, 3)
+    model.depths = depths
     model.groups = (64, 8)
     model.drop_path = 0.1
     model.projection_hidden = 4096
     model.projection_dim = 256
+    model.layer_norm_eps = 1e-5
     model.dtype = "bfloat16"
     model.remat = False
     model.dense_init_std = 0.02
@@ -64,10 +88,12 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
     model.text = text = ml_collections.ConfigDict()  # fields of TextConfig
     text.vocab_size = 49408
     text.context_length = 77
-    text.width = 256
-    text.heads = 4
+    text.width = text_width
+    text.heads = text_heads
     text.layers = 12
     text.mlp_ratio = 4.0
+    text.activation = "quick_gelu"
+    text.layer_norm_eps = 1e-5
 
     # Rates are those of `reference_batch`; they are scaled by batch_size / reference_batch.
     config.batch_size = batch_size
@@ -81,6 +107,8 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
     config.warmup_steps = 0  # overrides warmup_epochs
     config.weight_decay = 0.05
     config.decay_temperatures = True  # the two log-temperatures decay, as published
+    config.betas = (0.9, 0.999)  # AdamW's
+    config.adam_eps = 1e-8
     config.clip_norm = 5.0
     config.ema_decay = 0.0  # of an average of the parameters, evaluated and exported; 0: none
     config.accumulate = 1  # parts in which the towers see a batch; the loss is exact
@@ -92,14 +120,25 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
     config.checkpoint_every = 1000
     config.checkpoint_minutes = 20.0
     config.keep = 3  # newest checkpoints; the best by mIoU is kept as well
-    config.eval_every = 2500
-    config.evaluation = evaluation = ml_collections.ConfigDict()  # and fields of eval's Protocol
+    config.eval_every = 2500  # 0: only at the end
+    # None switches it off; a tuple of several is evaluated one after the other, each at its time.
+    config.evaluation = evaluation = ml_collections.ConfigDict()
     evaluation.directory = root + "/segmentation/voc"
     evaluation.split = "validation"
+    evaluation.every = 0  # 0: config.eval_every
     evaluation.limit = 0  # only the first so many images; 0: all
     evaluation.pictures = 8  # drawn into TensorBoard with truth, prediction and groups
+    evaluation.name = ""  # of the figures of all but the first; empty: the directory's
+    evaluation.crop = 448  # this and the rest: fields of eval's Protocol
+    evaluation.stride = 224
+    evaluation.resize_long_short = (2048, 448)  # () leaves images as they are
     evaluation.has_background = True
-    evaluation.bg_thresh = 0.95
+    evaluation.bg_thresh = 0.95  # only where the dataset has a background class
+    evaluation.templates = "simple"
+    evaluation.image_classes = 5
+    evaluation.dense = "naclip"  # this and the rest only where a CLIP is evaluated
+    evaluation.logit_scale = 40.0
+    evaluation.background_words = ()
 
     config.profile_at = 0  # step at which a profile begins; 0: never
     config.profile_steps = 5

@@ -59,6 +59,7 @@ def _train() -> ml_collections.ConfigDict:
     config.data.augment = "crop"
     config.data.crop_area = (0.5, 1.0)
     config.data.mean, config.data.std = STATISTICS
+    config.data.window = 128
     config.data.caption_length = 32
     config.data.prompt_length = 32
     config.batch_size = config.reference_batch = 64

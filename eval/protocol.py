@@ -1,8 +1,10 @@
 """How an image is shown to the model and how its scores become labels, as plain settings."""
 
 import dataclasses
+from typing import Literal
 
 from cocu_jax.errors import UserError
+from cocu_jax.settings import Flag, PositiveAmount, PositiveCount, Share, only_its_fields
 
 TEMPLATE_SETS = ("simple", "subset", "full")
 
@@ -10,6 +12,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+@only_its_fields
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     """Zero-shot segmentation settings of one benchmark (GroupViT, arXiv 2202.11094).
@@ -30,18 +33,18 @@ class Protocol:
         std: of the model's input normalisation, in [0, 1].
     """
 
-    crop: int = 448
-    stride: int = 224
-    resize_long_short: tuple[int, int] | None = (2048, 448)
-    has_background: bool = False
-    bg_thresh: float | None = None
-    templates: str = "simple"
-    image_classes: int = 5
+    crop: PositiveCount = 448
+    stride: PositiveCount = 224
+    resize_long_short: tuple[PositiveCount, PositiveCount] | None = (2048, 448)
+    has_background: Flag = False
+    bg_thresh: Share | None = None
+    templates: Literal["simple", "subset", "full"] = "simple"
+    image_classes: PositiveCount = 5
     dense: str = "naclip"
-    logit_scale: float = 40.0
+    logit_scale: PositiveAmount = 40.0
     background_words: tuple[str, ...] = ()
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[Share, Share, Share] = IMAGENET_MEAN
+    std: tuple[PositiveAmount, PositiveAmount, PositiveAmount] = IMAGENET_STD
 
     def __post_init__(self) -> None:
         if not 0 < self.stride <= self.crop:

@@ -13,7 +13,7 @@ from cocu_jax.demo.samples import curation_samples, segmentation_samples
 from cocu_jax.input.corpus import open_corpus
 from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.huggingface import load_groupvit
-from cocu_jax.training.evaluation import Evaluation, open_evaluation
+from cocu_jax.training.evaluation import Evaluation, open_evaluations
 from cocu_jax.training.metrics import read_metrics
 from eval.segmentation import evaluate_segmentation
 
@@ -22,7 +22,8 @@ def reported_benchmark(config: ml_collections.ConfigDict, split: str = "validati
     """The benchmark of a train config on another split than the one training looked at."""
     config = config.copy_and_resolve_references()
     config.evaluation.split = split
-    return open_evaluation(config)
+    (evaluation,) = open_evaluations(config)
+    return evaluation
 
 
 def measure_run(export: epath.Path, benchmark: Evaluation) -> dict:

@@ -1,21 +1,50 @@
 """What a training batch is made of."""
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import pydantic
 
 from cocu_jax.errors import UserError
+from cocu_jax.settings import (
+    Amount,
+    PositiveAmount,
+    PositiveCount,
+    Share,
+    only_its_fields,
+    read_settings,
+)
 
-CONCEPT_SOURCES = ("cluster", "top", "caption", "nouns", "none")
-AUGMENTATIONS = ("none", "crop", "full")
+PositiveShare = Annotated[PositiveAmount, pydantic.Field(le=1)]
+Length = Annotated[PositiveCount, pydantic.Field(ge=2)]  # begin and end of a text take two
 
 
-@dataclasses.dataclass(frozen=True)
+@only_its_fields
+@dataclass(frozen=True)
+class CorpusConfig:
+    """One of `config.data.corpora`.
+
+    Attributes:
+        directory: of the prepared dataset.
+        split: name of the split.
+        annotations: directory of the curation's annotations; empty: none.
+        weight: relative share of the corpus; 0: its number of examples.
+    """
+
+    directory: str
+    split: str
+    annotations: str = ""
+    weight: Amount = 0.0
+
+
+@only_its_fields
+@dataclass(frozen=True)
 class InputConfig:
     """The fields of `config.data`.
 
     Attributes:
-        corpora: mappings with `directory`, `split`, optional `annotations` (sidecar directory) and
-            optional `weight` (relative share; by default the number of examples).
+        corpora: at least one.
         concepts: where prompts come from: "cluster" and "top" need annotations; "caption" takes the
             gallery concepts of the caption, "nouns" all its nouns where the corpus was prepared
             with `image_text --nouns`; "none" makes no prompts.
@@ -29,43 +58,38 @@ class InputConfig:
         crop_area: smallest and largest share of the image that a crop takes.
         mean, std: normalisation, applied by `augment.device_augment`.
         lanes: virtual readers of all processes together; its greatest common divisor with the batch
-            size is used, and the number of processes must divide that. A corpus needs as many
-            examples.
+            size is used, and the number of processes must divide that (768 suits 256 processes and
+            batches of 2^n or 3 x 2^n rows). A corpus needs as many examples.
         window: raw records per lane and corpus that are permuted among each other; two windows are
-            held in memory (64 lanes, 128 records of 15 kB: 250 MB a corpus).
+            held in memory (256 lanes, 32 records of 15 kB: 250 MB a corpus).
     """
 
-    corpora: tuple[Mapping, ...] = ()
-    concepts: str = "cluster"
-    prompts: int = 3
-    prompt_length: int = 32
-    caption_length: int = 77
-    image_size: int = 224
-    augment: str = "full"
-    crop_area: tuple[float, float] = (0.08, 1.0)
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    lanes: int = 64
-    window: int = 128
+    corpora: tuple[CorpusConfig, ...] = ()
+    concepts: Literal["cluster", "top", "caption", "nouns", "none"] = "cluster"
+    prompts: PositiveCount = 3
+    prompt_length: Length = 32
+    caption_length: Length = 77
+    image_size: PositiveCount = 224
+    augment: Literal["none", "crop", "full"] = "full"
+    crop_area: tuple[PositiveShare, PositiveShare] = (0.08, 1.0)
+    mean: tuple[Share, Share, Share] = (0.485, 0.456, 0.406)
+    std: tuple[PositiveAmount, PositiveAmount, PositiveAmount] = (0.229, 0.224, 0.225)
+    lanes: PositiveCount = 768
+    window: PositiveCount = 32
 
     def __post_init__(self):
-        for name, choices in (("concepts", CONCEPT_SOURCES), ("augment", AUGMENTATIONS)):
-            if getattr(self, name) not in choices:
-                raise UserError(
-                    f"data.{name}={getattr(self, name)!r}: choose one of {', '.join(choices)}"
-                )
+        if self.crop_area[0] > self.crop_area[1]:
+            raise UserError(
+                f"config.data.crop_area={self.crop_area}: the smallest share comes first"
+            )
         if not self.corpora:
-            raise UserError("data.corpora is empty; name at least one (directory and split)")
+            raise UserError("config.data.corpora is empty; name at least one (directory and split)")
 
 
 def input_config(data: Mapping) -> InputConfig:
     """Checks the fields of `config.data`.
 
     Raises:
-        UserError: a field is unknown or missing, or has a value that is none of its choices.
+        UserError: a field is unknown or missing, or has a value that is not allowed.
     """
-    known = [field.name for field in dataclasses.fields(InputConfig)]
-    for name in data:
-        if name not in known:
-            raise UserError(f"data.{name}: no such field; the fields are {', '.join(known)}")
-    return InputConfig(**data)
+    return read_settings(InputConfig, data, "config.data")

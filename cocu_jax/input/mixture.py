@@ -6,7 +6,6 @@ import numpy as np
 import tensorflow as tf
 from jaxtyping import Int
 
-from cocu_jax.errors import UserError
 from cocu_jax.input.order import Order
 
 _PERIOD = 1 << 14
@@ -57,23 +56,17 @@ class Mixture:
         )
 
 
-def mix_corpora(orders: tuple[Order, ...], weights: tuple[float | None, ...]) -> Mixture:
+def mix_corpora(orders: tuple[Order, ...], weights: tuple[float, ...]) -> Mixture:
     """Interleaves corpora.
 
     Args:
         orders: how each corpus is read; all have the same lanes.
-        weights: relative share of each; None stands for its number of examples, so that without
+        weights: relative share of each; 0 stands for its number of examples, so that without
             weights every example of every corpus is seen equally often.
-
-    Raises:
-        UserError: a weight is not positive.
     """
     shares = [
-        order.corpus.num_examples if weight is None else weight
-        for order, weight in zip(orders, weights, strict=True)
+        weight or order.corpus.num_examples for order, weight in zip(orders, weights, strict=True)
     ]
-    if min(shares) <= 0:
-        raise UserError(f"data.corpora: weights must be positive, not {shares}")
     counts = _whole_counts(np.asarray(shares, np.float64) / np.sum(shares))
     places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
     corpus = np.repeat(np.arange(len(counts)), counts)

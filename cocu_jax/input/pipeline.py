@@ -67,12 +67,8 @@ def train_batches(
     """
     config = input_config(data)
     sources = tuple(open_source(entry, config.concepts) for entry in config.corpora)
-    mixture = _mixture(config, sources, seed, math.gcd(config.lanes, batch_size))
-    if mixture.lanes % process_count:
-        raise UserError(
-            f"{process_count} processes cannot share the {mixture.lanes} lanes of a batch of "
-            f"{batch_size}; make batch size and data.lanes multiples of the number of processes"
-        )
+    lanes = batch_lanes(config.lanes, batch_size, process_count)
+    mixture = _mixture(config, sources, seed, lanes)
     texts = make_texts(config, sources, seed)
     pictures = Pictures(config.augment, config.image_size, tuple(config.crop_area))
     own = mixture.lanes // process_count
@@ -94,20 +90,41 @@ def count_examples(data: ml_collections.ConfigDict) -> int:
         UserError: a corpus cannot be opened.
     """
     entries = input_config(data).corpora
-    return sum(open_corpus(entry["directory"], entry["split"]).num_examples for entry in entries)
+    return sum(open_corpus(entry.directory, entry.split).num_examples for entry in entries)
+
+
+def batch_lanes(lanes: int, batch_size: int, process_count: int) -> int:
+    """The lanes that a batch is dealt from: as many of `data.lanes` as divide its rows.
+
+    Raises:
+        UserError: the processes cannot share them equally.
+    """
+    if batch_size % process_count:
+        raise UserError(
+            f"config.batch_size={batch_size}: it must be a multiple of {process_count}, the number "
+            "of processes"
+        )
+    common = math.gcd(lanes, batch_size)
+    if common % process_count:
+        raise UserError(
+            f"config.data.lanes={lanes}: {process_count} processes cannot share the {common} lanes "
+            f"of a batch of {batch_size}; set it to {math.lcm(lanes, process_count)}"
+        )
+    return common
 
 
 def _mixture(config: InputConfig, sources: tuple[Source, ...], seed: int, lanes: int) -> Mixture:
     for source in sources:
         if source.corpus.num_examples < lanes:
+            enough = max(n for n in range(1, source.corpus.num_examples + 1) if lanes % n == 0)
             raise UserError(
                 f"{source.corpus.directory}: {source.corpus.num_examples} examples are too few for "
-                f"{lanes} lanes; set data.lanes lower"
+                f"config.data.lanes={config.lanes}; set it to {enough}"
             )
     orders = tuple(
         Order(source.corpus, source.annotations, seed, lanes, config.window) for source in sources
     )
-    return mix_corpora(orders, tuple(entry.get("weight") for entry in config.corpora))
+    return mix_corpora(orders, tuple(entry.weight for entry in config.corpora))
 
 
 def _records(mixture: Mixture, lanes: range, step: int, rows: int) -> tf.data.Dataset:

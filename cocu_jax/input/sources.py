@@ -1,9 +1,9 @@
 """The corpora of a run, each with its annotations: opened, and refused if they do not fit."""
 
 import dataclasses
-from collections.abc import Mapping
 
 from cocu_jax.errors import UserError
+from cocu_jax.input.config import CorpusConfig
 from cocu_jax.input.corpus import Corpus, open_corpus
 
 _IMAGE_TEXT_FEATURES = ("key", "image", "caption_tokens")
@@ -27,17 +27,17 @@ class Source:
     gallery: tuple[str, ...]
 
 
-def open_source(entry: Mapping, concepts: str) -> Source:
+def open_source(entry: CorpusConfig, concepts: str) -> Source:
     """Opens one entry of `data.corpora`.
 
     Args:
-        entry: `directory`, `split` and, for "cluster" and "top", `annotations`.
+        entry: with `annotations` for "cluster" and "top".
         concepts: where prompts come from, see `InputConfig`.
 
     Raises:
         UserError: corpus or annotations are missing, or lack what `concepts` needs.
     """
-    corpus = open_corpus(entry["directory"], entry["split"])
+    corpus = open_corpus(entry.directory, entry.split)
     _require(corpus, _IMAGE_TEXT_FEATURES, "not an image-text dataset")
     annotations = None
     if concepts in CAPTION_FEATURES:
@@ -83,13 +83,13 @@ def open_annotations(directory: str, corpus: Corpus) -> Corpus:
     return annotations
 
 
-def _annotations(entry: Mapping, concepts: str, corpus: Corpus) -> Corpus:
-    if not entry.get("annotations"):
+def _annotations(entry: CorpusConfig, concepts: str, corpus: Corpus) -> Corpus:
+    if not entry.annotations:
         raise UserError(
             f"{corpus.directory}: data.concepts={concepts!r} needs its annotations; "
             "curate it (configs/curate.py) and name them in data.corpora[...].annotations"
         )
-    return open_annotations(entry["annotations"], corpus)
+    return open_annotations(entry.annotations, corpus)
 
 
 def _require(corpus: Corpus, features, meaning: str, command: str = "--help") -> None:

@@ -11,6 +11,7 @@ Checkpoint layout:
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -19,8 +20,10 @@ from jaxtyping import Array, Float, Int
 from cocu_jax.models.layers import Block, BlockInits, Dense, layer_norm
 from cocu_jax.models.position import extract_patches, resize_positions
 from cocu_jax.models.text import TextConfig, TextTransformer
+from cocu_jax.settings import Flag, PositiveAmount, PositiveCount, only_its_fields
 
 
+@only_its_fields
 @dataclass(frozen=True)
 class CLIPConfig:
     """A CLIP with a Vision Transformer; the defaults are OpenAI's ViT-B/32.
@@ -32,18 +35,18 @@ class CLIPConfig:
         remat: compute each block again in the backward pass instead of keeping its activations.
     """
 
-    image_size: int = 224
-    patch_size: int = 32
-    vision_width: int = 768
-    vision_layers: int = 12
-    vision_heads: int = 12
-    vision_mlp_ratio: float = 4
+    image_size: PositiveCount = 224
+    patch_size: PositiveCount = 32
+    vision_width: PositiveCount = 768
+    vision_layers: PositiveCount = 12
+    vision_heads: PositiveCount = 12
+    vision_mlp_ratio: PositiveAmount = 4.0
     text: TextConfig = TextConfig(width=512, heads=8)
-    projection_dim: int = 512
-    activation: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    dtype: str = "float32"
-    remat: bool = False
+    projection_dim: PositiveCount = 512
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    layer_norm_eps: PositiveAmount = 1e-5
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Flag = False
 
 
 class VisionTower(nnx.Module):

@@ -15,7 +15,7 @@ Checkpoint layout:
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +36,18 @@ from cocu_jax.models.layers import (
 )
 from cocu_jax.models.position import extract_patches, resize_positions
 from cocu_jax.models.text import TextConfig, TextTransformer
+from cocu_jax.settings import (
+    Amount,
+    Count,
+    Flag,
+    PositiveAmount,
+    PositiveCount,
+    ShareBelowOne,
+    only_its_fields,
+)
 
 
+@only_its_fields
 @dataclass(frozen=True)
 class GroupViTConfig:
     """GroupViT-S as published; the last four fields exist for small models (see docs of each).
@@ -55,24 +65,24 @@ class GroupViTConfig:
         group_token_init_std: deviation of stage one's group tokens.
     """
 
-    image_size: int = 224
-    patch_size: int = 16
-    width: int = 384
-    heads: int = 6
-    mlp_ratio: float = 4.0
-    depths: tuple[int, int, int] = (6, 3, 3)
-    groups: tuple[int, int] = (64, 8)
-    drop_path: float = 0.1
-    projection_hidden: int = 4096
-    projection_dim: int = 256
+    image_size: PositiveCount = 224
+    patch_size: PositiveCount = 16
+    width: PositiveCount = 384
+    heads: PositiveCount = 6
+    mlp_ratio: PositiveAmount = 4.0
+    depths: tuple[Count, Count, Count] = (6, 3, 3)
+    groups: tuple[PositiveCount, PositiveCount] = (64, 8)
+    drop_path: ShareBelowOne = 0.1
+    projection_hidden: PositiveCount = 4096
+    projection_dim: PositiveCount = 256
     text: TextConfig = TextConfig()
-    layer_norm_eps: float = 1e-5
-    dtype: str = "float32"
-    remat: bool = False
-    dense_init_std: float = 0.02
-    assign_init_std: float = 0.02
-    assign_logit_scale: float = 1.0
-    group_token_init_std: float = 0.02
+    layer_norm_eps: PositiveAmount = 1e-5
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Flag = False
+    dense_init_std: Amount = 0.02
+    assign_init_std: Amount = 0.02
+    assign_logit_scale: PositiveAmount = 1.0
+    group_token_init_std: Amount = 0.02
 
 
 class ImageEncoding(NamedTuple):

@@ -10,6 +10,7 @@ blocks (a list of layers.Block), final_norm.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from flax import nnx
@@ -17,20 +18,22 @@ from jaxtyping import Array, Float, Int
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.layers import Block, BlockInits, layer_norm
+from cocu_jax.settings import PositiveAmount, PositiveCount, only_its_fields
 
 
+@only_its_fields
 @dataclass(frozen=True)
 class TextConfig:
     """A CLIP text transformer; the defaults are GroupViT's."""
 
-    vocab_size: int = 49408
-    context_length: int = 77
-    width: int = 256
-    heads: int = 4
-    layers: int = 12
-    mlp_ratio: float = 4
-    activation: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
+    vocab_size: PositiveCount = 49408
+    context_length: PositiveCount = 77
+    width: PositiveCount = 256
+    heads: PositiveCount = 4
+    layers: PositiveCount = 12
+    mlp_ratio: PositiveAmount = 4.0
+    activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    layer_norm_eps: PositiveAmount = 1e-5
 
 
 class TextTransformer(nnx.Module):

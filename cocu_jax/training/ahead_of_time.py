@@ -16,6 +16,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.models.clip import CLIP, CLIPConfig
 from cocu_jax.models.keys import Keys
 from cocu_jax.training.compiled import Cost, cost_of
+from cocu_jax.training.config import check_config
 from cocu_jax.training.flops import step_flops
 from cocu_jax.training.mesh import BATCH
 from cocu_jax.training.plan import Plan, make_plan
@@ -40,6 +41,7 @@ def compile_for(config: ml_collections.ConfigDict, name: str) -> dict[str, Cost]
     """
     if config.job != "train":
         raise UserError(f"--compile_for compiles train configs; config.job is {config.job!r}")
+    check_config(config)
     jax.config.update("jax_platforms", "cpu")
     target = parse_slices(name)
     devices = target.devices()

@@ -1,17 +1,45 @@
 """Zero-shot segmentation during training, with the evaluation's own code and rule."""
 
 import dataclasses
+import re
+from collections.abc import Sequence
 
+import ml_collections
 import numpy as np
 from flax import nnx
 from jaxtyping import UInt8
 
+from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus, open_corpus
 from cocu_jax.models.tokenizer import Tokenizer
+from cocu_jax.settings import Count, only_its_fields, read_settings
 from cocu_jax.stopping import StopRequest
 from eval.protocol import Protocol
 from eval.samples import draw_samples
 from eval.segmentation import evaluate_segmentation
+
+
+@only_its_fields
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """The fields of `config.evaluation`, or of each if there are several, but for the protocol's.
+
+    Attributes:
+        directory: of the segmentation dataset.
+        split: name of the split.
+        every: steps between evaluations; 0 takes `config.eval_every`. The last step is evaluated
+            in any case.
+        limit: only the first so many images; 0 takes all.
+        pictures: how many images are also drawn.
+        name: in the names of figures, if it is not the first of several; empty: the dataset's.
+    """
+
+    directory: str
+    split: str
+    every: Count = 0
+    limit: Count = 0
+    pictures: Count = 0
+    name: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,14 +49,18 @@ class Evaluation:
     Attributes:
         corpus: segmentation dataset.
         protocol: its settings.
-        limit: only the first so many images; 0 takes all.
-        pictures: how many images are also drawn.
+        settings: which part of it, and when.
+        prefix: of the names of figures: "evaluation", of all but the first "evaluation/NAME".
     """
 
     corpus: Corpus
     protocol: Protocol
-    limit: int
-    pictures: int
+    settings: EvaluationConfig
+    prefix: str
+
+    def due(self, step: int, last: bool) -> bool:
+        """Whether the model is evaluated after this step."""
+        return last or (self.settings.every > 0 and step % self.settings.every == 0)
 
     def __call__(self, model: nnx.Module, stop: StopRequest | None) -> dict[str, float]:
         """Figures of the model: `miou`, its bound with the best names for the groups, and others.
@@ -41,40 +73,80 @@ class Evaluation:
             self.corpus,
             self.protocol,
             Tokenizer(),
-            limit=self.limit or None,
-            title="evaluate",
+            limit=self.settings.limit or None,
+            title=self.prefix,
             stop=stop,
         )
         return {
-            "evaluation/miou": result.miou,
-            "evaluation/bound_miou": result.bound_miou,
-            "evaluation/constant_miou": result.constant_miou,
-            "evaluation/pixel_accuracy": result.pixel_accuracy,
+            f"{self.prefix}/miou": result.miou,
+            f"{self.prefix}/bound_miou": result.bound_miou,
+            f"{self.prefix}/constant_miou": result.constant_miou,
+            f"{self.prefix}/pixel_accuracy": result.pixel_accuracy,
         }
 
     def draw(self, model: nnx.Module) -> dict[str, UInt8[np.ndarray, "1 h w 3"]]:
         """The first images with truth, prediction and groups side by side, by name."""
         classes = tuple(self.corpus.metadata["classes"])
         samples = draw_samples(
-            model, self.corpus, self.protocol, Tokenizer(), classes, self.pictures
+            model, self.corpus, self.protocol, Tokenizer(), classes, self.settings.pictures
         )
-        return {f"evaluation/{key}": np.asarray(sample)[None] for key, sample in samples.items()}
+        return {f"{self.prefix}/{key}": np.asarray(sample)[None] for key, sample in samples.items()}
 
 
-def open_evaluation(config) -> Evaluation | None:
-    """The evaluation of a train config, or None if it has none.
-
-    Args:
-        config: `evaluation` (`directory`, `split`, `limit`, `pictures`, and fields of `Protocol`),
-            and of `data` the fields `mean` and `std`.
+def open_evaluations(config: ml_collections.ConfigDict) -> tuple[Evaluation, ...]:
+    """The evaluations of a train config; none if `config.evaluation` is None or empty.
 
     Raises:
-        UserError: the dataset cannot be opened or the settings do not fit.
+        UserError: a dataset cannot be opened or the settings do not fit.
+    """
+    evaluations = []
+    for settings, protocol in evaluation_settings(config):
+        try:
+            corpus = open_corpus(settings.directory, settings.split)
+        except UserError as error:
+            raise UserError(
+                f"config.evaluation: {error}; or train without one: --config.evaluation=None"
+            ) from None
+        prefix = f"evaluation/{_name(settings)}" if evaluations else "evaluation"
+        if prefix in [other.prefix for other in evaluations]:
+            raise UserError(f"config.evaluation: several are called {prefix!r}; give one a `name`")
+        evaluations.append(Evaluation(corpus, protocol, settings, prefix))
+    return tuple(evaluations)
+
+
+def evaluation_settings(
+    config: ml_collections.ConfigDict,
+) -> list[tuple[EvaluationConfig, Protocol]]:
+    """Checks `config.evaluation`: a mapping, a sequence of them, or None.
+
+    Raises:
+        UserError: a field is unknown or missing, or has a value that is not allowed.
     """
     if not config.evaluation:
-        return None
-    fields = config.evaluation.to_dict()
-    corpus = open_corpus(fields.pop("directory"), fields.pop("split"))
-    limit, pictures = fields.pop("limit"), fields.pop("pictures", 0)
-    protocol = Protocol(mean=tuple(config.data.mean), std=tuple(config.data.std), **fields)
-    return Evaluation(corpus, protocol, limit, pictures)
+        return []
+    several = isinstance(config.evaluation, Sequence)
+    entries = config.evaluation if several else [config.evaluation]
+    names = {field.name for field in dataclasses.fields(EvaluationConfig)}
+    found = []
+    for index, entry in enumerate(entries):
+        place = f"config.evaluation[{index}]" if several else "config.evaluation"
+        own = {name: value for name, value in entry.items() if name in names}
+        settings = read_settings(EvaluationConfig, own, place)
+        rest = {name: value for name, value in entry.items() if name not in names}
+        rest |= {"mean": config.data.mean, "std": config.data.std}
+        rest["resize_long_short"] = rest.get("resize_long_short", (2048, 448)) or None
+        if not rest.get("has_background"):
+            rest["bg_thresh"] = None
+        protocol = read_settings(Protocol, rest, place)
+        found.append(
+            (dataclasses.replace(settings, every=settings.every or config.eval_every), protocol)
+        )
+    return found
+
+
+def _name(settings: EvaluationConfig) -> str:
+    """The given name, or the last part of the directory that is no version."""
+    parts = [part for part in settings.directory.split("/") if part]
+    while len(parts) > 1 and re.fullmatch(r"\d+\.\d+\.\d+", parts[-1]):
+        parts.pop()
+    return settings.name or parts[-1]

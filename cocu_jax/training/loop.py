@@ -26,7 +26,8 @@ from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped
 from cocu_jax.training.agreement import Agreement
 from cocu_jax.training.checkpoints import Checkpoints, Restored
-from cocu_jax.training.evaluation import Evaluation, open_evaluation
+from cocu_jax.training.config import check_config
+from cocu_jax.training.evaluation import Evaluation, open_evaluations
 from cocu_jax.training.mesh import REPLICATED, put_batch
 from cocu_jax.training.metrics import MetricsLog
 from cocu_jax.training.plan import Plan, make_plan
@@ -39,13 +40,23 @@ RESULT_FILE = "metrics.json"
 EXPORT_DIRECTORY = "export"
 
 # Fields that change nothing of what is learned: they may differ between runs of one directory.
+# That data which has moved is the same data is known by its fingerprint, see `records.data_facts`.
 FREE_FIELDS = (
+    "accumulate",
     "checkpoint_every",
     "checkpoint_minutes",
     "compile_cache",
+    "data.corpora.annotations",
+    "data.corpora.directory",
+    "data_root",
+    "eval_every",
+    "evaluation",
+    "export",
     "keep",
     "log_every",
     "mesh",
+    "model.remat",
+    "nonfinite_limit",
     "profile_at",
     "profile_steps",
 )
@@ -69,20 +80,21 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
         UserError: config or data cannot be used, or training diverged.
         Stopped: on request, after everything was saved.
     """
+    check_config(config)
     root = open_workdir(workdir, config, FREE_FIELDS, writer=jax.process_index() == 0)
     if (root / RESULT_FILE).exists():
         return json.loads((root / RESULT_FILE).read_text())
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     use_compile_cache(config.compile_cache)
-    evaluation = open_evaluation(config)
+    evaluations = open_evaluations(config)
     plan = make_plan(config, count_examples(config.data))
     checkpoints = Checkpoints(root / "checkpoints", config.keep, data_facts(config))
     try:
         restored = checkpoints.restore(plan.targets())
         if jax.process_index() == 0:
             write_records(root, plan)
-        run = Run(config, root, plan, checkpoints, evaluation)
+        run = Run(config, root, plan, checkpoints, evaluations)
         return run(restored or Restored(0, plan.init(), evaluated={}))
     finally:
         checkpoints.close()
@@ -103,13 +115,13 @@ class Run:
         root: epath.Path,
         plan: Plan,
         checkpoints: Checkpoints,
-        evaluation: Evaluation | None,
+        evaluations: tuple[Evaluation, ...],
     ):
         self.config = config
         self.root = root
         self.plan = plan
         self.checkpoints = checkpoints
-        self.evaluation = evaluation
+        self.evaluations = evaluations
         self.agreement = Agreement()
         self.clock = Clock()
         self.evaluated: dict[str, float] = {}
@@ -185,7 +197,7 @@ class Run:
 
     def _evaluation_due(self, step: int) -> bool:
         last = step == self.plan.total_steps
-        return self.evaluation is not None and (last or _due(step, self.config.eval_every))
+        return any(evaluation.due(step, last) for evaluation in self.evaluations)
 
     def _checkpoint_due(self, step: int) -> bool:
         if _due(step, self.config.checkpoint_every):
@@ -210,13 +222,17 @@ class Run:
     def _evaluate(self, state: TrainState, step: int) -> bool:
         """Whether it came to its end; a stop that is requested meanwhile ends it at once."""
         with self.clock.paused():
-            model = self._model(state)
-            try:
-                self.evaluated = self.evaluation(model, self.agreement.request)
-            except Stopped:
-                return False
-            pictures = self.evaluation.draw(model) if jax.process_index() == 0 else {}
-            self.log.write_now(step, self.evaluated, pictures)
+            model, last = self._model(state), step == self.plan.total_steps
+            for evaluation in self.evaluations:
+                if not evaluation.due(step, last):
+                    continue
+                try:
+                    figures = evaluation(model, self.agreement.request)
+                except Stopped:
+                    return False
+                self.evaluated = self.evaluated | figures
+                pictures = evaluation.draw(model) if jax.process_index() == 0 else {}
+                self.log.write_now(step, figures, pictures)
         return True
 
     def _model(self, state: TrainState) -> nnx.Module:

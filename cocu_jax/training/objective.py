@@ -14,13 +14,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from cocu_jax.errors import UserError
 from cocu_jax.input.augment import device_augment
 from cocu_jax.models.clip import CLIP, CLIPConfig
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
 from cocu_jax.models.keys import Keys, split_rows
 from cocu_jax.models.losses import contrastive_loss, multi_label_loss, normalize, temperature_scale
-from cocu_jax.models.text import TextConfig
+from cocu_jax.training.config import model_settings
 
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
@@ -66,18 +65,13 @@ def make_objective(config) -> Objective:
             fields `augment`, `mean` and `std`.
 
     Raises:
-        UserError: no such objective.
+        UserError: a field of the model is unknown or has a value that is not allowed.
     """
-    if config.objective not in ("groupvit", "clip"):
-        raise UserError(f"config.objective={config.objective!r} is neither 'groupvit' nor 'clip'")
-    fields = config.model.to_dict()
-    text = TextConfig(**fields.pop("text"))
-    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-    model_class, config_class, features, loss = {
-        "groupvit": (GroupViT, GroupViTConfig, groupvit_features, groupvit_loss),
-        "clip": (CLIP, CLIPConfig, clip_features, clip_loss),
+    settings = model_settings(config)
+    model_class, features, loss = {
+        "groupvit": (GroupViT, groupvit_features, groupvit_loss),
+        "clip": (CLIP, clip_features, clip_loss),
     }[config.objective]
-    settings = config_class(text=text, **fields)
     mode, mean, std = config.data.augment, tuple(config.data.mean), tuple(config.data.std)
 
     def features_of(model, batch: Batch) -> tuple[Features, Metrics]:

@@ -22,6 +22,7 @@ def make_optimizer(
     clip_norm: float,
     decay_temperatures: bool,
     betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
 ) -> optax.GradientTransformation:
     """Gradient clipping by global norm, then AdamW (Loshchilov and Hutter, 2019).
 
@@ -32,11 +33,12 @@ def make_optimizer(
         decay_temperatures: whether the two log-temperatures decay, too. Past the clamp of their
             exponential they have no gradient, and nothing else brings them back.
         betas: decay of the first and second moment.
+        eps: added to the root of the second moment.
     """
     mask = functools.partial(decay_mask, temperatures=decay_temperatures)
     return optax.chain(
         optax.clip_by_global_norm(clip_norm),
         optax.adamw(
-            schedule, b1=betas[0], b2=betas[1], eps=1e-8, weight_decay=weight_decay, mask=mask
+            schedule, b1=betas[0], b2=betas[1], eps=eps, weight_decay=weight_decay, mask=mask
         ),
     )

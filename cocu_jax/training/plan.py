@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 from jax.sharding import Mesh
 
+from cocu_jax.errors import UserError
 from cocu_jax.training.flops import step_flops
 from cocu_jax.training.mesh import make_mesh, state_shardings
 from cocu_jax.training.objective import Batch, Metrics, Objective, make_objective
@@ -64,11 +65,27 @@ def make_plan(config, examples: int, devices=None) -> Plan:
     """
     steps_per_epoch = examples / config.batch_size
     total_steps = config.total_steps or round(config.epochs * steps_per_epoch)
+    if not total_steps:
+        raise UserError(
+            f"config.epochs={config.epochs}: less than a step with {examples} examples and "
+            f"config.batch_size={config.batch_size}; train longer or set config.total_steps"
+        )
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.batch_size, devices)
+    rows = config.batch_size // mesh.size
+    if rows % config.accumulate:
+        raise UserError(
+            f"config.accumulate={config.accumulate}: it must divide the {rows} rows of a device "
+            f"(config.batch_size={config.batch_size} over {mesh.size} devices)"
+        )
     objective = make_objective(config)
     schedule = schedule_from(config, total_steps, steps_per_epoch)
     optimizer = make_optimizer(
-        schedule, config.weight_decay, config.clip_norm, config.decay_temperatures
+        schedule,
+        config.weight_decay,
+        config.clip_norm,
+        config.decay_temperatures,
+        betas=tuple(config.betas),
+        eps=config.adam_eps,
     )
     create = functools.partial(
         create_state, objective.build, optimizer, config.seed, bool(config.ema_decay)

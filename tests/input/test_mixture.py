@@ -63,6 +63,6 @@ def test_given_weights_hold_and_a_mixture_goes_on_from_any_step(data_fields, cor
     assert read(data_fields, corpora, (1.0, 4.0), start=23, steps=2) == straight[23:25]
 
 
-def test_a_weight_that_is_not_positive_is_refused(data_fields, corpora):
-    with pytest.raises(UserError, match="weights must be positive"):
-        read(data_fields, corpora, (1.0, 0.0))
+def test_a_negative_weight_is_refused(data_fields, corpora):
+    with pytest.raises(UserError, match=r"corpora\[1\].weight=-1.0: it must be"):
+        read(data_fields, corpora, (1.0, -1.0))

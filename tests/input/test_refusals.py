@@ -54,15 +54,16 @@ def test_missing_annotations_or_features(data, tmp_path, corpus_directory):
 
 
 def test_settings_that_do_not_fit(data):
-    refused(data, "3 processes cannot share the 8 lanes", process_count=3)
+    refused(data, "batch_size=8: it must be a multiple of 3", process_count=3)
+    refused(data, "3 processes cannot share the 8 lanes .*set it to 24", batch=24, process_count=3)
     data.lanes = 64
-    refused(data, "51 examples are too few for 64 lanes", batch=64)
+    refused(data, "51 examples are too few for config.data.lanes=64; set it to 32", batch=64)
     data.lanes = 8
     data.augment = "everything"
-    refused(data, "data.augment='everything': choose one of none, crop, full")
+    refused(data, "data.augment='everything': it must be 'none', 'crop' or 'full'")
     data.augment = "none"
     data.colour_jitter = 0.4
-    refused(data, "data.colour_jitter: no such field")
+    refused(data, "data.colour_jitter: there is no such field")
 
 
 def test_a_truncated_record_file(data, tmp_path):

@@ -94,6 +94,9 @@ class Interrupted:
     def __init__(self):
         self.calls = 0
 
+    def due(self, step, last):
+        return last or step == 4
+
     def __call__(self, model, stop):
         self.calls += 1
         if self.calls == 1:
@@ -113,7 +116,7 @@ def test_run_stopped_while_it_evaluates_saves_and_evaluates_afterwards(
     config = config.copy_and_resolve_references()
     config.eval_every = 4
     evaluation = Interrupted()
-    monkeypatch.setattr(loop, "open_evaluation", lambda config: evaluation)
+    monkeypatch.setattr(loop, "open_evaluations", lambda config: (evaluation,))
     with pytest.raises(Stopped, match="saved after step 4 of 6"):
         train(config, str(tmp_path))
     result = train(config, str(tmp_path))

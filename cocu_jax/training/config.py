@@ -1,0 +1,144 @@
+"""The fields of a train config: types and limits. `configs/cocu.py` explains and sets them."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import ml_collections
+import pydantic
+
+from cocu_jax.errors import UserError
+from cocu_jax.input.config import InputConfig, input_config
+from cocu_jax.models.clip import CLIPConfig
+from cocu_jax.models.groupvit import GroupViTConfig
+from cocu_jax.settings import (
+    Amount,
+    Count,
+    Flag,
+    PositiveAmount,
+    PositiveCount,
+    ShareBelowOne,
+    Whole,
+    only_its_fields,
+    read_settings,
+)
+from cocu_jax.training.evaluation import evaluation_settings
+
+MODELS = {"groupvit": GroupViTConfig, "clip": CLIPConfig}
+
+
+@only_its_fields
+@dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh's axes; `data=-1` takes all devices that `fsdp` leaves."""
+
+    data: Annotated[Whole, pydantic.Field(ge=-1)]
+    fsdp: PositiveCount
+
+
+@only_its_fields
+@dataclass(frozen=True)
+class TrainConfig:
+    """A train config without `model` and `evaluation`, whose fields depend on other fields."""
+
+    job: Literal["train"]
+    objective: Literal["groupvit", "clip"]
+    seed: Count
+    data: dict[str, Any]
+    model: dict[str, Any]
+    batch_size: PositiveCount
+    epochs: Amount
+    total_steps: Count
+    reference_batch: PositiveCount
+    learning_rate: PositiveAmount
+    start_learning_rate: Amount
+    end_learning_rate: Amount
+    warmup_epochs: Amount
+    warmup_steps: Count
+    weight_decay: Amount
+    decay_temperatures: Flag
+    betas: tuple[ShareBelowOne, ShareBelowOne]
+    adam_eps: PositiveAmount
+    clip_norm: PositiveAmount
+    ema_decay: ShareBelowOne
+    accumulate: PositiveCount
+    nonfinite_limit: PositiveCount
+    mesh: MeshConfig
+    log_every: PositiveCount
+    checkpoint_every: Count
+    checkpoint_minutes: Amount
+    keep: PositiveCount
+    eval_every: Count
+    evaluation: Any
+    profile_at: Count
+    profile_steps: PositiveCount
+    compile_cache: str
+    export: Flag
+    data_root: str = ""
+
+
+def check_config(config: ml_collections.ConfigDict) -> None:
+    """Checks every field of a train config, before anything is opened.
+
+    Raises:
+        UserError: a field is missing, unknown, or has a value that is not allowed alone or together
+            with another.
+    """
+    settings = read_settings(TrainConfig, config, "config")
+    data = input_config(config.data)
+    model = model_settings(config)
+    evaluation_settings(config)
+    if not settings.mesh.data:
+        raise UserError("config.mesh.data=0: it must be greater than or equal to 1, or -1")
+    if not settings.total_steps and not settings.epochs:
+        raise UserError("config.total_steps=0 and config.epochs=0: one of them must be positive")
+    _check_lengths(data, model)
+
+
+def model_settings(config: ml_collections.ConfigDict) -> GroupViTConfig | CLIPConfig:
+    """The model of a train config.
+
+    Raises:
+        UserError: a field is unknown or has a value that is not allowed.
+    """
+    if config.objective not in MODELS:
+        raise UserError(f"config.objective={config.objective!r}: it is one of {', '.join(MODELS)}")
+    kind = MODELS[config.objective]
+    try:
+        model = read_settings(kind, config.model, "config.model")
+    except UserError as error:
+        hint = ""
+        if "no such field" in str(error):
+            other = {"groupvit": "configs/cocu.py", "clip": "configs/clip.py"}[config.objective]
+            hint = f" in a model of objective {config.objective!r}; {other} has all of them"
+        raise UserError(f"{error}{hint}") from None
+    towers = {"config.model.text.": (model.text.width, model.text.heads)}
+    if isinstance(model, CLIPConfig):
+        towers["config.model.vision_"] = model.vision_width, model.vision_heads
+    else:
+        towers["config.model."] = model.width, model.heads
+    for name, (width, heads) in towers.items():
+        if width % heads:
+            raise UserError(f"{name}heads={heads}: it must divide {name}width={width}")
+    if model.image_size % model.patch_size:
+        raise UserError(
+            f"config.model.patch_size={model.patch_size}: it must divide the image size, "
+            f"{model.image_size} pixels"
+        )
+    return model
+
+
+def _check_lengths(data: InputConfig, model: GroupViTConfig | CLIPConfig) -> None:
+    lengths = {"caption_length": data.caption_length}
+    if data.concepts != "none":
+        lengths["prompt_length"] = data.prompt_length
+    for name, length in lengths.items():
+        if length > model.text.context_length:
+            raise UserError(
+                f"config.data.{name}={length}: it must be at most config.model.text."
+                f"context_length={model.text.context_length}"
+            )
+    if data.image_size % model.patch_size:
+        raise UserError(
+            f"config.data.image_size={data.image_size}: it must be a multiple of "
+            f"config.model.patch_size={model.patch_size}"
+        )
