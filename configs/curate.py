@@ -20,6 +20,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.prompt = "a photo of a {}"
 
     config.neighbours = 8
+    # "clustered": only images of cells (k-means) near an image's own are compared with it; exact
+    # among them, for indices of many millions. The summary tells the recall measured.
+    config.search = "exact"
+    config.cells = 0  # of the clustered search; 0: twice the square root of the index
+    config.cell_recall = 0.95  # share of the neighbours that it looks far enough to find
     config.match = "exact"  # or "substring": the published code, where "cat" matches "cattle"
     config.capacity = 64  # concepts kept per image; the summary tells how many archives were cut
     config.clusters = True

@@ -156,7 +156,7 @@ def _there(rows: Array) -> Bool[Array, "n"]:
 
 
 def _near_to_near(centroids: Float[np.ndarray, "c d"]) -> Int[np.ndarray, "c"]:
-    """An order in which neighbours follow one another: halved along the main axis, again and again."""
+    """An order in which near centroids are near: halves along the main axis, again and again."""
     parts = [np.arange(len(centroids))]
     while max(map(len, parts)) > 1:
         parts = [half for part in parts for half in _halves(centroids, part)]

@@ -195,7 +195,7 @@ def _run_tasks(
 
 
 def _share_out(queries: np.ndarray, devices: tuple[jax.Device, ...]) -> Array:
-    """Query blocks [devices, k, q, d], every n-th on a device; k in steps that spare compilations."""
+    """Query blocks [devices, k, q, d], every n-th on a device; k in steps: fewer compilations."""
     own = -(-len(queries) // len(devices))
     step = max(1, 2 ** (own.bit_length() - 3))
     own = -(-own // step) * step

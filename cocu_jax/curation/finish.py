@@ -40,8 +40,11 @@ def finish(plan: Plan, stop: StopRequest) -> dict:
         write_page(plan, ordered)
     for directory in ("annotations", "parquet", "reports"):
         remove_temporaries(plan.workdir / directory)
+    provenance = dict(plan.provenance)
+    if recalls:
+        provenance["measured_recall"] = summary["measured_recall"]
     num_bytes = sum(report["bytes"] for report in ordered)
-    files = metadata_files(plan.corpus.split, plan.corpus.shard_lengths, num_bytes, plan.provenance)
+    files = metadata_files(plan.corpus.split, plan.corpus.shard_lengths, num_bytes, provenance)
     for name, content in files.items():
         write_file(plan.workdir / "annotations" / name, content)
     return summary

@@ -91,6 +91,12 @@ class Index:
             parts.append(np.array(rows[max(start - offset, 0) : stop - offset]))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
+    def take(self, rows: Int[np.ndarray, "n"]) -> Float16[np.ndarray, "n d"]:
+        """Embeddings of any rows, in their order. Maps each file once."""
+        parts = list(self._by_shard(rows))
+        found = np.concatenate([arrays["embeddings"][local] for arrays, _, local in parts])
+        return found[np.argsort(np.concatenate([here for _, here, _ in parts]))]
+
     def entries(self, rows: Int[np.ndarray, "n"]) -> Entries:
         """What is known of any rows, in their order; row -1 has nothing. Maps each file once."""
         nothing = np.flatnonzero(rows < 0)

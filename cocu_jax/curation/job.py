@@ -4,6 +4,7 @@ Files of a run, each complete as soon as it has its name:
 
     EMBEDDINGS/<what made them>/concepts.safetensors     text embeddings of the gallery
     EMBEDDINGS/<what made them>/<corpus>/00007.safetensors
+    WORKDIR/neighbours/                                  of a clustered search, see `cell_search`
     WORKDIR/annotations/...tfrecord-00007-of-00064       ranked concepts
     WORKDIR/parquet/part-00007-of-00064.parquet          the same for everyone else
     WORKDIR/reports/00007.json                           checksums and counts: the shard is finished
@@ -23,6 +24,7 @@ import numpy as np
 from etils import epath
 
 from cocu_jax.curation.annotate import Annotator
+from cocu_jax.curation.cell_search import search_by_cells
 from cocu_jax.curation.embed import Encoder, embed_concepts, embed_shards
 from cocu_jax.curation.finish import finish
 from cocu_jax.curation.index import Index, shard_arrays
@@ -100,12 +102,17 @@ def _annotate(plan: Plan, concepts: np.ndarray, stop: StopRequest) -> None:
     )
     annotator = Annotator(concepts, config.capacity, config.clusters, config.seed)
     starts = starts_of(corpus.shard_lengths)
+    clustered = search_by_cells(plan, index, stop) if config.search == "clustered" else None
     groups = list(_groups(plan))
     for number, group in enumerate(groups, start=1):
         title = f"group {number}/{len(groups)}" if len(groups) > 1 else "images"
         embedded = [open_arrays(plan.embedding_file(corpus, shard)) for shard in group]
         queries = [arrays["embeddings"] for arrays in embedded]
-        found, recall = _search(plan, index, queries, title, stop)
+        if clustered:
+            found = clustered.of_rows([(int(starts[s]), int(starts[s + 1])) for s in group])
+            recall = clustered.recall
+        else:
+            found, recall = _search(plan, index, queries, title, stop)
         for arrays, rows in zip(embedded, found, strict=True):
             rows[~arrays["readable"]] = -1
         entries = index.entries(np.concatenate(found).reshape(-1))

@@ -154,6 +154,8 @@ def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
         "version": VERSION,
     }
     fields = ("prompt", "neighbours", "match", "capacity", "clusters", "recall", "seed")
+    if config.search == "clustered":
+        fields += ("search", "cells", "cell_recall")
     root = config.embeddings or directory / "embeddings"
     if "://" in str(root):
         raise UserError(
@@ -194,6 +196,17 @@ def _check_fields(config: ml_collections.ConfigDict) -> None:
     for field in ("neighbours", "capacity", "batch_size", "search_rows", "tile_rows"):
         if config[field] < 1:
             raise UserError(f"config.{field}={config[field]} must be at least 1")
+    if config.search not in ("exact", "clustered"):
+        raise UserError(f"config.search={config.search!r}; choose exact or clustered")
+    if config.search == "clustered" and config.recall != 1:
+        raise UserError(
+            f"config.recall={config.recall} is for config.search='exact'; "
+            "set config.cell_recall for the clustered search"
+        )
+    if not 0 < config.cell_recall <= 1:
+        raise UserError(f"config.cell_recall={config.cell_recall} must be above 0 and at most 1")
+    if config.cells < 0:
+        raise UserError(f"config.cells={config.cells} must be at least 1, or 0 for 2 sqrt(index)")
     if not 0 < config.recall <= 1:
         raise UserError(f"config.recall={config.recall} must be above 0 and at most 1")
 

@@ -1,12 +1,12 @@
 """Embeddings sorted by cell, in files that are each sorted on their own ("runs").
 
-A cell's rows are contiguous in every run, and a cell is its rows of the first run, then those of the
-second, …: in the order of their numbers. Sorting so needs no more memory than one run, and reading
-neighbouring cells takes one stretch of every run.
+A cell's rows are contiguous in every run, and a cell is its rows of the first run, then those of
+the second, …: in the order of their numbers. Sorting so needs no more memory than one run, and
+reading neighbouring cells takes one stretch of every run.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from etils import epath
@@ -17,6 +17,8 @@ from cocu_jax.curation.shard_files import open_arrays
 
 RUN_ROWS = 2**17  # of the shards that make up one run, unless a shard alone has more
 BLOCK_ROWS = 64  # cells are read in blocks of so many rows
+
+OpenFile = Callable[[epath.Path], dict[str, np.ndarray]]
 
 
 def run_arrays(
@@ -40,10 +42,11 @@ def run_arrays(
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run's file, and the number of its first row in the table it belongs to."""
+    """A run's file, the number of its first row in the table it belongs to, and its rows."""
 
     file: epath.Path
     offset: int
+    length: int
 
 
 class SortedRows:
@@ -54,10 +57,10 @@ class SortedRows:
         starts: where each cell starts, plus the total at the end.
     """
 
-    def __init__(self, runs: Sequence[Run]):
-        """Args: finished runs in the order of their rows."""
-        self._runs = list(runs)
-        starts = [open_arrays(run.file)["starts"] for run in runs]
+    def __init__(self, runs: Sequence[Run], open_file: OpenFile = open_arrays):
+        """Args: finished runs in the order of their rows, and how to map a file."""
+        self._runs, self._open = list(runs), open_file
+        starts = [open_file(run.file)["starts"] for run in runs]
         self._counts = np.stack([np.diff(s) for s in starts]).astype(np.int32)
         self._before = np.cumsum(self._counts, axis=0, dtype=np.int32) - self._counts
         self.sizes = self._counts.sum(0, dtype=np.int64)
@@ -70,8 +73,8 @@ class SortedRows:
 
     def cells(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """(embeddings [n, d], row numbers [n]) of cells first to last, the last excluded."""
-        window = self.starts[first], self.starts[last]
-        return self._read(first, last, self.starts, *window)
+        start, stop = self.starts[first], self.starts[last]
+        return self._read(first, last, self.starts, start, stop, stop)
 
     def blocks(self, first: int, last: int, room: int) -> tuple[np.ndarray, np.ndarray]:
         """Blocks first to last, the last excluded, and empty ones up to `room`.
@@ -88,28 +91,24 @@ class SortedRows:
         rows, numbers = self._read(cell, end, starts * BLOCK_ROWS, *window, limit)
         return rows.reshape(room, BLOCK_ROWS, -1), numbers.reshape(room, BLOCK_ROWS)
 
-    def positions(self, run: int) -> Int[np.ndarray, "n"]:
-        """Where the rows of a run are among all rows by cell."""
-        return item_positions(self.starts[:-1] + self._before[run], self._counts[run])
-
-    def run(self, run: int) -> tuple[int, np.ndarray]:
-        """(number of its first row, numbers within it of its rows by cell)."""
-        return self._runs[run].offset, open_arrays(self._runs[run].file)["rows"]
+    def positions(self, first: int, last: int) -> Int[np.ndarray, "n"]:
+        """Where rows first to last are among all rows by cell; -1 for rows of zeros."""
+        found = np.full(last - first, -1, np.int64)
+        for i, run in enumerate(self._runs):
+            if run.offset < last and run.offset + run.length > first:
+                numbers = run.offset + self._open(run.file)["rows"].astype(np.int64)
+                asked = (numbers >= first) & (numbers < last)
+                places = item_positions(self.starts[:-1] + self._before[i], self._counts[i])
+                found[numbers[asked] - first] = places[asked]
+        return found
 
     def _read(
-        self,
-        first: int,
-        last: int,
-        places: np.ndarray,
-        start: int,
-        stop: int,
-        limit: int | None = None,
+        self, first: int, last: int, places: np.ndarray, start: int, stop: int, limit: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of cells whose cell c is placed at places[c], as far as they lie in a window."""
-        limit = stop if limit is None else limit
+        """Rows of cells whose cell c is placed at places[c]: what lies from start to limit."""
         embeddings = numbers = None
         for i, run in enumerate(self._runs):
-            arrays = open_arrays(run.file)
+            arrays = self._open(run.file)
             if embeddings is None:
                 width = arrays["embeddings"].shape[1]
                 embeddings = np.zeros((stop - start, width), np.float16)
