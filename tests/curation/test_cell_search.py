@@ -116,6 +116,7 @@ def test_pass_size_and_shares_change_nothing(fields, finished, tmp_path):
     assert len(list(tmp_path.glob("neighbours/0*"))) == 1
 
 
+@pytest.mark.slow
 def test_another_index_is_searched_by_its_own_cells(fields, tmp_path):
     other = write_corpus(tmp_path / "other", [example(1_000 + i) for i in range(70)], shards=3)
     index = ({"directory": other, "split": "train"},)

@@ -44,8 +44,8 @@ def run_round(tmp_path_factory):
         server.stdin.close()
 
 
-@pytest.fixture(scope="module")
-def fields(tmp_path_factory):
+@pytest.fixture(scope="module", params=["exact", "clustered"])
+def fields(request, tmp_path_factory):
     damaged = encoded(np.zeros((9, 9, 3), np.uint8))[:-30]
     examples = [example(i, damaged if i % 50 == 7 else None) for i in range(IMAGES)]
     corpus = write_corpus(tmp_path_factory.mktemp("data"), examples, SHARDS)
@@ -55,6 +55,8 @@ def fields(tmp_path_factory):
         "batch_size": 4,
         "page_images": 4,
         "search_rows": 50,
+        "search": request.param,
+        "cells": 9,
     }
 
 
