@@ -18,7 +18,14 @@ from cocu_jax.models.dense_clip import VARIANTS, dense_features
 from cocu_jax.models.losses import normalize
 from cocu_jax.models.tokenizer import Tokenizer
 from eval.class_embeddings import embed_classes, words_of
-from eval.painting import CLASSES_PER_BLOCK, sum_windows, visit_pixels
+from eval.painting import (
+    CLASSES_PER_BLOCK,
+    piece_affinities,
+    resize_canvas,
+    sum_windows,
+    visit_pixels,
+)
+from eval.pamr import refine
 from eval.pieces import PieceShape, Place
 from eval.protocol import Protocol
 
@@ -58,8 +65,11 @@ class DenseMethod:
         self, said: Float[Array, "n w y x"], place: Place, shape: PieceShape
     ) -> Int[Array, "th tw"]:
         """Class of every pixel of a piece, a block of words at a time with a running best."""
-        owners = jnp.array(self.owners)
+        owners, tile = jnp.array(self.owners), shape.tile
         words, crop = len(self.owners), self.protocol.crop
+        weights = None
+        if self.protocol.pamr:
+            weights = piece_affinities(place, crop, shape.canvas, tile)
 
         def paint_block(block: Array, running: tuple[Array, ...]) -> tuple[Array, ...]:
             ids = block * CLASSES_PER_BLOCK + jnp.arange(CLASSES_PER_BLOCK)
@@ -82,10 +92,12 @@ class DenseMethod:
                 return jnp.maximum(score, best), jnp.where(better, found, label), total
 
             total = sum_windows(pixels, CLASSES_PER_BLOCK, place, shape.canvas)
-            return visit_pixels(total, place, update, running)
+            if not self.protocol.pamr:
+                return visit_pixels(total, place, update, running)
+            return update(running, refine(resize_canvas(total, place, tile), weights, place.size))
 
-        lowest = jnp.full(shape.tile, -jnp.inf)
-        running = lowest, jnp.zeros(shape.tile, jnp.int32), lowest
+        lowest = jnp.full(tile, -jnp.inf)
+        running = lowest, jnp.zeros(tile, jnp.int32), lowest
         blocks = -(-words // CLASSES_PER_BLOCK)
         best, label, total = jax.lax.fori_loop(0, blocks, paint_block, running)
         if not self.protocol.has_background:

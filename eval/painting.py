@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
+from eval.pamr import affinities
 from eval.pieces import Place, Sampling
 
 CLASSES_PER_BLOCK = 16
@@ -80,6 +81,22 @@ def visit_pixels(
         return jax.lax.fori_loop(0, -(-place.size[inner] // steps[inner]), visit_inner, state)
 
     return jax.lax.fori_loop(0, -(-place.size[outer] // steps[outer]), visit_outer, state)
+
+
+def resize_canvas(
+    total: Float[Array, "h w k"], place: Place, tile: tuple[int, int]
+) -> Float[Array, "th tw k"]:
+    """The whole canvas resized to the piece at once, divided by the number of windows."""
+    return _mix(_mix(total, place.rows, 0, tile[0], 0), place.columns, 0, tile[1], 1)
+
+
+def piece_affinities(
+    place: Place, crop: int, canvas: tuple[int, int], tile: tuple[int, int]
+) -> Float[Array, "th tw p"]:
+    """Weights of `pamr.refine` from the pixels of the evaluated image, resized to the piece."""
+    one = jnp.ones((crop, crop, 1))
+    windows = sum_windows(lambda _: one, 1, place, canvas)  # which resizing divides by
+    return affinities(resize_canvas(place.pixels * windows, place, tile), place.size)
 
 
 def _mix(x: Array, axis: Sampling, start: Array, count: int, dimension: int) -> Array:

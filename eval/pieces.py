@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from eval.confusion import IGNORE
 from eval.geometry import Axis, nearest, sample_axis, window_count
@@ -55,6 +55,7 @@ class Place(NamedTuple):
         size: height and width of the piece; what lies below and to the right is padding.
         rows: sampling of the canvas rows; the division by the windows' number is in its weights.
         columns: sampling of the canvas columns.
+        pixels: the evaluated image on the canvas; None unless the protocol refines labels by it.
     """
 
     windows: Int[Array, ""]
@@ -62,6 +63,7 @@ class Place(NamedTuple):
     size: Int[Array, "2"]
     rows: Sampling
     columns: Sampling
+    pixels: UInt8[Array, "h w 3"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +119,8 @@ def cut_pieces(image: EvaluatedImage, protocol: Protocol, shape: PieceShape) -> 
     rows, columns = (_parts(*limit) for limit in limits)
     corners = [(row, column) for row in rows for column in columns]
     for row, column in corners:
-        yield _cut(image, down, across, row, column, shape, (row, column) == corners[-1])
+        last = (row, column) == corners[-1]
+        yield _cut(image, down, across, row, column, shape, last, protocol.pamr)
 
 
 def empty_piece(piece: Piece) -> Piece:
@@ -147,6 +150,7 @@ def _cut(
     columns: range,
     shape: PieceShape,
     last: bool,
+    with_pixels: bool,
 ) -> Piece:
     places = [axis.touched(r.start, r.stop) for axis, r in ((down, rows), (across, columns))]
     top, left = (int(a.starts[p[0]]) for a, p in zip((down, across), places, strict=True))
@@ -160,6 +164,7 @@ def _cut(
         size=np.array([len(rows), len(columns)], np.int32),
         rows=_sampling(down, rows, top, shape.tile[0]),
         columns=_sampling(across, columns, left, shape.tile[1]),
+        pixels=_canvas_pixels(image, top, left, shape) if with_pixels else None,
     )
     truth = canvas_truth = None
     if image.labels is not None:
@@ -188,6 +193,14 @@ def _sampling(axis: Axis, part: range, origin: int, padded: int) -> Sampling:
         axis.high_weight[inside],
     )
     return Sampling(*(np.pad(x, (0, padded - len(part)), mode="edge") for x in arrays))
+
+
+def _canvas_pixels(image: EvaluatedImage, top: int, left: int, shape: PieceShape) -> np.ndarray:
+    """The evaluated image as far as the canvas reaches; what lies beyond the image stays zero."""
+    pixels = np.zeros((*shape.canvas, 3), np.uint8)
+    part = image.image[top:, left:][: shape.canvas[0], : shape.canvas[1]]
+    pixels[: part.shape[0], : part.shape[1]] = part
+    return pixels
 
 
 def _canvas_truth(image: EvaluatedImage, top: int, left: int, shape: PieceShape) -> np.ndarray:

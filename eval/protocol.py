@@ -29,6 +29,8 @@ class Protocol:
         dense: how a CLIP's patches are read, one of `dense_clip.VARIANTS`; no matter to a GroupViT.
         logit_scale: of a CLIP's similarities before the softmax over words.
         background_words: words that mean background to a CLIP, beside its threshold.
+        pamr: refine a CLIP's scores by the colours of the image before labels are decided, see
+            `eval.pamr`. Images larger than a piece (1024 x 2048) are refined piece by piece.
         mean: of the model's input normalisation, in [0, 1].
         std: of the model's input normalisation, in [0, 1].
     """
@@ -40,9 +42,10 @@ class Protocol:
     bg_thresh: Share | None = None
     templates: Literal["simple", "subset", "full"] = "simple"
     image_classes: PositiveCount = 5
-    dense: str = "naclip"
+    dense: Literal["clip", "maskclip", "sclip", "clearclip", "naclip"] = "naclip"
     logit_scale: PositiveAmount = 40.0
     background_words: tuple[str, ...] = ()
+    pamr: Flag = False
     mean: tuple[Share, Share, Share] = IMAGENET_MEAN
     std: tuple[PositiveAmount, PositiveAmount, PositiveAmount] = IMAGENET_STD
 

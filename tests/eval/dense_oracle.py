@@ -89,8 +89,8 @@ def word_embeddings(model, tokens: np.ndarray, templates: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def probabilities(model, image, words, variant, crop, stride, size, scale) -> torch.Tensor:
-    """Probability of every word at every pixel [w, *size] of a normalised image [3, h, w]."""
+def logits(model, image, words, variant, crop, stride, size) -> torch.Tensor:
+    """Similarity of every word at every pixel [w, *size] of a normalised image [3, h, w]."""
     _, height, width = image.shape
 
     def starts(length):
@@ -108,7 +108,6 @@ def probabilities(model, image, words, variant, crop, stride, size, scale) -> to
             )[0]
             total[:, top : top + crop, left : left + crop] += large
             covered[top : top + crop, left : left + crop] += 1
-    logits = torch.nn.functional.interpolate(
+    return torch.nn.functional.interpolate(
         (total / covered)[None], size, mode="bilinear", align_corners=False
     )[0]
-    return (logits * scale).softmax(0)

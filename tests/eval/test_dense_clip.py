@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from miniature import make_images
+from pamr_oracle import pamr_oracle
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.dense_clip import VARIANTS, dense_features
 from cocu_jax.models.templates import SUBSET_TEMPLATES
 from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.huggingface import load_clip
+from eval import pamr
 from eval.images import EvaluatedImage
 from eval.prediction import predict
 from eval.protocol import Protocol
@@ -91,9 +93,8 @@ def test_labels_equal_the_oracle_with_synonyms_background_and_windows(models, va
 
     for example in evaluated:
         pixels = torch.tensor(normalised(example.image)).permute(2, 0, 1)
-        scores = oracle.probabilities(
-            torch_model, pixels, words, variant, 32, 16, example.size, protocol.logit_scale
-        ).numpy()
+        logits = oracle.logits(torch_model, pixels, words, variant, 32, 16, example.size)
+        scores = (logits * protocol.logit_scale).softmax(0).numpy()
         best = scores.max(0)
         theirs = np.where(best < protocol.bg_thresh, 0, OWNERS[scores.argmax(0)])
         second = np.sort(scores, 0)[-2]
@@ -101,6 +102,36 @@ def test_labels_equal_the_oracle_with_synonyms_background_and_windows(models, va
         assert clear.mean() > 0.999
         assert (ours[example.key] == theirs)[clear].all()
         assert 0.05 < (theirs == 0).mean() < 0.95 and len(np.unique(theirs)) > 4
+
+
+def test_refined_labels_equal_the_oracle(models):
+    torch_model, model = models
+    protocol = dataclasses.replace(PROTOCOL, pamr=True)
+    tokenizer = Tokenizer()
+    prompts = tokenizer([t.format(word) for word in WORDS for t in SUBSET_TEMPLATES])
+    words = oracle.word_embeddings(torch_model, prompts, len(SUBSET_TEMPLATES))
+    image, size = make_images([(40, 56)], 2)[0][0], (33, 70)
+    noise = np.random.default_rng(0).normal(0, 4, image.shape)  # flat areas amplify rounding
+    image = np.clip(image + noise, 0, 255).astype(np.uint8)
+
+    segmenter = make_segmenter(model, CLASSES, protocol, tokenizer)
+    (prediction,) = predict(segmenter, [EvaluatedImage("x", image, size)])
+
+    pixels = torch.tensor(normalised(image)).permute(2, 0, 1)
+    arguments = torch_model, pixels, words, "naclip", 32, 16, size
+    logits = oracle.logits(*arguments).permute(1, 2, 0).numpy()
+    large = torch.nn.functional.interpolate(
+        torch.tensor(image).permute(2, 0, 1)[None].float(), size, mode="bilinear"
+    )[0]
+    refined = pamr_oracle(large.permute(1, 2, 0).numpy(), logits, pamr.DILATIONS, pamr.STEPS)
+    scores = torch.tensor(refined * protocol.logit_scale).softmax(-1).permute(2, 0, 1).numpy()
+    best = scores.max(0)
+    theirs = np.where(best < protocol.bg_thresh, 0, OWNERS[scores.argmax(0)])
+    unrefined = OWNERS[logits.argmax(-1)]
+    clear = (best - np.sort(scores, 0)[-2] > 1e-5) & (np.abs(best - protocol.bg_thresh) > 1e-5)
+    assert clear.mean() > 0.99
+    assert (prediction.labels == theirs)[clear].all()
+    assert (theirs != unrefined)[theirs > 0].any()
 
 
 def test_unknown_variant_is_one_clear_line(models):

@@ -4,41 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pamr_oracle import pamr_oracle
 
 from eval.pamr import affinities, refine
 
 DILATIONS, STEPS = (1, 3), 3
-
-
-def oracle(image, scores, dilations, steps):
-    """One pixel at a time, from the published formula, in float64."""
-    height, width, _ = image.shape
-    image, scores = image.astype(np.float64), scores.astype(np.float64)
-    around = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
-
-    def places(i, j, with_centre):
-        return [
-            (min(max(i + d * y, 0), height - 1), min(max(j + d * x, 0), width - 1))
-            for d in dilations
-            for y, x in around
-            if with_centre or (y, x) != (0, 0)
-        ]
-
-    weights = {}
-    for i in range(height):
-        for j in range(width):
-            window = np.array([image[p] for p in places(i, j, True)])
-            others = np.array([image[p] for p in places(i, j, False)])
-            deviation = window.std(0, ddof=1)
-            logits = (-np.abs(image[i, j] - others) / (1e-8 + 0.1 * deviation)).mean(1)
-            weight = np.exp(logits - logits.max())
-            weights[i, j] = weight / weight.sum()
-    for _ in range(steps):
-        new = np.empty_like(scores)
-        for (i, j), weight in weights.items():
-            new[i, j] = weight @ np.array([scores[p] for p in places(i, j, False)])
-        scores = new
-    return scores
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +33,7 @@ def test_refinement_equals_the_formula_pixel_by_pixel(example):
 
     ours = refined(image, scores, image.shape[:2])
 
-    theirs = oracle(image, scores, DILATIONS, STEPS)
+    theirs = pamr_oracle(image, scores, DILATIONS, STEPS)
     assert np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
     assert np.abs(theirs - scores).mean() > 0.1
 
@@ -76,5 +46,5 @@ def test_padding_behind_the_image_has_no_part_in_it(example):
 
     ours = refined(image, scores, (height, width))[:height, :width]
 
-    theirs = oracle(image[:height, :width], scores[:height, :width], DILATIONS, STEPS)
+    theirs = pamr_oracle(image[:height, :width], scores[:height, :width], DILATIONS, STEPS)
     assert np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
