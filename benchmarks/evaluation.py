@@ -125,7 +125,7 @@ def product_rate(size: int = 2048) -> float:
 def count_images(segmenter: Segmenter, images: list[EvaluatedImage]) -> np.ndarray:
     """The whole evaluation of images in memory."""
     painted = segmenter.paint(segmenter.read(images))
-    return sum(np.asarray(pieces.matrices) for pieces in painted)[0]
+    return sum(np.asarray(pieces.matrices).sum(0) for pieces in painted)[0]
 
 
 def cut_all(segmenter: Segmenter, images: list[EvaluatedImage]) -> list[jax.Array]:

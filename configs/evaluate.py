@@ -5,6 +5,7 @@ Needs `--config.checkpoint`, `--config.data_dir` and `--workdir`. Prepare a benc
 """
 
 import ml_collections
+from ml_collections import config_dict
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -14,16 +15,21 @@ def get_config() -> ml_collections.ConfigDict:
     # A training run of ours, a Hugging Face folder or hub id, or an authors' .pth file.
     config.checkpoint = ""
     # A comma list of: voc, context, coco_object, imagenet_s_50, imagenet_s_300, cityscapes,
-    # ade20k, coco_stuff; imagenet (classification); or directories of segmentation datasets.
+    # ade20k, coco_stuff; voc20 and context59 (no background); imagenet (classification); or
+    # directories of segmentation datasets.
     config.benchmarks = "voc"
     config.data_dir = ""  # where `python -m data_prep` put the benchmarks
 
-    config.templates = "simple"  # prompts of segmentation: simple, subset (7) or full (80)
+    # What differs from a benchmark's published settings; results say so, under a name of their own.
+    config.bg_thresh = config_dict.placeholder(float)  # threshold of the background class
+    config.templates = ""  # simple, subset (7), subset_groupvit (the published 7) or full (80)
+    config.mode = ""  # windows, or whole: the model sees the whole image at once
+    config.softmax = config_dict.placeholder(bool)  # softmax over the classes before the best
     config.classification_templates = "subset"
     config.class_names = ""  # text file with other names for the classes, one a line, same order
     config.dtype = "float32"  # of the model's matrix products; or "bfloat16"
     config.limit = 0  # only the first so many images; 0 takes all
-    config.images_per_device = 0  # of a batch; 0: as many as fill one forward
+    config.images_per_device = 0  # of a batch in classification; 0: 32
     config.windows_per_forward = 0  # per device; 0: chosen by crop and device
 
     config.pictures = 8  # images of each benchmark to draw

@@ -1,4 +1,4 @@
-"""The eight published benchmarks and their settings. No JAX here: `data_prep` reads this too."""
+"""The published benchmarks and their settings. No JAX here: `data_prep` reads this too."""
 
 import dataclasses
 import functools
@@ -23,6 +23,8 @@ class Benchmark:
         split_size: number of images of the official split.
         layout: official files, in words, for error messages.
         submission_ids: what the benchmark's own files call each class.
+        dataset: the prepared dataset that it is read from: its own, or that of a benchmark with a
+            background class which this one ignores (`voc20` is read from `voc`).
     """
 
     name: str
@@ -32,12 +34,18 @@ class Benchmark:
     split_size: int
     layout: str
     submission_ids: tuple[int, ...]
+    dataset: str
 
 
 @functools.cache
 def benchmarks() -> dict[str, Benchmark]:
-    """All benchmarks by name, in the paper's order."""
+    """All benchmarks by name: the eight in the paper's order, then those read from their data."""
     return {name: _parse(name, fields) for name, fields in json.loads(_FILE.read_text()).items()}
+
+
+def prepared_benchmarks() -> dict[str, Benchmark]:
+    """The benchmarks that have a dataset of their own."""
+    return {name: b for name, b in benchmarks().items() if b.dataset == name}
 
 
 def get_benchmark(name: str) -> Benchmark:
@@ -59,6 +67,7 @@ def _parse(name: str, fields: dict) -> Benchmark:
         resize_long_short=tuple(fields["resize_long_short"]),
         has_background=fields["has_background"],
         bg_thresh=fields["bg_thresh"],
+        large_images=fields.get("large_images") and tuple(fields["large_images"]),
     )
     return Benchmark(
         name=name,
@@ -67,5 +76,6 @@ def _parse(name: str, fields: dict) -> Benchmark:
         protocol=protocol,
         split_size=fields["split_size"],
         layout=fields["layout"],
+        dataset=fields.get("dataset", name),
         submission_ids=tuple(fields.get("submission_ids", range(len(fields["classes"])))),
     )

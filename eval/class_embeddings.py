@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,17 @@ from jaxtyping import Array, Float, Int
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.losses import normalize
-from cocu_jax.models.templates import IMAGENET_TEMPLATES, SIMPLE_TEMPLATE, SUBSET_TEMPLATES
+from cocu_jax.models.templates import (
+    GROUPVIT_SUBSET_TEMPLATES,
+    IMAGENET_TEMPLATES,
+    SIMPLE_TEMPLATE,
+    SUBSET_TEMPLATES,
+)
 from cocu_jax.models.text import trim_tokens
 from cocu_jax.models.tokenizer import Tokenizer
 
 _TEXTS_PER_CALL = 256
+_COMMENT = re.compile(r"(^|\s)#(\s.*|$)|^#.*")
 
 
 def words_of(name: str) -> tuple[str, ...]:
@@ -38,7 +45,7 @@ def embed_classes(
     Args:
         model: a GroupViT or CLIP.
         classes: names, background not among them.
-        template_set: "simple" (one template), "subset" (7) or "full" (80).
+        template_set: one of `protocol.TEMPLATE_SETS`.
         tokenizer: the tokenizer.
         unit_prompts: normalise every prompt's feature before the mean, as CLIP's evaluation does;
             GroupViT's does not.
@@ -46,6 +53,7 @@ def embed_classes(
     templates = {
         "simple": (SIMPLE_TEMPLATE,),
         "subset": SUBSET_TEMPLATES,
+        "subset_groupvit": GROUPVIT_SUBSET_TEMPLATES,
         "full": IMAGENET_TEMPLATES,
     }[template_set]
     words = [words_of(name) for name in classes]
@@ -73,19 +81,22 @@ def _encode(
     return nnx.merge(graphdef, state).encode_text(tokens)
 
 
-def read_class_names(path: str) -> tuple[str, ...]:
-    """Class names from a text file, one a line; empty lines and `#` comments are skipped.
+def read_class_names(path: epath.PathLike) -> tuple[str, ...]:
+    """Class names from a UTF-8 text file, one a line.
+
+    Empty lines and lines that begin with `#` are skipped; so is the rest of a line from a `#` that
+    stands alone (`grass # green`), but not that of `c# code`. A byte-order mark is no part of the
+    first name.
 
     Raises:
         UserError: no such file, no names in it, or a name twice.
     """
-    file = epath.Path(path)
     try:
-        lines = file.read_text().splitlines()
+        lines = epath.Path(path).read_bytes().decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UserError(f"{path}: cannot read class names ({reason}); one name a line") from None
-    names = tuple(name for line in lines if (name := line.split("#")[0].strip()))
+    names = tuple(name for line in lines if (name := _COMMENT.sub("", line).strip()))
     if not names:
         raise UserError(f"{path}: no class names in it; write one name a line")
     if twice := sorted({name for name in names if names.count(name) > 1}):

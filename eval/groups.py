@@ -80,7 +80,8 @@ class GroupMethod:
     def paint(self, said: Groups, place: Place, shape: PieceShape) -> Int[Array, "th tw"]:
         """Class of every pixel of a piece."""
         maps = hard_maps(said.soft, place.windows, self.protocol.crop)
-        return paint_groups(maps, said.scores, place, shape.canvas, shape.tile)[0]
+        softmax = self.protocol.softmax
+        return paint_groups(maps, said.scores, place, shape.canvas, shape.tile, softmax)[0]
 
     def rename(self, said: Groups, place: Place, canvas_truth: Int[Array, "h w"]) -> Groups:
         """The same with every group called by the class that holds most of its pixels."""

@@ -6,7 +6,7 @@ bytes goes to the device.
 """
 
 import dataclasses
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -49,7 +49,7 @@ def read_images(
     process_index: int,
     process_count: int,
     limit: int | None = None,
-    skip: Container[int] = (),
+    skip: Sequence[int] = (),
 ) -> Iterator[EvaluatedImage]:
     """This process's share of the images, in the corpus's order, resized by the protocol.
 
@@ -66,40 +66,47 @@ def read_images(
     """
     records = tf.data.TFRecordDataset(list(corpus.shard_files)).enumerate()
     records = records.take(-1 if limit is None else limit).shard(process_count, process_index)
-    if skip:
-        wanted = np.array([i not in skip for i in range(corpus.num_examples)])
+    if len(skip):
+        wanted = np.ones(corpus.num_examples, bool)
+        wanted[skip] = False
         wanted = tf.constant(wanted)
         records = records.filter(lambda index, record: wanted[index])
 
     def decode(index, record):
         example = parse_example(corpus.features, record, decode_images=True)
         image, labels = example["image"], example["segmentation"]
-        height, width = tf.shape(image)[0], tf.shape(image)[1]
+        shape = tf.shape(image)[:2]
         size = tf.numpy_function(
-            lambda h, w: np.array(protocol.resized(h, w), np.int32), (height, width), tf.int32
+            lambda s: np.array(protocol.decided(*s.tolist()), np.int32), (shape,), tf.int32
         )
-        resized = resize_uint8(image, size)
+        target = tf.numpy_function(
+            lambda s: np.array(protocol.resized(*s.tolist()), np.int32), (size,), tf.int32
+        )
+        smaller = tf.reduce_any(size != shape)
+        image = tf.cond(smaller, lambda: resize_uint8(image, size), lambda: image)
+        resized = resize_uint8(image, target)
         return (
             index,
             example["key"],
             resized,
-            tf.shape(image)[:2],
+            size,
             tf.cast(labels[..., 0], tf.int32),
         )
 
     num_classes = len(corpus.metadata["classes"])
     ignore = corpus.metadata["ignore_label"]
+    first = corpus.metadata.get("ignored_classes", 0)  # VOC's 20 classes: its background is ignored
     decoded = records.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     decoded = decoded.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
     for index, key, image, size, labels in name_damage(decoded, corpus):
         key = key.decode()
-        ignored = labels == ignore
-        if (wrong := labels[~ignored & (labels >= num_classes)]).size:
+        ignored = (labels == ignore) | (labels < first)
+        if (wrong := labels[~ignored & (labels >= first + num_classes)]).size:
             raise UserError(
-                f"{corpus.directory}: mask of {key} holds {wrong[0]}, but there are {num_classes} "
-                "classes; prepare the dataset again"
+                f"{corpus.directory}: mask of {key} holds {wrong[0]}, but there are "
+                f"{first + num_classes} classes; prepare the dataset again"
             )
-        labels = np.where(ignored, IGNORE, labels).astype(np.uint16)
+        labels = np.where(ignored, IGNORE, labels - first).astype(np.uint16)
         yield EvaluatedImage(key, image, tuple(size.tolist()), labels, int(index))
 
 

@@ -8,9 +8,10 @@ WORKDIR/tensorboard                  the figures and the pictures
 """
 
 import dataclasses
+import io
 import json
-import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import ml_collections
@@ -19,27 +20,31 @@ from clu import metric_writers
 from etils import epath
 from flax import nnx
 from jax.experimental import multihost_utils
+from PIL import Image
 
-from cocu_jax.errors import UserError
-from cocu_jax.input.corpus import Corpus, open_corpus
+from cocu_jax.files import safe_name, write_file
 from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.image_processing import ImageProcessing
 from cocu_jax.stopping import StopRequest
 from cocu_jax.workdir import open_workdir
-from eval.benchmarks import Benchmark, benchmarks
 from eval.checkpoint import load_checkpoint, model_fingerprint
-from eval.class_embeddings import read_class_names
 from eval.classification import evaluate_classification
+from eval.groups import GroupMethod
 from eval.palettes import class_colours
+from eval.partial import PartialCounts
 from eval.prediction import Prediction
-from eval.protocol import Protocol
 from eval.report import format_results
+from eval.results import identity, read_result, without_nan, write_result
 from eval.samples import draw_samples
 from eval.segmentation import SegmentationResult, evaluate_segmentation
 from eval.submission import write_prediction
+from eval.tasks import Task, open_tasks
 
-_IMAGENET = "imagenet"
-_FREE_FIELDS = ("benchmarks", "pictures", "images_per_device")
+# Settings that results are bound to one by one, see `results.identity`, or that change no figure.
+_FREE_FIELDS = (
+    "benchmarks", "data_dir", "pictures", "images_per_device", "windows_per_forward",
+    "templates", "classification_templates", "class_names", "bg_thresh", "mode", "softmax",
+)  # fmt: skip
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, dict]:
@@ -54,131 +59,96 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, dict]
 
     Raises:
         UserError: checkpoint, datasets or settings are missing or do not fit.
-        Stopped: on request; finished benchmarks are kept.
+        Stopped: on request; finished benchmarks are kept, and what was counted of the next.
     """
     writes = jax.process_index() == 0
-    tasks = [_open_task(name.strip(), config) for name in config.benchmarks.split(",")]
+    tasks = open_tasks(config)
     model, processing = load_checkpoint(config.checkpoint, config.dtype)
     root = open_workdir(workdir, config, free_fields=_FREE_FIELDS, writer=writes)
     fingerprint = model_fingerprint(model)
+    results = {}
     with StopRequest() as stop:
         for task in tasks:
+            run = _Run(task, config, root, model, processing, stop)
+            belongs_to = identity(task, config, fingerprint, run.method, processing)
             file = root / "results" / f"{task.name}.json"
-            if file.exists() and json.loads(file.read_text())["model"] == fingerprint:
+            if (kept := read_result(file, belongs_to)) is not None:
+                results[task.name] = kept
                 continue
-            evaluate_one = _classify if task.name == _IMAGENET else _segment
-            figures = evaluate_one(task, config, root, model, processing, stop)
+            figures = without_nan(run.segment(belongs_to) if task.protocol else run.classify())
+            shared = {"identity": belongs_to, "checkpoint": config.checkpoint}
+            results[task.name] = shared | {"changes": task.changes} | figures
             if writes:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                record = {"model": fingerprint, "checkpoint": config.checkpoint, **figures}
-                file.write_text(json.dumps(record, indent=2))
+                write_result(file, results[task.name])
                 _write_scalars(root, task.name, figures)
-    if jax.process_count() > 1:  # process 0 has written what the others read now
-        multihost_utils.sync_global_devices("results")
-    results = {t.name: json.loads((root / f"results/{t.name}.json").read_text()) for t in tasks}
     if writes:
         terminal, markdown = format_results(results)
-        (root / "results.json").write_text(json.dumps(results, indent=2))
-        (root / "results.md").write_text(markdown)
+        write_file(root / "results.json", json.dumps(results, indent=2))
+        write_file(root / "results.md", markdown)
         print(terminal)
+    if jax.process_count() > 1:  # no process may look for results that process 0 still writes
+        multihost_utils.sync_global_devices("results")
     return results
 
 
 @dataclasses.dataclass(frozen=True)
-class _Task:
-    """One entry of `config.benchmarks`, its dataset opened.
+class _Run:
+    """The evaluation of one benchmark."""
 
-    Attributes:
-        name: for files and tables.
-        title: for people.
-        corpus: the dataset.
-        protocol: None for classification.
-        benchmark: the published benchmark, if it is one.
-    """
+    task: Task
+    config: ml_collections.ConfigDict
+    root: epath.Path
+    model: nnx.Module
+    processing: ImageProcessing
+    stop: StopRequest
 
-    name: str
-    title: str
-    corpus: Corpus
-    protocol: Protocol | None = None
-    benchmark: Benchmark | None = None
+    @property
+    def method(self) -> Any:
+        """How the model is read; None for classification."""
+        if self.task.protocol is None:
+            return None
+        statistics = dict(mean=self.processing.mean, std=self.processing.std)
+        return GroupMethod(dataclasses.replace(self.task.protocol, **statistics))
 
-
-def _open_task(name: str, config: ml_collections.ConfigDict) -> _Task:
-    if name == _IMAGENET:
-        corpus = _open_prepared(config, "imagenet_validation", "python -m data_prep imagenet")
-        return _Task(name, "ImageNet-1k val", corpus)
-    if name in benchmarks():
-        benchmark = benchmarks()[name]
-        command = f"python -m data_prep segmentation --benchmark {name}"
-        corpus = _open_prepared(config, f"segmentation/{name}", command)
-        protocol = dataclasses.replace(benchmark.protocol, templates=config.templates)
-        return _Task(name, benchmark.title, corpus, protocol, benchmark)
-    if not epath.Path(name).is_dir():
-        known = ", ".join([*benchmarks(), _IMAGENET])
-        raise UserError(
-            f"config.benchmarks: {name!r} is neither a benchmark nor a directory; "
-            f"choose from {known}"
+    def segment(self, belongs_to: dict) -> dict:
+        """Figures of zero-shot segmentation; writes matrices, pictures and predictions."""
+        task, config, method, tokenizer = self.task, self.config, self.method, Tokenizer()
+        part = f"{task.name}.part-{jax.process_index()}-of-{jax.process_count()}.npz"
+        partial = PartialCounts(self.root / "results" / part, belongs_to)
+        result = evaluate_segmentation(
+            self.model,
+            task.corpus,
+            method.protocol,
+            tokenizer,
+            classes=task.classes,
+            method=method,
+            windows_per_forward=config.windows_per_forward,
+            limit=config.limit or None,
+            title=task.title,
+            stop=self.stop,
+            visit=self._prediction_writer() if config.save_predictions else None,
+            partial=partial,
         )
-    corpus = open_corpus(name, config.custom.split)
-    background = bool(corpus.metadata.get("has_background"))
-    protocol = Protocol(
-        crop=config.custom.crop,
-        stride=config.custom.stride,
-        resize_long_short=tuple(config.custom.resize_long_short) or None,
-        has_background=background,
-        bg_thresh=config.custom.bg_thresh if background else None,
-        templates=config.templates,
-    )
-    return _Task(f"{epath.Path(name).name}-{corpus.fingerprint[:6]}", name, corpus, protocol)
-
-
-def _open_prepared(config: ml_collections.ConfigDict, place: str, command: str) -> Corpus:
-    remedy = f"{command} --root OFFICIAL_FILES --data_dir {config.data_dir or 'DATA_DIR'}"
-    if not config.data_dir:
-        raise UserError(f"config.data_dir is empty; prepare the dataset with: {remedy}")
-    directory = epath.Path(config.data_dir) / place
-    if not directory.is_dir():
-        raise UserError(f"no dataset at {directory}; prepare it with: {remedy}")
-    return open_corpus(str(directory), "validation")
-
-
-def _segment(
-    task: _Task,
-    config: ml_collections.ConfigDict,
-    root: epath.Path,
-    model: nnx.Module,
-    processing: ImageProcessing,
-    stop: StopRequest,
-) -> dict:
-    protocol = dataclasses.replace(task.protocol, mean=processing.mean, std=processing.std)
-    classes = read_class_names(config.class_names) if config.class_names else None
-    tokenizer = Tokenizer()
-    result = evaluate_segmentation(
-        model,
-        task.corpus,
-        protocol,
-        tokenizer,
-        classes=classes,
-        windows_per_forward=config.windows_per_forward,
-        limit=config.limit or None,
-        title=task.title,
-        stop=stop,
-        visit=_prediction_writer(task, root) if config.save_predictions else None,
-    )
-    if jax.process_index() == 0:
-        folder = root / "results"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{task.name}.npy").open("wb") as file:
-            np.save(file, _matrices(result))
-        pictures = draw_samples(
-            model, task.corpus, protocol, tokenizer, result.classes, config.pictures
-        )
-        _write_pictures(root, task.name, pictures)
-    return _without_nan(
-        {
+        if jax.process_index() == 0:
+            buffer = io.BytesIO()
+            np.save(buffer, _matrices(result))
+            write_file(self.root / "results" / f"{task.name}.npy", buffer.getvalue())
+            pictures = draw_samples(
+                self.model,
+                task.corpus,
+                method.protocol,
+                tokenizer,
+                result.classes,
+                config.pictures,
+                method,
+            )
+            _write_pictures(self.root, task.name, pictures)
+        partial.remove()
+        official = task.benchmark.split_size if task.benchmark else result.images
+        return {
             "title": task.title,
             "images": result.images,
-            "official_images": task.benchmark.split_size if task.benchmark else result.images,
+            "official_images": official,
             "miou": result.miou,
             "pixel_accuracy": result.pixel_accuracy,
             "class_accuracy": float(np.nanmean(list(result.accuracy.values()))),
@@ -187,62 +157,42 @@ def _segment(
             "iou": result.iou,
             "accuracy": result.accuracy,
         }
-    )
+
+    def classify(self) -> dict:
+        """Figures of zero-shot classification."""
+        config = self.config
+        result = evaluate_classification(
+            self.model,
+            self.task.corpus,
+            self.processing,
+            Tokenizer(),
+            templates=config.classification_templates,
+            images_per_device=config.images_per_device or 32,
+            limit=config.limit or None,
+            title=self.task.title,
+            stop=self.stop,
+        )
+        return {
+            "title": self.task.title,
+            "images": result.images,
+            "official_images": 50_000,
+            "top1": result.top1,
+            "top5": result.top5,
+        }
+
+    def _prediction_writer(self) -> Callable[[Prediction], None]:
+        task = self.task
+        folder = self.root / "predictions" / task.name
+        classes = task.corpus.metadata["classes"]
+        ids = task.benchmark.submission_ids if task.benchmark else range(len(classes))
+        colours = class_colours(task.benchmark.name if task.benchmark else "", len(classes))
+        return lambda p: write_prediction(folder, safe_name(p.key), p.labels, ids, colours)
 
 
 def _matrices(result: SegmentationResult) -> np.ndarray:
     """The confusion matrix, and that of the best names where there are groups."""
     both = result.confusion, result.group_confusion
     return np.stack([matrix for matrix in both if matrix is not None])
-
-
-def _without_nan(figures: dict) -> dict:
-    """JSON knows no NaN: a score that does not exist becomes null."""
-    return {
-        key: _without_nan(value)
-        if isinstance(value, dict)
-        else None
-        if isinstance(value, float) and math.isnan(value)
-        else value
-        for key, value in figures.items()
-    }
-
-
-def _prediction_writer(task: _Task, root: epath.Path) -> Callable[[Prediction], None]:
-    folder = root / "predictions" / task.name
-    folder.mkdir(parents=True, exist_ok=True)
-    classes = task.corpus.metadata["classes"]
-    ids = task.benchmark.submission_ids if task.benchmark else range(len(classes))
-    colours = class_colours(task.name, len(classes))
-    return lambda p: write_prediction(folder, p.key, p.labels, ids, colours)
-
-
-def _classify(
-    task: _Task,
-    config: ml_collections.ConfigDict,
-    root: epath.Path,
-    model: nnx.Module,
-    processing: ImageProcessing,
-    stop: StopRequest,
-) -> dict:
-    result = evaluate_classification(
-        model,
-        task.corpus,
-        processing,
-        Tokenizer(),
-        templates=config.classification_templates,
-        images_per_device=config.images_per_device or 32,
-        limit=config.limit or None,
-        title=task.title,
-        stop=stop,
-    )
-    return {
-        "title": task.title,
-        "images": result.images,
-        "official_images": 50_000,
-        "top1": result.top1,
-        "top5": result.top5,
-    }
 
 
 def _write_scalars(root: epath.Path, name: str, figures: dict) -> None:
@@ -252,12 +202,11 @@ def _write_scalars(root: epath.Path, name: str, figures: dict) -> None:
     writer.close()
 
 
-def _write_pictures(root: epath.Path, name: str, pictures: dict) -> None:
-    folder = root / "pictures" / name
-    folder.mkdir(parents=True, exist_ok=True)
+def _write_pictures(root: epath.Path, name: str, pictures: dict[str, Image.Image]) -> None:
     writer = metric_writers.SummaryWriter(str(root / "tensorboard"))
     for key, picture in pictures.items():
-        with (folder / f"{key}.png").open("wb") as file:
-            picture.save(file, "PNG")
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        write_file(root / "pictures" / name / f"{safe_name(key)}.png", buffer.getvalue())
         writer.write_images(0, {f"{name}/{key}": np.asarray(picture)[None]})
     writer.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from eval.pamr import affinities
 from eval.pieces import Place, Sampling
@@ -120,6 +120,7 @@ def paint_groups(
     place: Place,
     canvas: tuple[int, int],
     tile: tuple[int, int],
+    softmax: bool = False,
 ) -> tuple[Int[Array, "th tw"], Float[Array, "th tw"]]:
     """Best class of every pixel: scores averaged over windows, resized bilinearly, argmax.
 
@@ -132,9 +133,10 @@ def paint_groups(
         place: where windows and pixels are.
         canvas: shape of the canvas.
         tile: shape of the result.
+        softmax: take a float32 softmax over the classes before the argmax, see `Protocol`.
 
     Returns:
-        Class of every pixel, and its score.
+        Class of every pixel, and its score (before the softmax).
     """
     exists = jnp.arange(len(scores)) < place.windows
     scores = jnp.where(exists[:, None, None], scores, 0)
@@ -143,25 +145,57 @@ def paint_groups(
     classes = jnp.argsort(~occurs, stable=True)  # those that occur first, in order
     classes = jnp.pad(classes, (0, -num_classes % CLASSES_PER_BLOCK), mode="edge")
 
-    def paint_block(block: Array, best: tuple[Array, Array]) -> tuple[Array, Array]:
-        start = block * CLASSES_PER_BLOCK
-        ids = jax.lax.dynamic_slice(classes, (start,), (CLASSES_PER_BLOCK,))
-        chosen = scores[:, :, ids]
+    def visit_classes(update: Callable, state: Any) -> Any:
+        """Calls `update` with the state, scores and ids of each block of pixels and classes."""
 
-        def pixels(window: Array) -> Array:
-            member = maps[window][..., None] == jnp.arange(groups, dtype=maps.dtype)
-            return sum(member[..., g, None] * chosen[window, g] for g in range(groups))
+        def visit_block(block: Array, state: Any) -> Any:
+            start = block * CLASSES_PER_BLOCK
+            ids = jax.lax.dynamic_slice(classes, (start,), (CLASSES_PER_BLOCK,))
+            ids = jnp.where(start + jnp.arange(CLASSES_PER_BLOCK) < occurs.sum(), ids, num_classes)
+            chosen = scores.at[:, :, ids].get(mode="fill", fill_value=0)
 
-        def update(best: tuple[Array, Array], values: Array) -> tuple[Array, Array]:
-            score = values.max(-1)
-            better = score > best[0]  # strict: the lower class wins a tie, as in argmax
-            label = ids[values.argmax(-1)]
-            return jnp.where(better, score, best[0]), jnp.where(better, label, best[1])
+            def pixels(window: Array) -> Array:
+                member = maps[window][..., None] == jnp.arange(groups, dtype=maps.dtype)
+                return sum(member[..., g, None] * chosen[window, g] for g in range(groups))
 
-        total = sum_windows(pixels, CLASSES_PER_BLOCK, place, canvas)
-        return visit_pixels(total, place, update, best)
+            total = sum_windows(pixels, CLASSES_PER_BLOCK, place, canvas)
+            return visit_pixels(total, place, lambda s, v: update(s, v, ids), state)
 
-    blocks = (occurs.sum() + CLASSES_PER_BLOCK - 1) // CLASSES_PER_BLOCK
-    nothing = jnp.full(tile, -1.0), jnp.zeros(tile, jnp.int32)
-    score, label = jax.lax.fori_loop(0, blocks, paint_block, nothing)
+        blocks = (occurs.sum() + CLASSES_PER_BLOCK - 1) // CLASSES_PER_BLOCK
+        return jax.lax.fori_loop(0, blocks, visit_block, state)
+
+    nothing = jnp.zeros(tile), jnp.zeros(tile, jnp.int32)
+    score, label = visit_classes(_keep_best, nothing)
+    if softmax:
+        label = _settle_ties(visit_classes, score, label, occurs)
     return label, score
+
+
+def _keep_best(best: tuple[Array, Array], values: Array, ids: Array) -> tuple[Array, Array]:
+    score = values.max(-1)
+    better = score > best[0]  # strict: the lower class wins a tie, as in argmax
+    label = ids[values.argmax(-1)]
+    return jnp.where(better, score, best[0]), jnp.where(better, label, best[1])
+
+
+def _settle_ties(
+    visit_classes: Callable, score: Array, label: Array, occurs: Bool[Array, "c"]
+) -> Int[Array, "th tw"]:
+    """The lowest class whose float32 softmax is that of the best one."""
+    num_classes = len(occurs)
+
+    def add(total: Array, values: Array, ids: Array) -> Array:
+        return total + jnp.where(ids < num_classes, jnp.exp(values), 0).sum(-1)
+
+    def lower(state: tuple[Array, ...], values: Array, ids: Array) -> tuple[Array, ...]:
+        score, label, total = state
+        ties = jnp.exp(values - score[..., None]) / total[..., None] >= (1 / total)[..., None]
+        lowest = jnp.where(ties & (ids < num_classes), ids, num_classes).min(-1)
+        return score, jnp.minimum(label, lowest), total
+
+    absent = (~occurs).sum()  # classes that score zero everywhere
+    total = visit_classes(add, jnp.zeros_like(score)) + absent
+    total = total * jnp.exp(-score)
+    label = visit_classes(lower, (score, label, total))[1]
+    ties = (absent > 0) & (jnp.exp(-score) / total >= 1 / total)
+    return jnp.where(ties, jnp.minimum(label, jnp.argmin(occurs)), label)

@@ -45,8 +45,8 @@ def paint_program(
     shape: PieceShape,
     num_classes: int,
     mesh: Mesh,
-) -> tuple[Int[Array, "d th tw"], Int[Array, "k c c"] | None]:
-    """Labels of one piece per device, and confusion matrices summed over the devices.
+) -> tuple[Int[Array, "d th tw"], Int[Array, "d k c c"] | None]:
+    """Labels and confusion matrices of one piece per device.
 
     The matrices are the method's own labels' and, of a method that can `rename`, those of the best
     names; None without `truth`.
@@ -54,17 +54,19 @@ def paint_program(
 
     def local(*pieces: Any) -> tuple[Array, Array | None]:
         said, place, truth, canvas_truth = jax.tree.map(lambda x: x[0], pieces)
-        labels = method.paint(said, place, shape).astype(jnp.uint16)
         if truth is None:
-            return labels[None], None
-        maps = [labels]
+            return method.paint(said, place, shape).astype(jnp.uint16)[None], None
+        kinds = [said]
         if hasattr(method, "rename"):
-            maps.append(method.paint(method.rename(said, place, canvas_truth), place, shape))
-        matrices = jnp.stack(
-            [confusion_matrix(truth, found, place.size, num_classes) for found in maps]
-        )
-        return labels[None], jax.lax.psum(matrices, "data")
+            kinds.append(method.rename(said, place, canvas_truth))
+
+        def paint(said: Any) -> tuple[Array, Array]:
+            labels = method.paint(said, place, shape).astype(jnp.uint16)
+            return labels, confusion_matrix(truth, labels, place.size, num_classes)
+
+        labels, matrices = jax.lax.map(paint, jax.tree.map(lambda *x: jnp.stack(x), *kinds))
+        return labels[:1], matrices[None]
 
     return jax.shard_map(
-        local, mesh=mesh, in_specs=P("data"), out_specs=(P("data"), P()), check_vma=False
+        local, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False
     )(said, place, truth, canvas_truth)

@@ -6,7 +6,8 @@ from typing import Literal
 from cocu_jax.errors import UserError
 from cocu_jax.settings import Flag, PositiveAmount, PositiveCount, Share, only_its_fields
 
-TEMPLATE_SETS = ("simple", "subset", "full")
+TEMPLATE_SETS = ("simple", "subset", "subset_groupvit", "full")
+MODES = ("windows", "whole")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -22,9 +23,16 @@ class Protocol:
         stride: distance of neighbouring windows. The last one is shifted back to end at the border.
         resize_long_short: the short side becomes [1] unless the long side would pass [0]; None
             leaves images as they are.
+        large_images: images of more than [0] pixels are first resized to a long side of [1] (not
+            smoothed), and labels are decided at that size; None: there is no such rule.
         has_background: class 0 is background and has no text embedding.
         bg_thresh: background wins where the best class scores less (only with a background class).
-        templates: prompt templates, "simple", "subset" (7) or "full" (80).
+        templates: prompt templates: "simple", "subset" (OpenAI's 7), "subset_groupvit" (those with
+            GroupViT's `a bad photo of a {}.`) or "full" (80).
+        mode: "windows", or "whole": the model sees the image at once, whatever its size; `crop` and
+            `stride` play no part then.
+        softmax: take a float32 softmax over the classes before the best is chosen, as the published
+            evaluation does: scores too small to tell apart then tie, and the lower class wins.
         image_classes: how many of the image-level best classes may appear in a window.
         dense: how a CLIP's patches are read, one of `dense_clip.VARIANTS`; no matter to a GroupViT.
         logit_scale: of a CLIP's similarities before the softmax over words.
@@ -40,7 +48,10 @@ class Protocol:
     resize_long_short: tuple[PositiveCount, PositiveCount] | None = (2048, 448)
     has_background: Flag = False
     bg_thresh: Share | None = None
-    templates: Literal["simple", "subset", "full"] = "simple"
+    templates: Literal[TEMPLATE_SETS] = "simple"
+    mode: Literal[MODES] = "windows"
+    softmax: Flag = False
+    large_images: tuple[PositiveCount, PositiveCount] | None = None
     image_classes: PositiveCount = 5
     dense: Literal["clip", "maskclip", "sclip", "clearclip", "naclip"] = "naclip"
     logit_scale: PositiveAmount = 40.0
@@ -60,14 +71,23 @@ class Protocol:
                 "bg_thresh is for benchmarks with a background class, and those need one; "
                 f"got has_background={self.has_background}, bg_thresh={self.bg_thresh}"
             )
+        if self.mode not in MODES:
+            raise UserError(f"mode={self.mode!r} is no mode; choose one of {', '.join(MODES)}")
         if self.templates not in TEMPLATE_SETS:
             known = ", ".join(TEMPLATE_SETS)
             raise UserError(
                 f"templates={self.templates!r} is no template set; choose one of {known}"
             )
 
+    def decided(self, height: int, width: int) -> tuple[int, int]:
+        """Size (height, width) at which labels are decided."""
+        if self.large_images is None or height * width <= self.large_images[0]:
+            return height, width
+        long = self.large_images[1]
+        return tuple(max(side * long // max(height, width), 1) for side in (height, width))
+
     def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Size (height, width) at which an image of this size is evaluated; aspect is kept."""
+        """Size (height, width) that the model sees of an image of this size; aspect is kept."""
         if self.resize_long_short is None:
             return height, width
         long, short = self.resize_long_short

@@ -31,7 +31,7 @@ def format_results(results: Mapping[str, dict]) -> tuple[str, str]:
             continue
         header = ["benchmark", "images", *columns.values()]
         rows = [
-            [figures["title"], _images(figures), *(percent(figures[key]) for key in columns)]
+            [_title(figures), _images(figures), *(percent(figures[key]) for key in columns)]
             for figures in chosen
         ]
         terminal += [terminal_table(header, rows), ""]
@@ -46,6 +46,12 @@ def format_results(results: Mapping[str, dict]) -> tuple[str, str]:
         if "iou" in figures:
             markdown += [f"## {figures['title']}", "", _classes(figures), ""]
     return "\n".join(terminal), "\n".join(markdown)
+
+
+def _title(figures: dict) -> str:
+    """The benchmark's title, and what differs from its published settings."""
+    changes = [f"{name}={value}" for name, value in figures.get("changes", {}).items()]
+    return f"{figures['title']} ({', '.join(changes)})" if changes else figures["title"]
 
 
 def _images(figures: dict) -> str:

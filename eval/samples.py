@@ -1,6 +1,7 @@
 """Some images of a benchmark with their truth, the model's labels and its groups."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -26,13 +27,14 @@ def draw_samples(
     tokenizer: Tokenizer,
     classes: tuple[str, ...],
     count: int,
+    method: Any = None,
 ) -> dict[str, Image.Image]:
     """Draws the first `count` images of a benchmark, on one process; by key."""
     if not count:
         return {}
     examples = list(itertools.islice(read_images(corpus, protocol, 0, 1, count), count))
     truths = {example.key: example.labels for example in examples}
-    segmenter = make_segmenter(model, classes, protocol, tokenizer)
+    segmenter = make_segmenter(model, classes, protocol, tokenizer, method=method)
     colours = np.concatenate([distinct_colours(len(classes)), [[0, 0, 0]]]).astype(np.uint8)
     return {
         prediction.key: _draw(prediction, truths[prediction.key], classes, colours)
@@ -44,20 +46,22 @@ def _draw(
     prediction: Prediction, truth: np.ndarray, classes: tuple[str, ...], colours: np.ndarray
 ) -> Image.Image:
     truth = np.where(truth == IGNORE, len(classes), truth)  # black
-    groups = renumber(prediction.groups)
     plain = Image.fromarray(prediction.image)
     height, width = truth.shape
     scale = _LONG_SIDE / max(height, width)
-    size = round(width * scale), round(height * scale)
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
     pictures = [
         plain.resize(size, Image.Resampling.BICUBIC),
         draw_overlay(prediction.image, truth, colours, _LONG_SIDE),
         draw_overlay(prediction.image, prediction.labels, colours, _LONG_SIDE),
-        draw_overlay(
-            prediction.image, groups, distinct_colours(int(groups.max()) + 1, 0.1), _LONG_SIDE
-        ),
     ]
+    titles = ["image", "truth", "prediction"]
+    if (groups := prediction.groups) is not None:
+        groups = renumber(groups)
+        tints = distinct_colours(int(groups.max()) + 1, 0.1)
+        pictures.append(draw_overlay(prediction.image, groups, tints, _LONG_SIDE))
+        titles.append("groups")
     both = np.concatenate([truth.reshape(-1), prediction.labels.reshape(-1)])
     shares = np.bincount(both, minlength=len(classes) + 1)[: len(classes)] / both.size
-    row = side_by_side(pictures, ["image", "truth", "prediction", "groups"])
+    row = side_by_side(pictures, titles)
     return add_legend(row, classes, colours, shares.tolist())

@@ -18,9 +18,10 @@ from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest
 from eval import confusion
 from eval.images import read_images
+from eval.partial import PartialCounts
 from eval.prediction import Prediction, finish
 from eval.protocol import Protocol
-from eval.segmenter import make_segmenter
+from eval.segmenter import Painted, make_segmenter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,8 @@ def evaluate_segmentation(
     title: str = "Zero-shot segmentation",
     stop: StopRequest | None = None,
     visit: Callable[[Prediction], None] | None = None,
+    partial: PartialCounts | None = None,
+    tile: tuple[int, int] | None = None,
 ) -> SegmentationResult:
     """Evaluates a model on a segmentation dataset, on all devices of all processes.
 
@@ -104,6 +107,8 @@ def evaluate_segmentation(
         stop: asks between batches whether to stop.
         visit: called with the label map of every image of this process; without it, none leaves
             the devices.
+        partial: where counts are kept now and then, and taken up again; None keeps none.
+        tile: short and long side of what a device paints at once; None takes the default.
 
     Raises:
         UserError: protocol, classes or dataset do not fit each other.
@@ -111,29 +116,76 @@ def evaluate_segmentation(
     """
     classes = _checked_classes(corpus, protocol, classes)
     segmenter = make_segmenter(model, classes, protocol, tokenizer, windows_per_forward, method)
+    segmenter = dataclasses.replace(segmenter, tile=tile)
     index, processes = jax.process_index(), jax.process_count()
-    images = read_images(corpus, protocol, index, processes, limit)
+    images = min(corpus.num_examples, limit or corpus.num_examples)
     kinds = 2 if hasattr(segmenter.method, "rename") else 1
-    total = np.zeros((kinds, len(classes), len(classes)), np.int64)
-    done, waiting, unfinished = 0, collections.deque(), {}
-    mine = len(range(index, min(corpus.num_examples, limit or corpus.num_examples), processes))
-    with progress_bar(title, mine, "images") as bar:
-        for painted in segmenter.paint(segmenter.read(images)):
-            if stop and stop.requested:
-                raise Stopped(f"{title}: stopped after {done} images; run the same command again")
-            waiting.append(painted.matrices)
+    counts = _Counts(kinds, len(classes), images, partial)
+    examples = read_images(corpus, protocol, index, processes, limit, np.flatnonzero(counts.done))
+    unfinished = {}
+    mine = len(range(index, images, processes))
+    with progress_bar(title, mine, "images", done=int(counts.done.sum())) as bar:
+        for painted in segmenter.paint(segmenter.read(examples)):
             if visit:
                 for prediction in finish(painted, protocol, unfinished):
                     visit(prediction)
-            if len(waiting) > 2:  # the host prepares the next batches while the devices work
-                total += np.asarray(waiting.popleft())
-            members = sum(piece.last for piece, _ in painted.pieces)
-            done += members
-            bar.update(members)
-        for matrices in waiting:
-            total += np.asarray(matrices)
-    total, done = _sum_processes(total), int(_sum_processes(np.array(done)))
+            counts.add(painted)
+            bar.update(sum(piece.last for piece, _ in painted.pieces))
+            if stop and stop.requested:
+                done = counts.keep()
+                raise Stopped(f"{title}: stopped after {done} images; run the same command again")
+    counts.take()
+    total, done = _sum_processes(counts.total), int(_sum_processes(counts.done.sum()))
     return SegmentationResult(classes, total[0], total[1] if kinds == 2 else None, done)
+
+
+class _Counts:
+    """Confusion matrices of this process: on their way from the devices, added up, kept.
+
+    Args:
+        kinds: matrices per image.
+        classes: their side.
+        images: images of the corpus that are evaluated, by all processes.
+        partial: where they are kept; None keeps nothing.
+    """
+
+    def __init__(self, kinds: int, classes: int, images: int, partial: PartialCounts | None):
+        shape = kinds, classes, classes
+        self.total, self.done = np.zeros(shape, np.int64), np.zeros(images, bool)
+        if partial:
+            self.total, self.done = partial.load(shape, images)
+        self._partial, self._waiting, self._unfinished = partial, collections.deque(), {}
+
+    def add(self, painted: Painted) -> None:
+        """Adds matrices; the host does not wait for them but prepares the next batches."""
+        self._waiting.append(painted)
+        if len(self._waiting) > 2:
+            self._take_one()
+
+    def take(self) -> None:
+        """Waits for all matrices."""
+        while self._waiting:
+            self._take_one()
+
+    def keep(self) -> int:
+        """Saves what is known of whole images; returns their number."""
+        self.take()
+        if self._partial:
+            self._partial.save(self.total, self.done, at_once=True)
+        return int(self.done.sum())
+
+    def _take_one(self) -> None:
+        painted = self._waiting.popleft()
+        for (piece, _), matrices in zip(painted.pieces, np.asarray(painted.matrices), strict=False):
+            image = piece.image.index
+            matrices = self._unfinished.pop(image, 0) + matrices
+            if piece.last:  # only whole images are added
+                self.total += matrices
+                self.done[image] = True
+            else:
+                self._unfinished[image] = matrices
+        if self._partial:
+            self._partial.save(self.total, self.done)
 
 
 def _checked_classes(
@@ -164,6 +216,7 @@ def _sum_processes(counts: np.ndarray) -> np.ndarray:
     """Sum over processes. Halves travel apart: JAX would cut 64-bit integers to 32 bits."""
     if jax.process_count() == 1:
         return counts
+    counts = np.asarray(counts, np.int64)
     halves = np.stack([counts >> 31, counts & 0x7FFFFFFF]).astype(np.uint32)
     high, low = np.moveaxis(multihost_utils.process_allgather(halves), 1, 0).astype(np.int64)
     return high.sum(0) * 2**31 + low.sum(0)

@@ -61,13 +61,13 @@ class Painted(NamedTuple):
     Attributes:
         pieces: the pieces, at most one per device, with the readings they are of.
         labels: class of every pixel, padded; on the devices.
-        matrices: confusion matrices, see `programs.paint_program`; on the devices. None for images
-            without masks.
+        matrices: confusion matrices of each, see `programs.paint_program`; on the devices. None for
+            images without masks.
     """
 
     pieces: tuple[tuple[Piece, Reading], ...]
     labels: Int[Array, "d th tw"]
-    matrices: Int[Array, "k c c"] | None
+    matrices: Int[Array, "d k c c"] | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

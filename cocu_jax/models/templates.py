@@ -24,6 +24,13 @@ SUBSET_TEMPLATES = (
     "a photo of the small {}.",
 )
 
+# GroupViT's published evaluation has another second template.
+GROUPVIT_SUBSET_TEMPLATES = (
+    SUBSET_TEMPLATES[0],
+    "a bad photo of a {}.",
+    *SUBSET_TEMPLATES[2:],
+)
+
 # The 80 of Radford et al. (2021) for ImageNet.
 IMAGENET_TEMPLATES = (
     "a bad photo of a {}.",

@@ -15,7 +15,6 @@ import io
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
-from PIL import Image
 
 from cocu_jax.errors import UserError
 from cocu_jax.progress import progress_bar
@@ -24,9 +23,7 @@ from data_prep.segmentation.files import Sample, find_samples
 from data_prep.segmentation.ids import IGNORE
 from data_prep.segmentation.masks import open_image, require_same_size, to_classes
 from data_prep.segmentation.own_files import OwnFiles, find_own_samples, read_classes
-from eval.benchmarks import benchmarks, get_benchmark
-
-_LARGE_PIXELS, _LARGE_SIDE = 1_000_000, 1000  # ImageNet-S: larger images are shrunk
+from eval.benchmarks import get_benchmark, prepared_benchmarks
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -59,8 +56,10 @@ class Segmentation(tfds.core.GeneratorBasedBuilder):
             description=benchmark.title,
             classes=benchmark.classes,
             has_background=benchmark.protocol.has_background,
+            # Before 1.1.0, large images of ImageNet-S were shrunk here, and masks with them.
+            version="1.1.0" if name.startswith("imagenet_s") else "1.0.0",
         )
-        for name, benchmark in benchmarks().items()
+        for name, benchmark in prepared_benchmarks().items()
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The official files: python -m data_prep segmentation --help"
 
@@ -101,19 +100,15 @@ class Segmentation(tfds.core.GeneratorBasedBuilder):
             for index, sample in enumerate(samples):
                 if stop.requested:
                     raise Stopped("stopped; nothing was kept, the same command starts again")
-                image, mask = read_sample(sample, shrink=not own and name.startswith("imagenet_s"))
+                image, mask = read_sample(sample)
                 mask = np.where(mask == IGNORE, ignore, mask)
                 mask = mask.astype(self.info.features["segmentation"].np_dtype)[..., None]
                 yield index, {"key": sample.key, "image": image, "segmentation": mask}
                 bar.update()
 
 
-def read_sample(sample: Sample, shrink: bool = False) -> tuple[bytes | np.ndarray, np.ndarray]:
-    """The image (its bytes, or pixels if it had to be shrunk) and its classes, `IGNORE` included.
-
-    Args:
-        sample: where they are.
-        shrink: images of over a million pixels get a longer side of 1000 (ImageNet-S).
+def read_sample(sample: Sample) -> tuple[bytes, np.ndarray]:
+    """The image's bytes and its classes, `IGNORE` included.
 
     Raises:
         UserError: a file is missing, damaged, or does not fit the other.
@@ -121,12 +116,7 @@ def read_sample(sample: Sample, shrink: bool = False) -> tuple[bytes | np.ndarra
     content, image = open_image(sample.image)
     mask = to_classes(sample.read_mask(), sample.table, sample.mask)
     require_same_size(image, sample.image, mask, sample.mask)
-    if not shrink or image.width * image.height <= _LARGE_PIXELS:
-        return content, mask
-    scale = _LARGE_SIDE / max(image.size)
-    size = int(image.width * scale), int(image.height * scale)
-    pixels = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
-    return pixels, np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    return content, mask
 
 
 def prepare_segmentation(benchmark: str, root: str, data_dir: str) -> str:
@@ -167,7 +157,7 @@ def prepare_own(name: str, files: OwnFiles, has_background: bool, data_dir: str)
             name was made with other classes.
         Stopped: an interrupt was requested; nothing is left behind.
     """
-    if name in benchmarks():
+    if name in prepared_benchmarks():
         raise UserError(f"--name {name}: the name of a benchmark; choose another")
     classes, _ = read_classes(files)
     config = SegmentationConfig(
@@ -205,10 +195,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of the command."""
     parser.description = __doc__
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    layouts = "\n".join(f"  {name:<16}{b.layout}" for name, b in benchmarks().items())
+    layouts = "\n".join(f"  {name:<16}{b.layout}" for name, b in prepared_benchmarks().items())
     parser.epilog = f"official files that --root must hold:\n{layouts}"
     parser.add_argument(
-        "--benchmark", required=True, choices=[*benchmarks(), "custom"], metavar="NAME"
+        "--benchmark", required=True, choices=[*prepared_benchmarks(), "custom"], metavar="NAME"
     )
     parser.add_argument("--data_dir", required=True, help="where TFDS datasets are kept")
     parser.add_argument("--root", default="", help="directory of a benchmark's official files")

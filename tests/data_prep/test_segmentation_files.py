@@ -159,7 +159,7 @@ def test_converted_masks_are_taken_where_they_are(tmp_path):
     np.testing.assert_array_equal(read_sample(sample)[1], np.where(train == 255, IGNORE, train))
 
 
-def test_large_imagenet_s_images_are_shrunk_with_their_masks(tmp_path):
+def test_large_imagenet_s_images_keep_their_bytes_and_masks_their_size(tmp_path):
     write_image(tmp_path / "validation/n1/a.JPEG", size=(1500, 700), format="JPEG")
     halves = np.zeros((700, 1500, 3), np.uint8)
     halves[:, 750:] = (44, 1, 0)  # 44 + 256
@@ -167,10 +167,10 @@ def test_large_imagenet_s_images_are_shrunk_with_their_masks(tmp_path):
     path.parent.mkdir(parents=True)
     Image.fromarray(halves).save(path)
     (sample,) = find_samples("imagenet_s_300", str(tmp_path))
-    image, mask = read_sample(sample, shrink=True)
-    assert image.shape == (466, 1000, 3) and mask.shape == (466, 1000)
-    np.testing.assert_array_equal(np.unique(mask[:, :500]), [0])
-    np.testing.assert_array_equal(np.unique(mask[:, 500:]), [300])
+    image, mask = read_sample(sample)
+    assert image == (tmp_path / "validation/n1/a.JPEG").read_bytes() and mask.shape == (700, 1500)
+    np.testing.assert_array_equal(np.unique(mask[:, :750]), [0])
+    np.testing.assert_array_equal(np.unique(mask[:, 750:]), [300])
 
 
 def break_root(top):

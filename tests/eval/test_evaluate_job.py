@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from etils import epath
 from miniature import CLASSES, make_images, make_model
 from PIL import Image
 from sklearn.metrics import confusion_matrix
@@ -13,11 +14,13 @@ from two_processes import run_two_processes
 
 from cocu_jax import segment
 from cocu_jax.errors import UserError
+from cocu_jax.files import safe_name
 from cocu_jax.models.weights.huggingface import save_groupvit
 from data_prep.imagenet import prepare_imagenet
 from data_prep.segmentation.prepare import prepare_segmentation
-from eval.benchmarks import benchmarks, get_benchmark
+from eval.benchmarks import benchmarks, get_benchmark, prepared_benchmarks
 from eval.job import evaluate
+from eval.submission import write_prediction
 
 SIZES = [(40, 60), (41, 61), (39, 58)]
 
@@ -88,6 +91,64 @@ def test_finished_benchmarks_are_not_evaluated_again(config, tmp_path, monkeypat
     assert evaluate(config, str(tmp_path)) == first
 
 
+def test_other_class_names_under_the_same_path_are_evaluated_again(config, tmp_path):
+    file = tmp_path / "names.txt"
+    names = get_benchmark("cityscapes").classes
+    file.write_text("\n".join(names))
+    config.class_names = str(file)
+    ((name, before),) = evaluate(config, str(tmp_path / "run")).items()
+    assert before["changes"] == {"class_names": "names"} and "class_names" in name
+    file.write_text("\n".join(names[::-1]))
+    after = evaluate(config, str(tmp_path / "run"))[name]
+    assert list(after["iou"]) == list(names[::-1]) and after["iou"] != before["iou"]
+
+
+@pytest.mark.parametrize("content", ['{"miou": 0.1, "ident', "", "[]", "\x00"])
+def test_a_cut_result_is_evaluated_again(config, tmp_path, content, monkeypatch):
+    """A marker stands in for the evaluation: whether it is done is what counts."""
+    ((name, figures),) = evaluate_once(config, tmp_path)
+    (tmp_path / f"results/{name}.json").write_text(content)
+    monkeypatch.setattr("eval.job.evaluate_segmentation", marker)
+    with pytest.raises(RuntimeError, match="evaluated"):
+        evaluate(config, str(tmp_path))
+
+
+def marker(*args, **kwargs):
+    raise RuntimeError("evaluated")
+
+
+def evaluate_once(config, folder):
+    config.pictures, config.save_predictions = 0, False
+    return evaluate(config, str(folder)).items()
+
+
+def test_changed_settings_have_results_of_their_own_that_show_them(config, tmp_path, capsys):
+    ((plain, _),) = evaluate_once(config, tmp_path)
+    config.softmax = True
+    ((name, figures),) = evaluate_once(config, tmp_path)
+    assert name == f"{plain}-softmax_True" and figures["changes"] == {"softmax": True}
+    assert "softmax=True" in capsys.readouterr().out
+    assert "softmax=True" in (tmp_path / "results.md").read_text()
+    assert {file.stem for file in (tmp_path / "results").glob("*.json")} == {plain, name}
+    config.bg_thresh = 0.5
+    with pytest.raises(UserError, match="has no background class"):
+        evaluate(config, str(tmp_path))
+
+
+@pytest.mark.parametrize("key", ["../escaped", "a/b", "/tmp/absolute", ".hidden", "Köln 1"])
+def test_keys_never_leave_the_folder(key, tmp_path):
+    from eval.job import _write_pictures
+
+    folder = tmp_path / "deep/run"
+    _write_pictures(epath.Path(folder), "voc", {key: Image.new("RGB", (4, 4))})
+    write_prediction(
+        epath.Path(folder) / "predictions", safe_name(key), np.zeros((4, 4), int), [0], [[0, 0, 0]]
+    )
+    written = [file for file in tmp_path.rglob("*.png")]
+    assert {file.parent for file in written} == {folder / "pictures/voc", folder / "predictions"}
+    assert not any(file.name.startswith(".") for file in written)
+
+
 _PROCESS = """
 import pathlib
 from configs.evaluate import get_config
@@ -151,7 +212,8 @@ def test_missing_pieces_are_one_line(config, settings, words, tmp_path):
 
 
 def test_published_settings_are_those_of_the_eight_benchmarks():
-    sizes = {b.name: (len(b.classes), b.split_size, b.protocol.crop) for b in benchmarks().values()}
+    own = prepared_benchmarks().values()
+    sizes = {b.name: (len(b.classes), b.split_size, b.protocol.crop) for b in own}
     assert sizes == {
         "voc": (21, 1449, 448),
         "context": (60, 5105, 448),

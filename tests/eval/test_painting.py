@@ -40,11 +40,11 @@ def score_volume(size, original, corners, maps, scores):
     return torch.nn.functional.interpolate(mean, original, mode="bilinear")[0].numpy()
 
 
-def paint(size, original, maps, scores, protocol, tile):
+def paint(size, original, maps, scores, protocol, tile, softmax=False):
     image = EvaluatedImage("x", np.zeros((*size, 3), np.uint8), original)
     shape = piece_shape(protocol, size[0] > size[1], tile)
     painted = np.full(original, -1), np.full(original, np.nan, np.float32)
-    program = _program(shape.canvas, shape.tile)
+    program = _program(shape.canvas, shape.tile, softmax)
     for piece in cut_pieces(image, protocol, shape):
         padding = ((0, shape.windows - len(piece.windows)), (0, 0), (0, 0))
         chosen = (np.pad(x[piece.windows], padding, mode="edge") for x in (maps, scores))
@@ -55,8 +55,8 @@ def paint(size, original, maps, scores, protocol, tile):
 
 
 @functools.cache
-def _program(canvas, tile):
-    return jax.jit(functools.partial(paint_groups, canvas=canvas, tile=tile))
+def _program(canvas, tile, softmax):
+    return jax.jit(functools.partial(paint_groups, canvas=canvas, tile=tile, softmax=softmax))
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,21 @@ def test_labels_are_the_argmax_of_the_score_volume_in_one_piece_and_in_many(
     in_pieces = paint(size, original, maps, scores, PROTOCOL, (8, 24))
     np.testing.assert_array_equal(in_pieces[0], painted)
     np.testing.assert_array_equal(in_pieces[1], score)
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+def test_a_softmax_before_the_argmax_ties_tiny_scores_as_in_torch(classes):
+    size, original = (33, 48), (64, 80)
+    corners, maps, scores = random_groups(size, classes)
+    tiny = np.random.default_rng(1).random(scores.shape[:1]) < 0.7
+    scores[tiny] *= 3e-8  # below half the spacing of float32 at 1: the softmax cannot tell them
+    plain = paint(size, original, maps, scores, PROTOCOL, (64, 128))[0]
+    found = paint(size, original, maps, scores, PROTOCOL, (64, 128), softmax=True)[0]
+    volume = score_volume(size, original, corners, maps, scores)
+    soft = torch.softmax(torch.from_numpy(volume.astype(np.float32)), 0).numpy()
+    assert (plain == volume.argmax(0)).mean() > 0.999
+    assert (found == soft.argmax(0)).mean() > 0.999
+    assert (plain != found).mean() > 0.01
 
 
 def test_pixels_belong_to_the_nearest_window():

@@ -6,6 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -25,6 +26,7 @@ from cocu_jax.stopping import Stopped, StopRequest
 from eval import programs
 from eval.geometry import count_windows
 from eval.images import read_images
+from eval.partial import PartialCounts
 from eval.pieces import piece_shape
 from eval.protocol import Protocol
 from eval.segmentation import evaluate_segmentation
@@ -55,7 +57,7 @@ def count(segmenter, corpus):
     total, seen = 0, []
     images = read_images(corpus, PROTOCOL, 0, 1)
     for painted in segmenter.paint(segmenter.read(images)):
-        total = total + np.asarray(painted.matrices)
+        total = total + np.asarray(painted.matrices).sum(0)
         seen += [piece.image.key for piece, _ in painted.pieces if piece.last]
     assert sorted(seen) == [f"{number:04d}" for number in range(corpus.num_examples)]
     return total
@@ -190,6 +192,46 @@ def test_settings_that_do_not_fit_are_named(model, corpus):
     with pytest.raises(Stopped, match="run the same command again"), StopRequest() as stop:
         stop.requested = True
         evaluate(model, corpus, PROTOCOL, stop=stop)
+
+
+@pytest.mark.parametrize("tile", [None, (16, 24)])
+def test_a_stopped_evaluation_goes_on_where_it_was(model, corpus, reference, tile, tmp_path):
+    """Also where an image is half counted at the stop: its pieces are in two batches."""
+    file = epath.Path(tmp_path / "part.npz")
+
+    def run(stop=None, identity="a"):
+        seen = []
+        partial = PartialCounts(file, {"of": identity})
+        result = evaluate_segmentation(
+            model,
+            corpus,
+            PROTOCOL,
+            Tokenizer(),
+            windows_per_forward=2,
+            stop=stop,
+            partial=partial,
+            visit=lambda prediction: (seen.append(prediction.key), stop and stop(len(seen))),
+            tile=tile,
+        )
+        return result, seen
+
+    class StopAfter:
+        def __init__(self, images):
+            self.images, self.requested = images, False
+
+        def __call__(self, seen):
+            self.requested = seen >= self.images
+
+    with pytest.raises(Stopped, match="run the same command again"):
+        run(StopAfter(3))
+    assert file.exists()
+    result, seen = run()
+    assert 0 < len(seen) < corpus.num_examples
+    np.testing.assert_array_equal(result.confusion, reference[0])
+    np.testing.assert_array_equal(result.group_confusion, reference[1])
+    assert len(run(identity="b")[1]) == corpus.num_examples
+    file.write_bytes(file.read_bytes()[:100])
+    assert len(run()[1]) == corpus.num_examples
 
 
 _PROCESS = """

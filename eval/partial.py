@@ -1,0 +1,63 @@
+"""Counts of an unfinished benchmark, so that a stop loses a minute and not the benchmark."""
+
+import dataclasses
+import io
+import json
+import time
+import zipfile
+
+import numpy as np
+from etils import epath
+from jaxtyping import Bool, Int
+
+from cocu_jax.files import write_file
+
+
+@dataclasses.dataclass
+class PartialCounts:
+    """What one process has counted so far, in memory and in a file of its own.
+
+    Attributes:
+        file: where it is kept.
+        identity: what the counts belong to; those of another identity are not taken up.
+        seconds: least time between two writes.
+    """
+
+    file: epath.Path
+    identity: dict
+    seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        self._written = time.monotonic()
+
+    def load(
+        self, shape: tuple[int, ...], images: int
+    ) -> tuple[Int[np.ndarray, "k c c"], Bool[np.ndarray, "n"]]:
+        """Confusion matrices so far, and which images of the corpus they hold; zeros if none."""
+        try:
+            with np.load(io.BytesIO(self.file.read_bytes()), allow_pickle=False) as arrays:
+                counts, done = arrays["counts"], arrays["done"]
+                same = json.loads(str(arrays["identity"])) == self.identity
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            same = False
+        if not same or counts.shape != shape or done.shape != (images,):
+            return np.zeros(shape, np.int64), np.zeros(images, bool)
+        return counts, done
+
+    def save(
+        self,
+        counts: Int[np.ndarray, "k c c"],
+        done: Bool[np.ndarray, "n"],
+        at_once: bool = False,
+    ) -> None:
+        """Writes the file if the last time was long ago, or `at_once`."""
+        if not at_once and time.monotonic() - self._written < self.seconds:
+            return
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, counts=counts, done=done, identity=json.dumps(self.identity))
+        write_file(self.file, buffer.getvalue())
+        self._written = time.monotonic()
+
+    def remove(self) -> None:
+        """Removes the file, once the benchmark has its result."""
+        self.file.unlink(missing_ok=True)

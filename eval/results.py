@@ -1,0 +1,68 @@
+"""Results on disk, each bound to all that it depends on."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from cocu_jax.files import write_file
+from eval.tasks import Task
+
+_RULE = 2  # goes up whenever the same inputs give other figures
+
+
+def identity(
+    task: Task, config: ml_collections.ConfigDict, model: str, method: Any, preparation: Any
+) -> dict:
+    """What a result belongs to; results of anything else are not taken for it.
+
+    Args:
+        task: dataset, protocol and class names.
+        config: for the products' type, the number of images and the classification's prompts.
+        model: fingerprint of the model.
+        method: how the model is read; None for classification.
+        preparation: how images were prepared for the model.
+    """
+    classes = task.classes or tuple(task.corpus.metadata.get("classes", ()))
+    fields = {
+        "rule": _RULE,
+        "model": model,
+        "dtype": config.dtype,
+        "dataset": task.corpus.fingerprint,
+        "classes": hashlib.sha256("\n".join(classes).encode()).hexdigest()[:16],
+        "protocol": task.protocol and dataclasses.asdict(task.protocol),
+        "templates": task.protocol is None and config.classification_templates,
+        "method": repr(method),
+        "preparation": repr(preparation),
+        "limit": config.limit,
+    }
+    return json.loads(json.dumps(fields))
+
+
+def read_result(file: epath.Path, belongs_to: dict) -> dict | None:
+    """The figures in `file`; None if there are none, or of something else, or the file is cut."""
+    try:
+        record = json.loads(file.read_text())
+        return record if record["identity"] == belongs_to else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_result(file: epath.Path, figures: dict) -> None:
+    """Writes figures as JSON. JSON knows no NaN: a score that does not exist becomes null."""
+    write_file(file, json.dumps(without_nan(figures), indent=2))
+
+
+def without_nan(figures: dict) -> dict:
+    """The same with None for every NaN."""
+    return {key: _plain(value) for key, value in figures.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return without_nan(value)
+    return None if isinstance(value, float) and math.isnan(value) else value
