@@ -29,7 +29,6 @@ from cocu_jax.stopping import StopRequest
 from cocu_jax.workdir import open_workdir
 from eval.checkpoint import load_checkpoint, model_fingerprint
 from eval.classification import evaluate_classification
-from eval.groups import GroupMethod
 from eval.palettes import class_colours
 from eval.partial import PartialCounts
 from eval.prediction import Prediction
@@ -37,6 +36,7 @@ from eval.report import format_results
 from eval.results import identity, read_result, without_nan, write_result
 from eval.samples import draw_samples
 from eval.segmentation import SegmentationResult, evaluate_segmentation
+from eval.segmenter import choose_method
 from eval.submission import write_prediction
 from eval.tasks import Task, open_tasks
 
@@ -108,7 +108,9 @@ class _Run:
         if self.task.protocol is None:
             return None
         statistics = dict(mean=self.processing.mean, std=self.processing.std)
-        return GroupMethod(dataclasses.replace(self.task.protocol, **statistics))
+        protocol = dataclasses.replace(self.task.protocol, **statistics)
+        classes = self.task.classes or tuple(self.task.corpus.metadata["classes"])
+        return choose_method(self.model, classes, protocol)
 
     def segment(self, belongs_to: dict) -> dict:
         """Figures of zero-shot segmentation; writes matrices, pictures and predictions."""

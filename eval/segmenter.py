@@ -187,7 +187,7 @@ def make_segmenter(
         protocol: the benchmark's settings.
         tokenizer: the tokenizer.
         windows_per_forward: windows that each device encodes at once; 0 chooses by crop and device.
-        method: see the module; None takes the groups of a GroupViT, or `protocol.dense` of a CLIP.
+        method: see the module; None takes that of `choose_method`.
 
     Raises:
         UserError: the crop is no multiple of the model's patch size, or there are no classes.
@@ -197,9 +197,7 @@ def make_segmenter(
         raise UserError(f"crop={protocol.crop} is no multiple of the model's patch size {patch}")
     if len(classes) <= protocol.has_background:
         raise UserError("no class names to look for (background does not count); give at least one")
-    if method is None:
-        is_clip = isinstance(model, CLIP)
-        method = dense_method(classes, protocol) if is_clip else GroupMethod(protocol)
+    method = method or choose_method(model, tuple(classes), protocol)
     mesh = local_mesh()
     graphdef, state = nnx.split(model)
     state = replicate(state, mesh)
@@ -215,6 +213,13 @@ def make_segmenter(
         num_classes=len(classes),
         windows_per_forward=windows_per_forward or max(1, tokens // (protocol.crop // patch) ** 2),
     )
+
+
+def choose_method(model: nnx.Module, classes: tuple[str, ...], protocol: Protocol) -> Any:
+    """The groups of a GroupViT, or `protocol.dense` of a CLIP."""
+    if isinstance(model, CLIP):
+        return dense_method(classes, protocol)
+    return GroupMethod(protocol)
 
 
 def local_mesh() -> Mesh:

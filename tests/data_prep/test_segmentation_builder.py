@@ -67,7 +67,7 @@ def test_the_command_tells_that_images_are_missing(imagenet_s, capsys):
     flags = f"--benchmark imagenet_s_300 --root {root} --data_dir {root}/tfds"
     run(parser.parse_args(flags.split()))
     directory, count = capsys.readouterr().out.splitlines()
-    assert directory.endswith("segmentation/imagenet_s_300/1.0.0")
+    assert directory.endswith("segmentation/imagenet_s_300/1.1.0")
     assert count == "3 images; the official split has 4,097, is --root complete?"
 
 

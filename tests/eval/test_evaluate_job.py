@@ -3,6 +3,7 @@
 import importlib
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -50,8 +51,17 @@ def data_dir(tmp_path_factory):
     return str(root / "tfds")
 
 
+@pytest.fixture(scope="module")
+def make_config(checkpoint, data_dir):
+    return lambda: _config(checkpoint, data_dir)
+
+
 @pytest.fixture
-def config(checkpoint, data_dir):
+def config(make_config):
+    return make_config()
+
+
+def _config(checkpoint, data_dir):
     config = importlib.import_module("configs.evaluate").get_config()
     config.checkpoint, config.data_dir = checkpoint, data_dir
     config.pictures = 1
@@ -62,8 +72,23 @@ def config(checkpoint, data_dir):
     return config
 
 
-def test_job_writes_table_json_markdown_pictures_and_predictions(config, tmp_path, capsys):
-    results = evaluate(config, str(tmp_path))
+@pytest.fixture(scope="module")
+def finished(make_config, tmp_path_factory):
+    """A finished run with pictures and predictions, and what it returned."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, evaluate(make_config(), str(folder))
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+    """A copy of the finished run."""
+    shutil.copytree(finished[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_job_writes_table_json_markdown_pictures_and_predictions(config, finished, capsys):
+    tmp_path, results = finished
+    assert evaluate(config, str(tmp_path)) == results
     ((name, figures),) = results.items()
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert figures["images"] == len(SIZES)
@@ -85,54 +110,50 @@ def test_job_writes_table_json_markdown_pictures_and_predictions(config, tmp_pat
     np.testing.assert_array_equal(np.load(tmp_path / f"results/{name}.npy")[0], matrix)
 
 
-def test_finished_benchmarks_are_not_evaluated_again(config, tmp_path, monkeypatch):
-    first = evaluate(config, str(tmp_path))
-    monkeypatch.setattr("eval.job.evaluate_segmentation", None)
-    assert evaluate(config, str(tmp_path)) == first
-
-
-def test_other_class_names_under_the_same_path_are_evaluated_again(config, tmp_path):
-    file = tmp_path / "names.txt"
-    names = get_benchmark("cityscapes").classes
-    file.write_text("\n".join(names))
-    config.class_names = str(file)
-    ((name, before),) = evaluate(config, str(tmp_path / "run")).items()
-    assert before["changes"] == {"class_names": "names"} and "class_names" in name
-    file.write_text("\n".join(names[::-1]))
-    after = evaluate(config, str(tmp_path / "run"))[name]
-    assert list(after["iou"]) == list(names[::-1]) and after["iou"] != before["iou"]
-
-
-@pytest.mark.parametrize("content", ['{"miou": 0.1, "ident', "", "[]", "\x00"])
-def test_a_cut_result_is_evaluated_again(config, tmp_path, content, monkeypatch):
-    """A marker stands in for the evaluation: whether it is done is what counts."""
-    ((name, figures),) = evaluate_once(config, tmp_path)
-    (tmp_path / f"results/{name}.json").write_text(content)
-    monkeypatch.setattr("eval.job.evaluate_segmentation", marker)
-    with pytest.raises(RuntimeError, match="evaluated"):
-        evaluate(config, str(tmp_path))
-
-
 def marker(*args, **kwargs):
     raise RuntimeError("evaluated")
 
 
-def evaluate_once(config, folder):
-    config.pictures, config.save_predictions = 0, False
-    return evaluate(config, str(folder)).items()
+def test_finished_benchmarks_are_not_evaluated_again(config, workdir, finished, monkeypatch):
+    monkeypatch.setattr("eval.job.evaluate_segmentation", marker)
+    assert evaluate(config, str(workdir)) == finished[1]
 
 
-def test_changed_settings_have_results_of_their_own_that_show_them(config, tmp_path, capsys):
-    ((plain, _),) = evaluate_once(config, tmp_path)
-    config.softmax = True
-    ((name, figures),) = evaluate_once(config, tmp_path)
+@pytest.mark.parametrize("content", ['{"miou": 0.1, "ident', "", "[]", "\x00"])
+def test_a_cut_result_is_evaluated_again(config, workdir, content, monkeypatch):
+    """A marker stands in for the evaluation: whether it is done is what counts."""
+    (file,) = (workdir / "results").glob("*.json")
+    file.write_text(content)
+    monkeypatch.setattr("eval.job.evaluate_segmentation", marker)
+    with pytest.raises(RuntimeError, match="evaluated"):
+        evaluate(config, str(workdir))
+
+
+def test_other_class_names_under_the_same_path_are_evaluated_again(config, workdir):
+    file = workdir.parent / "names.txt"
+    names = get_benchmark("cityscapes").classes
+    file.write_text("\n".join(names))
+    config.update(pictures=0, class_names=str(file))
+    ((name, before),) = evaluate(config, str(workdir)).items()
+    assert before["changes"] == {"class_names": "names"} and "class_names" in name
+    file.write_text("\n".join(names[::-1]))
+    after = evaluate(config, str(workdir))[name]
+    assert list(after["iou"]) == list(names[::-1]) and after["iou"] != before["iou"]
+
+
+def test_changed_settings_have_results_of_their_own_that_show_them(
+    config, workdir, finished, capsys
+):
+    (plain,) = finished[1]
+    config.update(pictures=0, softmax=True)
+    ((name, figures),) = evaluate(config, str(workdir)).items()
     assert name == f"{plain}-softmax_True" and figures["changes"] == {"softmax": True}
     assert "softmax=True" in capsys.readouterr().out
-    assert "softmax=True" in (tmp_path / "results.md").read_text()
-    assert {file.stem for file in (tmp_path / "results").glob("*.json")} == {plain, name}
+    assert "softmax=True" in (workdir / "results.md").read_text()
+    assert {file.stem for file in (workdir / "results").glob("*.json")} == {plain, name}
     config.bg_thresh = 0.5
     with pytest.raises(UserError, match="has no background class"):
-        evaluate(config, str(tmp_path))
+        evaluate(config, str(workdir))
 
 
 @pytest.mark.parametrize("key", ["../escaped", "a/b", "/tmp/absolute", ".hidden", "Köln 1"])
@@ -254,7 +275,7 @@ def test_segment_writes_overlay_groups_labels_and_json(checkpoint, tmp_path, cap
     "changes,words",
     [
         ({"images": "missing.jpg"}, "missing.jpg: no such file"),
-        ({"images": __file__}, "not a readable image"),
+        ({"images": __file__}, "not an image"),
         ({"classes": " , "}, "--classes is empty"),
         ({"classes": "dog, dog"}, "'dog'"),
         ({"classes": "background, dog", "background": "0.5"}, "take it out of --classes"),
