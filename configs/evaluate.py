@@ -23,7 +23,6 @@ def get_config() -> ml_collections.ConfigDict:
     # What differs from a benchmark's published settings; results say so, under a name of their own.
     config.bg_thresh = config_dict.placeholder(float)  # threshold of the background class
     config.templates = ""  # simple, subset (7), subset_groupvit (the published 7) or full (80)
-    config.mode = ""  # windows, or whole: the model sees the whole image at once
     config.softmax = config_dict.placeholder(bool)  # softmax over the classes before the best
     config.classification_templates = "subset"
     config.class_names = ""  # text file with other names for the classes, one a line, same order

@@ -7,7 +7,6 @@ from cocu_jax.errors import UserError
 from cocu_jax.settings import Flag, PositiveAmount, PositiveCount, Share, only_its_fields
 
 TEMPLATE_SETS = ("simple", "subset", "subset_groupvit", "full")
-MODES = ("windows", "whole")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -29,8 +28,6 @@ class Protocol:
         bg_thresh: background wins where the best class scores less (only with a background class).
         templates: prompt templates: "simple", "subset" (OpenAI's 7), "subset_groupvit" (those with
             GroupViT's `a bad photo of a {}.`) or "full" (80).
-        mode: "windows", or "whole": the model sees the image at once, whatever its size; `crop` and
-            `stride` play no part then.
         softmax: take a float32 softmax over the classes before the best is chosen, as the published
             evaluation does: scores too small to tell apart then tie, and the lower class wins.
         image_classes: how many of the image-level best classes may appear in a window.
@@ -49,7 +46,6 @@ class Protocol:
     has_background: Flag = False
     bg_thresh: Share | None = None
     templates: Literal[TEMPLATE_SETS] = "simple"
-    mode: Literal[MODES] = "windows"
     softmax: Flag = False
     large_images: tuple[PositiveCount, PositiveCount] | None = None
     image_classes: PositiveCount = 5
@@ -71,8 +67,6 @@ class Protocol:
                 "bg_thresh is for benchmarks with a background class, and those need one; "
                 f"got has_background={self.has_background}, bg_thresh={self.bg_thresh}"
             )
-        if self.mode not in MODES:
-            raise UserError(f"mode={self.mode!r} is no mode; choose one of {', '.join(MODES)}")
         if self.templates not in TEMPLATE_SETS:
             known = ", ".join(TEMPLATE_SETS)
             raise UserError(

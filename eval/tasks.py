@@ -107,7 +107,6 @@ def _change(
     wanted = {
         "bg_thresh": config.bg_thresh,
         "templates": config.templates or None,
-        "mode": config.mode or None,
         "softmax": config.softmax,
     }
     if config.bg_thresh is not None and not protocol.has_background:
