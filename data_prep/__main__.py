@@ -12,6 +12,7 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before a command imports TensorFlow
 
 from cocu_jax.errors import UserError
+from cocu_jax.quiet import quiet_libraries
 from cocu_jax.stopping import Stopped
 
 # Command, its module, and one line for the overview.
@@ -43,7 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     name = parser.parse_known_args(argv)[0].command
-    module = importlib.import_module(COMMANDS[name][0])
+    with quiet_libraries():
+        module = importlib.import_module(COMMANDS[name][0])
     parser = argparse.ArgumentParser(prog=f"python -m data_prep {name}")
     module.add_arguments(parser)
     try:

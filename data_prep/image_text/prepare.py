@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import logging as stdlib_logging
 import os
 import shlex
 
@@ -266,6 +267,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     name = arguments.name or arguments.corpus
     logging.set_verbosity(logging.ERROR)
+    stdlib_logging.getLogger().setLevel(stdlib_logging.ERROR)  # of Beam and its workers
     tfds.disable_progress_bar()
     directory = epath.Path(prepare_image_text(name, preparation, arguments.data_dir))
     print(f"{directory}\n{(directory / REPORT_FILE).read_text()}")

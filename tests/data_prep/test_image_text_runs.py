@@ -1,6 +1,7 @@
 """Runs that stop go on; several processes give what one gives."""
 
 import io
+import re
 import subprocess
 import sys
 import threading
@@ -78,14 +79,14 @@ def test_command_prepares_all_kinds_of_files_with_two_workers(tmp_path):
     raw.webdataset(tmp_path / "a1.tar.gz", range(3, 6), mode="w:gz")
     raw.tfrecord(tmp_path / "b.tfrecord", range(6, 9))
     raw.parquet(tmp_path / "c.parquet", range(9, 12))
-    for number in range(12, 15):
+    for number in range(12, 16):
         (tmp_path / f"{number}.webp").write_bytes(raw.picture(number, kind="WEBP"))
     lines = [f"{number:09d}\t{number}.webp\ta <b>bird</b> number {number}" for number in (12, 13)]
     table = [
         "key\tpath\tcaption",
         *lines,
         "000000014\t14.webp\tbird",
-        "000000000\t12.webp\tnot new",
+        "000000000\t15.webp\tnot new",
     ]
     (tmp_path / "d.tsv").write_text("\n".join(table))
     command = [sys.executable, "-m", "data_prep", "image_text", "custom", "--name=mixed"]
@@ -95,6 +96,8 @@ def test_command_prepares_all_kinds_of_files_with_two_workers(tmp_path):
     ]
     done = subprocess.run([*command, *flags, "--sources", *sources], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+    bars = ("Preparing ", "Moving shards ")
+    assert [x for x in re.split("[\r\n]+", done.stderr) if x and not x.startswith(bars)] == []
     directory = done.stdout.splitlines()[0]
     assert "image_text/mixed" in directory
     kinds = ["dog"] * 6 + ["cat"] * 3 + ["horse"] * 3 + ["bird"] * 2
