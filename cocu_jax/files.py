@@ -10,6 +10,8 @@ from etils import epath
 
 from cocu_jax.errors import UserError
 
+# No space, no quota, no larger file allowed, and no writing at all.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _LONGEST_NAME = 200  # bytes; most file systems allow 255, and endings are added to it
 
 
@@ -37,12 +39,24 @@ def write_file(path: epath.PathLike, content: bytes | str) -> None:
 
 def cannot_write(path: epath.PathLike, error: OSError) -> UserError:
     """One line for a write that failed: the place, the reason, and what to do."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = error.errno in _NO_SPACE and error.errno != errno.EROFS
     remedy = "free some space" if full else "make it writable or choose another directory"
     return UserError(
         f"{path}: cannot write ({error.strerror or error}); {remedy}, "
         "then run the same command to continue"
     )
+
+
+def full_disk(path: epath.PathLike, error: BaseException) -> UserError | None:
+    """What `cannot_write` says if a library's error comes of a full or read-only disk, or None."""
+    cause = error
+    while cause is not None and not isinstance(error, UserError):
+        for number in _NO_SPACE:
+            reason = os.strerror(number)
+            if getattr(cause, "errno", None) == number or reason in str(cause):
+                return cannot_write(path, OSError(number, reason))
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def temporary_name(path: str) -> str:

@@ -7,6 +7,7 @@ reads flags, joins the other hosts, and reports errors in one line.
 import ast
 import glob
 import importlib.util
+import logging as standard_logging
 import os
 import pathlib
 import sys
@@ -19,6 +20,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 import configs
+from cocu_jax.deterministic import DETERMINISTIC_FLAG
 from cocu_jax.errors import UserError
 from cocu_jax.stopping import Stopped
 
@@ -66,6 +68,8 @@ def run(config, workdir: str) -> None:
         return compile_for(config, _COMPILE_FOR.value)
     if not workdir:
         raise UserError("--workdir is not set; give this run a directory, e.g. --workdir=runs/demo")
+    if config.job == "train":
+        _before_jax_starts(config)
     if _DISTRIBUTED.value or (_DISTRIBUTED.value is None and _in_cluster()):
         _join_hosts()
     import tensorflow as tf
@@ -74,6 +78,21 @@ def run(config, workdir: str) -> None:
     tf.config.set_visible_devices([], "TPU")
     module, function = JOBS[config.job].split(":")
     getattr(importlib.import_module(module), function)(config, workdir)
+
+
+def _before_jax_starts(config) -> None:
+    """Sets what JAX's compiler and TensorFlow's reader of buckets look at once."""
+    if config.get("deterministic"):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAG}".strip()
+    logging.get_absl_handler().addFilter(_is_not_said_twice)
+    # A run reads pieces of shards; TensorFlow would fetch 64 MB for each of them.
+    os.environ.setdefault("GCS_READ_CACHE_BLOCK_SIZE_MB", "1")
+
+
+def _is_not_said_twice(record: standard_logging.LogRecord) -> bool:
+    """False for errors of Orbax's threads, which it logs with their traces and raises as well."""
+    of_orbax = any(f"{os.sep}{name}{os.sep}" in record.pathname for name in ("orbax", "asyncio"))
+    return record.levelno < standard_logging.ERROR or not of_orbax
 
 
 def _shipped_config(argument: str) -> str:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from cocu_jax.models.losses import normalize
 from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.image_processing import ImageProcessing
 from cocu_jax.progress import progress_bar
-from cocu_jax.stopping import Stopped, StopRequest
+from cocu_jax.stopping import Stopped
 from eval.class_embeddings import embed_classes
 from eval.images import name_damage
 from eval.segmenter import local_mesh, replicate
@@ -54,7 +54,7 @@ def evaluate_classification(
     images_per_device: int = 32,
     limit: int | None = None,
     title: str = "Zero-shot classification",
-    stop: StopRequest | None = None,
+    stop: Callable[[int], bool] | None = None,
 ) -> ClassificationResult:
     """Evaluates a GroupViT on a classification dataset, on all devices of all processes.
 
@@ -68,7 +68,9 @@ def evaluate_classification(
         images_per_device: batch size of each device.
         limit: only the first so many images.
         title: of the progress bar.
-        stop: asks between batches whether to stop.
+        stop: (images) -> whether to stop, asked with the number of images just finished. Several
+            processes ask for the same number in all, so that they can agree on where to stop
+            (`cocu_jax.agreement`).
 
     Raises:
         UserError: the dataset has no labels.
@@ -89,17 +91,20 @@ def evaluate_classification(
     rows = images_per_device * mesh.size
     index, processes = jax.process_index(), jax.process_count()
     counts, done = np.zeros(2, np.int64), 0
-    mine = len(range(index, min(corpus.num_examples, limit or corpus.num_examples), processes))
+    images_in_all = min(corpus.num_examples, limit or corpus.num_examples)
+    share, mine = (len(range(first, images_in_all, processes)) for first in (0, index))
     with progress_bar(title, mine, "images") as bar:
         for batch in _read_batches(corpus, processing, rows, index, processes, limit):
-            if stop and stop.requested:
-                raise Stopped(f"{title}: stopped after {done} images; run the same command again")
             images, labels = jax.device_put(batch, NamedSharding(mesh, P("data")))
             hits = _count_hits(state, texts, statistics, images, labels, graphdef=graphdef)
             counts += np.asarray(hits)
             members = int((batch[1] >= 0).sum())
             done += members
             bar.update(members)
+            if stop and stop(members):
+                raise Stopped(f"{title}: stopped after {done} images; run the same command again")
+    if processes > 1 and stop and stop(share - done):
+        raise Stopped(f"{title}: stopped after {done} images; run the same command again")
     sums = np.array([*counts, done], np.int32)
     if processes > 1:
         sums = np.asarray(multihost_utils.process_allgather(sums)).sum(0)

@@ -22,10 +22,10 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from PIL import Image
 
+from cocu_jax.agreement import Agreement
 from cocu_jax.files import safe_name, write_file
 from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.image_processing import ImageProcessing
-from cocu_jax.stopping import StopRequest
 from cocu_jax.workdir import open_workdir
 from eval.checkpoint import load_checkpoint, model_fingerprint
 from eval.classification import evaluate_classification
@@ -67,9 +67,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, dict]
     root = open_workdir(workdir, config, free_fields=_FREE_FIELDS, writer=writes)
     fingerprint = model_fingerprint(model)
     results = {}
-    with StopRequest() as stop:
+    with Agreement() as agreement:
         for task in tasks:
-            run = _Run(task, config, root, model, processing, stop)
+            run = _Run(task, config, root, model, processing, agreement)
             belongs_to = identity(task, config, fingerprint, run.method, processing)
             file = root / "results" / f"{task.name}.json"
             if (kept := read_result(file, belongs_to)) is not None:
@@ -100,7 +100,7 @@ class _Run:
     root: epath.Path
     model: nnx.Module
     processing: ImageProcessing
-    stop: StopRequest
+    agreement: Agreement
 
     @property
     def method(self) -> Any:
@@ -127,7 +127,7 @@ class _Run:
             windows_per_forward=config.windows_per_forward,
             limit=config.limit or None,
             title=task.title,
-            stop=self.stop,
+            stop=self.agreement.stop,
             visit=self._prediction_writer() if config.save_predictions else None,
             partial=partial,
         )
@@ -172,7 +172,7 @@ class _Run:
             images_per_device=config.images_per_device or 32,
             limit=config.limit or None,
             title=self.task.title,
-            stop=self.stop,
+            stop=self.agreement.stop,
         )
         return {
             "title": self.task.title,

@@ -15,7 +15,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.progress import progress_bar
-from cocu_jax.stopping import Stopped, StopRequest
+from cocu_jax.stopping import Stopped
 from eval import confusion
 from eval.images import read_images
 from eval.partial import PartialCounts
@@ -87,7 +87,7 @@ def evaluate_segmentation(
     windows_per_forward: int = 0,
     limit: int | None = None,
     title: str = "Zero-shot segmentation",
-    stop: StopRequest | None = None,
+    stop: Callable[[int], bool] | None = None,
     visit: Callable[[Prediction], None] | None = None,
     partial: PartialCounts | None = None,
     tile: tuple[int, int] | None = None,
@@ -104,7 +104,9 @@ def evaluate_segmentation(
         windows_per_forward: windows that each device encodes at once; 0 chooses by crop and device.
         limit: only the first so many images.
         title: of the progress bar.
-        stop: asks between batches whether to stop.
+        stop: (images) -> whether to stop, asked with the number of images just finished. Several
+            processes ask for the same number in all, so that they can agree on where to stop
+            (`cocu_jax.agreement`).
         visit: called with the label map of every image of this process; without it, none leaves
             the devices.
         partial: where counts are kept now and then, and taken up again; None keeps none.
@@ -123,17 +125,23 @@ def evaluate_segmentation(
     counts = _Counts(kinds, len(classes), images, partial)
     examples = read_images(corpus, protocol, index, processes, limit, np.flatnonzero(counts.done))
     unfinished = {}
-    mine = len(range(index, images, processes))
+    share, mine = (len(range(first, images, processes)) for first in (0, index))
+    asked = 0
     with progress_bar(title, mine, "images", done=int(counts.done.sum())) as bar:
         for painted in segmenter.paint(segmenter.read(examples)):
             if visit:
                 for prediction in finish(painted, protocol, unfinished):
                     visit(prediction)
             counts.add(painted)
-            bar.update(sum(piece.last for piece, _ in painted.pieces))
-            if stop and stop.requested:
+            finished = sum(piece.last for piece, _ in painted.pieces)
+            bar.update(finished)
+            asked += finished
+            if stop and stop(finished):
                 done = counts.keep()
                 raise Stopped(f"{title}: stopped after {done} images; run the same command again")
+    if processes > 1 and stop and stop(share - asked):
+        done = counts.keep()
+        raise Stopped(f"{title}: stopped after {done} images; run the same command again")
     counts.take()
     total, done = _sum_processes(counts.total), int(_sum_processes(counts.done.sum()))
     return SegmentationResult(classes, total[0], total[1] if kinds == 2 else None, done)

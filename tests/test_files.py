@@ -1,11 +1,12 @@
 """Atomic files and safe names."""
 
+import errno
 import threading
 
 import pytest
 
 from cocu_jax.errors import UserError
-from cocu_jax.files import safe_name, write_file
+from cocu_jax.files import full_disk, safe_name, write_file
 
 
 def test_writers_of_one_file_do_not_meet(tmp_path):
@@ -44,3 +45,15 @@ def test_safe_names_are_single_components_that_can_be_created(tmp_path):
         assert not name.startswith(".")
     assert len(list(tmp_path.iterdir())) == len(KEYS)
     assert safe_name("plain-key_01.jpg") == "plain-key_01.jpg"
+
+
+def test_full_disk_is_one_line_whatever_a_library_makes_of_it():
+    """The messages are those of TensorStore, Orbax and TensorFlow on a full tmpfs."""
+    inner = ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device [1]")
+    outer = RuntimeError("saving failed\nmore\nlines")
+    outer.__cause__ = inner
+    for error in (inner, outer, OSError(errno.ENOSPC, "No space left on device")):
+        line = str(full_disk("runs/cocu", error))
+        assert line.startswith("runs/cocu: cannot write (No space left on device); free some space")
+    assert full_disk("runs/cocu", OSError(errno.EIO, "Input/output error")) is None
+    assert full_disk("runs/cocu", ValueError("shapes differ")) is None

@@ -60,8 +60,8 @@ class InputConfig:
         lanes: virtual readers of all processes together; its greatest common divisor with the batch
             size is used, and the number of processes must divide that (768 suits 256 processes and
             batches of 2^n or 3 x 2^n rows). A corpus needs as many examples.
-        window: raw records per lane and corpus that are permuted among each other; two windows are
-            held in memory (256 lanes, 32 records of 15 kB: 250 MB a corpus).
+        window: raw records per lane and corpus that are taken in turn; two windows are held in
+            memory (256 lanes, 64 records of 15 kB: 500 MB a corpus, of all processes together).
     """
 
     corpora: tuple[CorpusConfig, ...] = ()
@@ -75,7 +75,7 @@ class InputConfig:
     mean: tuple[Share, Share, Share] = (0.485, 0.456, 0.406)
     std: tuple[PositiveAmount, PositiveAmount, PositiveAmount] = (0.229, 0.224, 0.225)
     lanes: PositiveCount = 768
-    window: PositiveCount = 32
+    window: PositiveCount = 64
 
     def __post_init__(self):
         if self.crop_area[0] > self.crop_area[1]:

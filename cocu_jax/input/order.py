@@ -1,14 +1,19 @@
 """The endless order in which examples are read: any place in it is found without reading up to it.
 
 The work is dealt to *lanes*, virtual readers whose number does not depend on the hosts. In every
-epoch the shards of a corpus are permuted and lane `l` of `L` reads the examples from position
+epoch the shards of a corpus are permuted and lane `l` of `L` owns the examples from position
 `l N / L` to `(l + 1) N / L` of that permutation, so a lane has the same number of examples in every
-epoch, whatever the sizes of the shards, and each example belongs to exactly one lane. Inside its
-range a lane permutes windows of neighbouring records. A lane that has finished its part of an epoch
-goes on with its part of the next one: nothing is dropped and nothing is read twice in an epoch.
+epoch, whatever the sizes of the shards, and each example belongs to exactly one lane. A lane that
+has finished its part of an epoch goes on with its part of the next one: nothing is dropped and
+nothing is read twice in an epoch.
 
-Where a lane stands after `n` examples follows from `n` alone. Finding that place reads no shard
-but the one it is in, passes over its records without parsing them, and replays one window at most.
+Shards keep the order of their source, whose neighbours are alike; a contrastive loss must not see
+them in one batch more often than chance has it. So a lane cuts its part into *segments* of a few
+neighbouring records, permutes all of them, and takes the records of many segments in turn: two of
+one segment are further apart than the rows that the lane gives to a batch.
+
+Where a lane stands after `n` examples follows from `n` alone. Finding that place reads the few
+segments of one window.
 """
 
 import dataclasses
@@ -18,9 +23,14 @@ from jaxtyping import Int
 
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.input.draws import mix
+from cocu_jax.input.offsets import GRID, Offsets
 from cocu_jax.input.rows import rows_of
 
 _FOREVER = 2**62
+_SEGMENT_DRAW, _WINDOW_DRAW = 1, 2
+_ROW_DRAW, _COLUMN_DRAW = 3, 4
+_READS_AT_ONCE = 8  # of a lane, from a bucket; a disk is fast enough one by one
+_BUFFER = 256 * 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,16 +39,23 @@ class Order:
 
     Attributes:
         corpus: the image-text corpus.
+        offsets: places of its records.
         annotations: its sidecar with the same shards, or None.
+        annotation_offsets: places of its records, or None.
         seed: changes every permutation.
         lanes: number of virtual readers of all hosts together.
-        window: raw records of a lane that are permuted among each other (held in memory, twice).
+        rows: examples that a lane gives to a batch.
+        window: raw records of a lane that are taken in turn (held in memory, twice); at least as
+            many are as keep neighbours apart.
     """
 
     corpus: Corpus
+    offsets: Offsets
     annotations: Corpus | None
+    annotation_offsets: Offsets | None
     seed: int
     lanes: int
+    rows: int
     window: int
 
     def read(self, lane: Int[tf.Tensor, ""], done: Int[tf.Tensor, ""]) -> tf.data.Dataset:
@@ -64,50 +81,114 @@ class Order:
         return lane * examples // self.lanes, (lane + 1) * examples // self.lanes
 
     def _read_epoch(self, lane, epoch, skip):
+        """The lane's part of an epoch, without its first `skip` records."""
         first, last = self._range(lane)
-        window = skip // self.window
-
-        def permute(index, record, annotation):
-            stream = mix(self.seed, epoch, lane, index)
-            order = _permutation(tf.shape(record)[0], stream)
-            return tf.gather(record, order), tf.gather(annotation, order)
-
-        windows = (
-            self._read_range(epoch, first + window * self.window, last)
-            .batch(self.window)
-            .enumerate(window)
-            .map(lambda index, records: permute(index, *records))
-            .prefetch(1)
+        at_once = self.rows + 1  # segments that take turns; one row less where the last is short
+        size = tf.clip_by_value((last - first) // at_once, 1, max(self.window // at_once, 1))
+        whole = (last - first) // size
+        # All segments but the last, which may be short, have `size` records.
+        segments = tf.concat(
+            [
+                _permutation(whole, mix(self.seed, epoch, lane, _SEGMENT_DRAW)),
+                tf.range(whole, whole + tf.cast((last - first) % size > 0, tf.int64)),
+            ],
+            axis=0,
         )
-        return rows_of(windows).skip(skip - window * self.window)
+        windows = tf.maximum(whole // at_once, 1)
+        starts = tf.range(windows + 1) * tf.size(segments, tf.int64) // windows
+        begin = tf.searchsorted(starts[:-1] * size, [skip], side="right", out_type=tf.int64)[0] - 1
+        place, pieces = self._pieces(epoch, first, last, size, segments)
+        ends = tf.searchsorted(place, starts, out_type=tf.int64)
 
-    def _read_range(self, epoch, first, last):
-        """Records of positions [first, last) of the epoch's permutation of shards, in order."""
+        def read_window(window):
+            window_pieces = [part[ends[window] : ends[window + 1]] for part in pieces]
+            records = self._read_pieces(tf.data.Dataset.from_tensor_slices(tuple(window_pieces)))
+            stream = mix(self.seed, epoch, lane, _WINDOW_DRAW, window)
+            all_of_it = (starts[window + 1] - starts[window]) * size
+            return records.batch(all_of_it).map(lambda *x: _take_turns(x, size, stream))
+
+        read = tf.data.Dataset.range(begin, windows).flat_map(read_window).prefetch(1)
+        return rows_of(read).skip(skip - starts[begin] * size)
+
+    def _pieces(self, epoch, first, last, size, segments):
+        """Positions [first, last) of the epoch's permutation of shards, in the order of reading.
+
+        Returns:
+            For every piece of a segment in one shard: its segment's place in `segments`, and
+            (shard, first record, number of records).
+        """
         shards = _permutation(self.corpus.num_shards, mix(self.seed, epoch))
         lengths = tf.gather(tf.constant(self.corpus.shard_lengths, tf.int64), shards)
         ends = tf.cumsum(lengths)
-        starts = ends - lengths
-        begin = tf.searchsorted(ends, [first], side="right", out_type=tf.int64)[0]
-        end = tf.searchsorted(starts, [last], side="left", out_type=tf.int64)[0]
+        cuts = tf.sort(tf.concat([tf.range(first, last, size), ends], axis=0))
+        cuts = tf.unique(tf.boolean_mask(cuts, (cuts >= first) & (cuts < last))).y
+        take = tf.concat([cuts[1:], [last]], axis=0) - cuts
+        position = tf.searchsorted(ends, cuts, side="right", out_type=tf.int64)
+        skip = cuts - tf.gather(ends - lengths, position)
+        place = tf.gather(tf.argsort(segments), (cuts - first) // size)
+        order = tf.argsort(place, stable=True)
+        pieces = tf.gather(shards, position), skip, take
+        in_order = [tf.gather(part, order) for part in pieces]
+        return tf.cast(tf.gather(place, order), tf.int64), in_order
 
-        def read(position):
-            skip = tf.maximum(first - starts[position], 0)
-            take = tf.minimum(last, ends[position]) - starts[position] - skip
-            return self._read_shard(shards[position], skip, take)
+    def _read_pieces(self, pieces: tf.data.Dataset) -> tf.data.Dataset:
+        """Records and annotation records of pieces (shard, first record, number), in order."""
 
-        return tf.data.Dataset.range(begin, end).flat_map(read)
+        # Nothing in here but ready-made datasets: each function of a dataset costs a millisecond
+        # whenever the dataset is opened.
+        def read(shard, skip, take):
+            records = _records_from(self.corpus, self.offsets, shard, skip)
+            if self.annotations is None:
+                return records.take(take)
+            annotations = _records_from(self.annotations, self.annotation_offsets, shard, skip)
+            return tf.data.Dataset.zip((records, annotations)).take(take)
 
-    def _read_shard(self, shard, skip, take):
-        def read(corpus):
-            file = tf.gather(tf.constant(corpus.shard_files), shard)
-            return tf.data.TFRecordDataset(file).skip(skip).take(take)
+        if "://" in self.corpus.directory:
+            block = dict(cycle_length=_READS_AT_ONCE, block_length=max(self.window, 1))
+            records = pieces.interleave(
+                read, **block, num_parallel_calls=_READS_AT_ONCE, deterministic=True
+            )
+        else:
+            records = pieces.flat_map(read)
+        return records if self.annotations else records.map(lambda record: (record, ""))
 
-        if self.annotations is None:
-            return read(self.corpus).map(lambda record: (record, ""))
-        return tf.data.Dataset.zip((read(self.corpus), read(self.annotations)))
+
+def _records_from(corpus: Corpus, offsets: Offsets, shard, skip) -> tf.data.Dataset:
+    """Records of a shard from number `skip` on."""
+    place = tf.gather(tf.constant(offsets.first), shard) + skip // GRID
+    records = tf.data.experimental.from_variant(
+        # What `tf.data.TFRecordDataset` makes, which has no argument for the place to begin at.
+        tf.raw_ops.TFRecordDatasetV2(
+            filenames=tf.gather(tf.constant(corpus.shard_files), shard)[None],
+            compression_type="",
+            buffer_size=tf.constant(_BUFFER, tf.int64),
+            byte_offsets=tf.gather(tf.constant(offsets.bytes), place)[None],
+        ),
+        tf.TensorSpec([], tf.string),
+    )
+    return records.skip(skip % GRID)
+
+
+def _take_turns(records, size, stream):
+    """Records of segments, one segment after the other -> one of every segment, again and again.
+
+    The order of segments is the same in every round, so that two records of one segment are as far
+    apart as there are segments; which of its records a segment gives is drawn.
+    """
+    count = tf.size(records[0], tf.int64)
+    segments = (count + size - 1) // size
+    rows = _permutation(segments, mix(stream, _ROW_DRAW))
+    seed = tf.bitcast(tf.stack([mix(stream, _COLUMN_DRAW), mix(stream, 1)]), tf.int64)
+    draws = tf.random.stateless_uniform([segments, size], seed)
+    turns = rows[:, None] * size + tf.cast(tf.argsort(draws, axis=1), tf.int64)
+    turns = tf.reshape(tf.transpose(turns), [-1])
+    turns = tf.boolean_mask(turns, turns < count)
+    return tuple(tf.gather(part, turns) for part in records)
 
 
 def _permutation(count, stream):
     """A permutation of range(count) drawn from a uint64 stream."""
     seed = tf.bitcast(tf.stack([stream, mix(stream, 1)]), tf.int64)
-    return tf.random.experimental.stateless_shuffle(tf.range(count), seed, alg="philox")
+    return tf.random.experimental.stateless_shuffle(
+        tf.range(tf.cast(count, tf.int64)), seed, alg="philox"
+    )

@@ -20,6 +20,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.input.config import InputConfig, input_config
 from cocu_jax.input.corpus import open_corpus
 from cocu_jax.input.mixture import Mixture, mix_corpora
+from cocu_jax.input.offsets import open_offsets
 from cocu_jax.input.order import Order
 from cocu_jax.input.pictures import Pictures
 from cocu_jax.input.rows import rows_of
@@ -68,7 +69,9 @@ def train_batches(
     config = input_config(data)
     sources = tuple(open_source(entry, config.concepts) for entry in config.corpora)
     lanes = batch_lanes(config.lanes, batch_size, process_count)
-    mixture = _mixture(config, sources, seed, lanes)
+    mixture = _mixture(
+        config, sources, seed, lanes, batch_size // lanes, (process_index, process_count)
+    )
     texts = make_texts(config, sources, seed)
     pictures = Pictures(config.augment, config.image_size, tuple(config.crop_area))
     own = mixture.lanes // process_count
@@ -113,7 +116,14 @@ def batch_lanes(lanes: int, batch_size: int, process_count: int) -> int:
     return common
 
 
-def _mixture(config: InputConfig, sources: tuple[Source, ...], seed: int, lanes: int) -> Mixture:
+def _mixture(
+    config: InputConfig,
+    sources: tuple[Source, ...],
+    seed: int,
+    lanes: int,
+    rows: int,
+    process: tuple[int, int],
+) -> Mixture:
     for source in sources:
         if source.corpus.num_examples < lanes:
             enough = max(n for n in range(1, source.corpus.num_examples + 1) if lanes % n == 0)
@@ -122,7 +132,17 @@ def _mixture(config: InputConfig, sources: tuple[Source, ...], seed: int, lanes:
                 f"config.data.lanes={config.lanes}; set it to {enough}"
             )
     orders = tuple(
-        Order(source.corpus, source.annotations, seed, lanes, config.window) for source in sources
+        Order(
+            corpus=source.corpus,
+            offsets=open_offsets(source.corpus, *process),
+            annotations=source.annotations,
+            annotation_offsets=source.annotations and open_offsets(source.annotations, *process),
+            seed=seed,
+            lanes=lanes,
+            rows=rows,
+            window=config.window,
+        )
+        for source in sources
     )
     return mix_corpora(orders, tuple(entry.weight for entry in config.corpora))
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from typing import NamedTuple
+import time
 
 import jax
 import numpy as np
@@ -13,24 +13,12 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
 from cocu_jax.errors import UserError
+from cocu_jax.files import write_file
+from cocu_jax.training.reading import Outcome, Reader, Reading, Restored
 from cocu_jax.training.state import TrainState
 
 # The figure of an evaluation that decides which checkpoint is best.
 BEST_FIGURE = "evaluation/miou"
-
-
-class Restored(NamedTuple):
-    """A checkpoint that was read.
-
-    Attributes:
-        step: its step.
-        state: its arrays, placed as asked for.
-        evaluated: figures of the evaluation at that step; None if there was none.
-    """
-
-    step: int
-    state: TrainState
-    evaluated: dict[str, float] | None
 
 
 class Checkpoints:
@@ -72,11 +60,14 @@ class Checkpoints:
     def save(self, state: TrainState, step: int, evaluated: dict[str, float] | None = None) -> None:
         """Starts writing; returns once the arrays are copied, and they may be donated.
 
-        A checkpoint of the same step is replaced: it was found damaged, or was not evaluated.
+        Where there is a checkpoint of this step its arrays are these, for the run went on from it:
+        only the figures are added.
         """
         self._manager.wait_until_finished()
         if step in self._manager.all_steps():
-            self._manager.delete(step)
+            if evaluated:
+                self._add_figures(step, evaluated)
+            return
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -88,6 +79,8 @@ class Checkpoints:
     def restore(self, target: TrainState) -> Restored | None:
         """Reads the newest checkpoint that every process can read.
 
+        Newer ones that are damaged are set aside: renamed to `damaged-STEP-TIME`.
+
         Args:
             target: shapes, types and shardings to restore to (`Plan.targets`); the mesh may differ
                 from the one that saved.
@@ -96,19 +89,27 @@ class Checkpoints:
             The state, or None if there is no checkpoint.
 
         Raises:
-            UserError: there are checkpoints but none can be read, or they belong to another run.
+            UserError: they belong to another run or another model, the storage does not answer, or
+                all are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
+        damaged = []
         if not steps:
             return None
-        with self._reader() as reader:
+        with Reader(self._directory, self.facts, target) as reader:
             for step in steps:
-                restored = self._read(reader, target, step)
-                if _all_processes(restored is not None):
-                    return restored
+                reading = reader.read(step)
+                worst = _worst_of_processes(reading.outcome)
+                if worst == Outcome.READ:
+                    self._set_aside(damaged)
+                    return reading.restored
+                if worst != Outcome.DAMAGED:
+                    raise UserError(self._refusal(step, reading, worst))
+                damaged.append(step)
+        reason = reading.reason or "on another host"
         raise UserError(
-            f"{self._directory}: none of the {len(steps)} checkpoints can be read; "
-            "restore the directory from a copy, or remove it to start anew"
+            f"{self._directory}: all {len(steps)} checkpoints are damaged ({reason}); "
+            "restore the directory from a copy, or start anew in another --workdir"
         )
 
     def wait(self) -> None:
@@ -119,51 +120,40 @@ class Checkpoints:
         """Finishes writing and releases the threads."""
         self._manager.close()
 
-    def _reader(self) -> ocp.CheckpointManager:
-        """Reads without waiting for other processes, which may fail where this one does not."""
-        index = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=index, active_processes={index}, barrier_sync_key_prefix=str(index)
-        )
-        options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=alone)
-        return ocp.CheckpointManager(
-            self._directory, options=options, item_names=("state", "facts")
+    def _refusal(self, step: int, reading: Reading, worst: Outcome) -> str:
+        if worst == Outcome.REFUSED:
+            return reading.reason or f"{self._directory}: another host refuses checkpoint {step}"
+        return (
+            f"{self._directory}: checkpoint {step} cannot be read now "
+            f"({reading.reason or 'on another host'}); nothing is lost: run the same command when "
+            "the storage answers again"
         )
 
-    def _read(
-        self, reader: ocp.CheckpointManager, target: TrainState, step: int
-    ) -> Restored | None:
-        """One checkpoint; None, with a warning, if this process cannot read it."""
-        try:
-            restored = reader.restore(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(target), facts=ocp.args.JsonRestore()
-                ),
-            )
-            evaluated = reader.metrics(step) or None
-        except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
-            reason = str(error).strip().split("\n")[0][:200]
-            logging.warning("checkpoint of step %d cannot be read (%s)", step, reason)
-            return None
-        self._check(restored.facts, step)
-        return Restored(step, restored.state, evaluated)
+    def _add_figures(self, step: int, evaluated: dict[str, float]) -> None:
+        """Rewrites the figures of a checkpoint, which Orbax keeps in a file of their own."""
+        if jax.process_index() == 0:
+            write_file(self._directory / str(step) / "metrics/metrics", json.dumps(evaluated))
+        _worst_of_processes(Outcome.READ)  # nobody reads before it is written
+        self._manager.reload()
 
-    def _check(self, facts: dict, step: int) -> None:
-        # Both through JSON, where tuples are lists.
-        for name, value in json.loads(json.dumps(self.facts)).items():
-            if facts.get(name) != value:
-                raise UserError(
-                    f"{self._directory}: checkpoint {step} was made with {name}={facts.get(name)}, "
-                    f"this run has {value}; use another --workdir"
-                )
+    def _set_aside(self, steps: list[int]) -> None:
+        """Renames damaged checkpoints, so that others of these steps can be written."""
+        if not steps:
+            return
+        now = time.strftime("%Y%m%d-%H%M%S")
+        for step in steps if jax.process_index() == 0 else ():
+            aside = self._directory / f"damaged-{step}-{now}"
+            (self._directory / str(step)).rename(aside)
+            logging.warning("checkpoint %d is damaged; it was renamed to %s", step, aside)
+        _worst_of_processes(Outcome.READ)  # nobody looks before they are renamed
+        self._manager.reload()
 
 
-def _all_processes(holds: bool) -> bool:
-    """Whether it holds on every process; waits for all."""
+def _worst_of_processes(outcome: Outcome) -> Outcome:
+    """The largest outcome of all processes; waits for all."""
     if jax.process_count() == 1:
-        return holds
-    return bool(multihost_utils.process_allgather(np.array(holds)).all())
+        return outcome
+    return Outcome(int(multihost_utils.process_allgather(np.array(int(outcome))).max()))
 
 
 def _goodness(figures: dict[str, float]) -> float:

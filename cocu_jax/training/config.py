@@ -72,6 +72,7 @@ class TrainConfig:
     profile_at: Count
     profile_steps: PositiveCount
     compile_cache: str
+    deterministic: Flag
     export: Flag
     data_root: str = ""
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import ml_collections
 import numpy as np
@@ -13,7 +13,6 @@ from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus, open_corpus
 from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.settings import Count, only_its_fields, read_settings
-from cocu_jax.stopping import StopRequest
 from eval.protocol import Protocol
 from eval.samples import draw_samples
 from eval.segmentation import evaluate_segmentation
@@ -62,7 +61,7 @@ class Evaluation:
         """Whether the model is evaluated after this step."""
         return last or (self.settings.every > 0 and step % self.settings.every == 0)
 
-    def __call__(self, model: nnx.Module, stop: StopRequest | None) -> dict[str, float]:
+    def __call__(self, model: nnx.Module, stop: Callable[[int], bool]) -> dict[str, float]:
         """Figures of the model: `miou`, its bound with the best names for the groups, and others.
 
         Raises:

@@ -6,6 +6,7 @@ bits as one that was not.
 """
 
 import collections
+import contextlib
 import json
 import math
 import os
@@ -17,14 +18,16 @@ from etils import epath
 from flax import nnx
 from jax.sharding import NamedSharding
 
+from cocu_jax.agreement import Agreement
+from cocu_jax.deterministic import check_deterministic
 from cocu_jax.errors import UserError
+from cocu_jax.files import full_disk, write_file
 from cocu_jax.host_memory import keep_freed_memory
 from cocu_jax.input.pipeline import count_examples, train_batches
 from cocu_jax.models.weights.huggingface import save_clip, save_groupvit
 from cocu_jax.models.weights.image_processing import ImageProcessing
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped
-from cocu_jax.training.agreement import Agreement
 from cocu_jax.training.checkpoints import Checkpoints, Restored
 from cocu_jax.training.config import check_config
 from cocu_jax.training.evaluation import Evaluation, open_evaluations
@@ -35,6 +38,7 @@ from cocu_jax.training.records import data_facts, write_records
 from cocu_jax.training.state import TrainState, evaluated_arrays, graph_of, merge_model
 from cocu_jax.training.timing import Clock, Profile
 from cocu_jax.workdir import open_workdir
+from cocu_jax.workdir_lock import WorkdirLock
 
 RESULT_FILE = "metrics.json"
 EXPORT_DIRECTORY = "export"
@@ -49,6 +53,7 @@ FREE_FIELDS = (
     "data.corpora.annotations",
     "data.corpora.directory",
     "data_root",
+    "deterministic",
     "eval_every",
     "evaluation",
     "export",
@@ -77,15 +82,31 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
         The figures of `metrics.json`: the last line of the log and the last evaluation.
 
     Raises:
-        UserError: config or data cannot be used, or training diverged.
+        UserError: config or data cannot be used, another run is at work in `workdir`, the disk is
+            full, or training diverged.
         Stopped: on request, after everything was saved.
     """
     check_config(config)
+    try:
+        with contextlib.ExitStack() as stack:
+            agreement, lock = stack.enter_context(Agreement()), WorkdirLock(workdir)
+            agreement.on_first(lambda: stack.enter_context(lock))
+            return _train(config, workdir, agreement, lock)
+    except Exception as error:
+        if full := full_disk(workdir, error):
+            raise full from None
+        raise
+
+
+def _train(
+    config: ml_collections.ConfigDict, workdir: str, agreement: Agreement, lock: WorkdirLock
+) -> dict[str, float]:
     root = open_workdir(workdir, config, FREE_FIELDS, writer=jax.process_index() == 0)
     if (root / RESULT_FILE).exists():
         return json.loads((root / RESULT_FILE).read_text())
     if jax.default_backend() == "cpu":
         keep_freed_memory()
+    check_deterministic(config.deterministic)
     use_compile_cache(config.compile_cache)
     evaluations = open_evaluations(config)
     plan = make_plan(config, count_examples(config.data))
@@ -94,7 +115,7 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
         restored = checkpoints.restore(plan.targets())
         if jax.process_index() == 0:
             write_records(root, plan)
-        run = Run(config, root, plan, checkpoints, evaluations)
+        run = Run(config, root, plan, checkpoints, evaluations, agreement, lock)
         return run(restored or Restored(0, plan.init(), evaluated={}))
     finally:
         checkpoints.close()
@@ -116,13 +137,16 @@ class Run:
         plan: Plan,
         checkpoints: Checkpoints,
         evaluations: tuple[Evaluation, ...],
+        agreement: Agreement,
+        lock: WorkdirLock,
     ):
         self.config = config
         self.root = root
         self.plan = plan
         self.checkpoints = checkpoints
         self.evaluations = evaluations
-        self.agreement = Agreement()
+        self.agreement = agreement
+        self.lock = lock
         self.clock = Clock()
         self.evaluated: dict[str, float] = {}
         self.in_flight: collections.deque[jax.Array] = collections.deque()  # losses
@@ -133,10 +157,11 @@ class Run:
         self.log = MetricsLog(self.root, start.step, jax.process_index() == 0)
         self.evaluated = start.evaluated or {}
         try:
-            with self.agreement:
-                if start.evaluated is None and self._evaluation_due(start.step):
-                    self._save(start.state, start.step)  # it was stopped while it evaluated
-                state = self._steps(start.state, start.step)
+            if self.agreement.stop():
+                raise Stopped(f"{self.root}: stopped before a step; run the same command to go on")
+            if start.evaluated is None and self._evaluation_due(start.step):
+                self._save(start.state, start.step)  # it was stopped while it evaluated
+            state = self._steps(start.state, start.step)
             result = self.log.latest() | self.evaluated
         finally:
             self.log.close()
@@ -144,15 +169,15 @@ class Run:
         self.checkpoints.wait()
         result = {name: v if math.isfinite(v) else None for name, v in result.items()}
         if jax.process_index() == 0:
-            (self.root / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
+            write_file(self.root / RESULT_FILE, json.dumps(result, indent=2) + "\n")
         return result
 
     def _steps(self, state: TrainState, first_step: int) -> TrainState:
         config, total = self.config, self.plan.total_steps
         processes = jax.process_index(), jax.process_count()
         batches = train_batches(config.data, config.batch_size, config.seed, first_step, *processes)
-        profile = Profile(self.root, config.profile_at, config.profile_steps)
-        with progress_bar(f"train {self.root.name}", total, "steps", first_step) as bar:
+        bar = progress_bar(f"train {self.root.name}", total, "steps", first_step)
+        with bar, Profile(self.root, config.profile_at, config.profile_steps) as profile:
             for step in range(first_step + 1, total + 1):
                 with self.clock.waiting():
                     batch = put_batch(self.plan.mesh, next(batches))
@@ -162,6 +187,7 @@ class Run:
                 self.in_flight.append(metrics["loss/total"])
                 if len(self.in_flight) > _IN_FLIGHT:
                     self.in_flight.popleft().block_until_ready()
+                self.lock.check()
                 profile.after(step, metrics)
                 self.clock.step()
                 bar.update()
@@ -183,7 +209,7 @@ class Run:
         last = step == self.plan.total_steps
         due = self._evaluation_due(step)
         done = not due or self._evaluate(state, step)
-        stop = self.agreement.stop(step)
+        stop = self.agreement.stop()
         if due or stop or last or self._checkpoint_due(step):
             with self.clock.paused():
                 self.checkpoints.save(state, step, self.evaluated if due and done else None)
@@ -205,7 +231,7 @@ class Run:
         if not self.config.checkpoint_minutes or step % self.config.log_every:
             return False
         late = time.monotonic() - self.saved_at >= 60 * self.config.checkpoint_minutes
-        return self.agreement.of_first(late, list(self.in_flight))
+        return self.agreement.of_first(late)
 
     def _check_finite(self, line: dict[str, float]) -> None:
         bad = int(line.get("skipped_in_row", 0))
@@ -227,7 +253,7 @@ class Run:
                 if not evaluation.due(step, last):
                     continue
                 try:
-                    figures = evaluation(model, self.agreement.request)
+                    figures = evaluation(model, self.agreement.stop)
                 except Stopped:
                     return False
                 self.evaluated = self.evaluated | figures

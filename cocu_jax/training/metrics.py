@@ -14,6 +14,8 @@ import numpy as np
 from clu import metric_writers
 from etils import epath
 
+from cocu_jax.files import write_file
+
 METRICS_FILE = "metrics.jsonl"
 
 # Noisy from step to step: the mean since the last line is written. Of the others, the last value.
@@ -39,7 +41,7 @@ class MetricsLog:
         self._before = next((line for line in reversed(kept) if "loss/total" in line), {})
         if writes:
             self._events = metric_writers.SummaryWriter(str(directory))
-            self._file.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            write_file(self._file, "".join(json.dumps(line) + "\n" for line in kept))
 
     def add(self, metrics: Mapping[str, jax.Array]) -> None:
         """Takes the metrics of one step, finished or not."""

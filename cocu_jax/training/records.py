@@ -11,6 +11,7 @@ import ml_collections
 from clu import parameter_overview
 from etils import epath
 
+from cocu_jax.files import write_file
 from cocu_jax.input.corpus import open_corpus
 from cocu_jax.training.plan import Plan
 
@@ -20,8 +21,8 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow",
 def write_records(root: epath.Path, plan: Plan) -> None:
     """Writes `parameters.txt` (a table) and `environment.json`."""
     table = parameter_overview.get_parameter_overview(plan.shapes.params, include_stats=False)
-    (root / "parameters.txt").write_text(table + "\n")
-    (root / "environment.json").write_text(json.dumps(environment(plan), indent=2) + "\n")
+    write_file(root / "parameters.txt", table + "\n")
+    write_file(root / "environment.json", json.dumps(environment(plan), indent=2) + "\n")
 
 
 def environment(plan: Plan) -> dict:

@@ -59,7 +59,9 @@ class Clock:
 
 
 class Profile:
-    """A trace of a few steps for TensorBoard's profile tab or Perfetto.
+    """Context manager: a trace of a few steps for TensorBoard's profile tab or Perfetto.
+
+    A run that begins or ends inside the steps to be traced traces those that it does.
 
     Args:
         directory: of the run; the trace goes to `plugins/profile` below it.
@@ -69,15 +71,28 @@ class Profile:
 
     def __init__(self, directory: epath.Path, first: int, steps: int):
         self._directory = directory
-        self._range = (first, first + steps - 1) if first else (0, 0)
+        self._steps = range(first, first + steps) if first else range(0)
+        self._running = False
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
 
     def before(self, step: int) -> None:
         """Call before a step is given to the devices."""
-        if step == self._range[0]:
+        if step in self._steps and not self._running:
             jax.profiler.start_trace(str(self._directory))
+            self._running = True
 
     def after(self, step: int, results) -> None:
         """Call after it; waits for `results` at the end of the trace."""
-        if step == self._range[1]:
+        if self._running and step + 1 not in self._steps:
             jax.block_until_ready(results)
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._running:
             jax.profiler.stop_trace()
+            self._running = False

@@ -22,7 +22,7 @@ from two_processes import run_two_processes
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.tokenizer import Tokenizer
-from cocu_jax.stopping import Stopped, StopRequest
+from cocu_jax.stopping import Stopped
 from eval import programs
 from eval.geometry import count_windows
 from eval.images import read_images
@@ -189,9 +189,8 @@ def test_settings_that_do_not_fit_are_named(model, corpus):
     wrong = dataclasses.replace(corpus, metadata={**corpus.metadata, "classes": CLASSES[:4]})
     with pytest.raises(UserError, match="mask of 0000 holds"):
         evaluate(model, wrong, PROTOCOL)
-    with pytest.raises(Stopped, match="run the same command again"), StopRequest() as stop:
-        stop.requested = True
-        evaluate(model, corpus, PROTOCOL, stop=stop)
+    with pytest.raises(Stopped, match="run the same command again"):
+        evaluate(model, corpus, PROTOCOL, stop=lambda images: True)
 
 
 @pytest.mark.parametrize("tile", [None, (16, 24)])
@@ -199,7 +198,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(model, corpus, reference, til
     """Also where an image is half counted at the stop: its pieces are in two batches."""
     file = epath.Path(tmp_path / "part.npz")
 
-    def run(stop=None, identity="a"):
+    def run(stop_after=None, identity="a"):
         seen = []
         partial = PartialCounts(file, {"of": identity})
         result = evaluate_segmentation(
@@ -208,22 +207,15 @@ def test_a_stopped_evaluation_goes_on_where_it_was(model, corpus, reference, til
             PROTOCOL,
             Tokenizer(),
             windows_per_forward=2,
-            stop=stop,
+            stop=lambda images: stop_after is not None and len(seen) >= stop_after,
             partial=partial,
-            visit=lambda prediction: (seen.append(prediction.key), stop and stop(len(seen))),
+            visit=lambda prediction: seen.append(prediction.key),
             tile=tile,
         )
         return result, seen
 
-    class StopAfter:
-        def __init__(self, images):
-            self.images, self.requested = images, False
-
-        def __call__(self, seen):
-            self.requested = seen >= self.images
-
     with pytest.raises(Stopped, match="run the same command again"):
-        run(StopAfter(3))
+        run(stop_after=3)
     assert file.exists()
     result, seen = run()
     assert 0 < len(seen) < corpus.num_examples

@@ -1,6 +1,7 @@
 """The batch of a step depends neither on where the run started nor on the number of processes."""
 
 import collections
+import dataclasses
 import itertools
 import pathlib
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 from miniature_corpus import LENGTHS, write_corpus
 
 from cocu_jax.input.corpus import open_corpus
+from cocu_jax.input.offsets import open_offsets
 from cocu_jax.input.order import Order
 from cocu_jax.input.pipeline import count_examples, train_batches
 
@@ -30,15 +32,21 @@ def keys_of_lane(order, lane, done, count):
     """(epoch, key) of the next `count` examples of a lane."""
     parse = {"key": tf.io.FixedLenFeature([], tf.string)}
     records = order.read(tf.constant(lane, tf.int64), tf.constant(done, tf.int64)).take(count)
-    return [
-        (int(epoch), tf.io.parse_single_example(record, parse)["key"].numpy().decode())
-        for epoch, record, _ in records
-    ]
+    found = []
+    for epochs, batch, _ in records.batch(256).as_numpy_iterator():
+        keys = tf.io.parse_example(batch, parse)["key"].numpy()
+        found += [(int(epoch), key.decode()) for epoch, key in zip(epochs, keys, strict=True)]
+    return found
+
+
+def make_order(directory, **settings):
+    corpus = open_corpus(directory, "train")
+    return Order(corpus, open_offsets(corpus), None, None, **settings)
 
 
 @pytest.fixture(scope="module")
 def order(corpus_directory):
-    return Order(open_corpus(corpus_directory, "train"), None, seed=3, lanes=8, window=4)
+    return make_order(corpus_directory, seed=3, lanes=8, rows=1, window=4)
 
 
 def test_batches_are_equal_for_one_two_and_four_processes(data):
@@ -95,26 +103,51 @@ def test_a_lane_goes_on_from_any_place(order):
         assert keys_of_lane(order, 5, done, 1) == straight[done : done + 1]
 
 
-def test_seeking_reads_no_shard_that_lies_before(tmp_path):
+def test_seeking_reads_nothing_that_lies_before_the_window(tmp_path):
     directory = write_corpus(tmp_path, (9, 9, 9))
-    order = Order(open_corpus(directory, "train"), None, seed=0, lanes=1, window=3)
+    order = make_order(directory, seed=0, lanes=1, rows=1, window=6)  # windows of 6 and 7 records
     straight = keys_of_lane(order, 0, done=0, count=27)
-    first_shard = int(straight[0][1].removeprefix("mini")) // 9
-    pathlib.Path(order.corpus.shard_files[first_shard]).write_bytes(b"not a record file")
-    assert keys_of_lane(order, 0, 9, 18) == straight[9:]
+    first = straight[0][1].encode()
+    for file in map(pathlib.Path, order.corpus.shard_files):
+        file.write_bytes(file.read_bytes().replace(first, b"x" * len(first)))
+    assert keys_of_lane(order, 0, 7, 20) == straight[7:]
     with pytest.raises(tf.errors.DataLossError):
-        keys_of_lane(order, 0, 8, 1)
+        keys_of_lane(order, 0, 0, 1)
 
 
-def test_neighbours_in_a_file_are_not_neighbours_in_a_lane(tmp_path):
-    directory = write_corpus(tmp_path, (200,))
-    order = Order(open_corpus(directory, "train"), None, seed=0, lanes=1, window=50)
-    places = [int(key.removeprefix("mini")) for _, key in keys_of_lane(order, 0, 0, 200)]
-    windows = np.reshape(places, (4, 50))
-    for start, window in zip((0, 50, 100, 150), windows, strict=True):
-        assert sorted(window) == list(range(start, start + 50))
-        assert abs(np.corrcoef(window, np.arange(50))[0, 1]) < 0.3  # 2 standard deviations
-    assert np.mean(np.abs(np.diff(windows, axis=1)) == 1) < 0.12  # 0.04 by chance
+@pytest.fixture(scope="module")
+def long_order(tmp_path_factory):
+    """4,096 records in shards of which none is cut where a lane or a segment is."""
+    directory = tmp_path_factory.mktemp("long")
+    directory = write_corpus(directory, (1500, 7, 1089, 1500), images=[b"image"] * 4096)
+    return make_order(directory, seed=0, lanes=4, rows=16, window=256)
+
+
+def test_neighbours_of_a_file_meet_in_a_batch_no_more_often_than_by_chance(long_order):
+    """At most twice as often as under a global shuffle, whatever their distance in the file."""
+    records, batch, epochs = 4096, 64, 4
+    meetings = collections.Counter()
+    lanes = [
+        [int(key.removeprefix("mini")) for _, key in keys_of_lane(long_order, lane, 0, count)]
+        for lane, count in enumerate([epochs * records // 4] * 4)
+    ]
+    batches = np.concatenate([np.reshape(lane, (-1, 16)) for lane in lanes], axis=1)
+    for epoch in np.split(batches, epochs):
+        np.testing.assert_array_equal(np.sort(epoch.ravel()), np.arange(records))
+        place = np.empty(records, int)
+        place[epoch.ravel()] = np.repeat(np.arange(records // batch), batch)
+        for distance in range(1, 100):
+            meetings[distance] += np.sum(place[distance:] == place[:-distance])
+    by_chance = epochs * (batch - 1)  # N pairs, each with probability (B - 1) / (N - 1)
+    assert meetings[1] < 2 * by_chance
+    assert max(meetings.values()) < 2 * by_chance
+    assert np.mean(list(meetings.values())) < 1.05 * by_chance
+
+
+def test_records_of_a_bucket_are_read_in_the_same_order(long_order):
+    bucket = dataclasses.replace(long_order.corpus, directory="gs://bucket/long")
+    order = dataclasses.replace(long_order, corpus=bucket)  # its files are local ones
+    assert keys_of_lane(order, 2, 100, 600) == keys_of_lane(long_order, 2, 100, 600)
 
 
 def test_an_epoch_is_all_examples_of_all_corpora(data):

@@ -6,6 +6,7 @@ import ml_collections
 import numpy as np
 import pytest
 from flax import nnx
+from miniature_corpus import encode, picture, write_annotations, write_corpus
 
 from cocu_jax.models.layers import Projector
 from cocu_jax.training.objective import Features, Objective, groupvit_loss, row_keys
@@ -76,6 +77,36 @@ def scenes_config(scenes, tmp_path_factory) -> ml_collections.ConfigDict:
         ml_collections.ConfigDict(dict(directory=scenes, split="clip", annotations="")),
     )
     config.compile_cache = str(tmp_path_factory.mktemp("compiled"))
+    return config
+
+
+@pytest.fixture(scope="session")
+def recipe_config(scenes, tmp_path_factory) -> ml_collections.ConfigDict:
+    """The recipe with everything in it that it has at its published size, but small.
+
+    Two corpora with annotations, RandAugment, erasing, prompts, Gumbel noise, drop-path, batch
+    normalisation, bfloat16, an average of the parameters, evaluation.
+    """
+    root = tmp_path_factory.mktemp("recipe")
+    config = _tiny_config()
+    corpora = []
+    for name, lengths in (("one", (20, 13)), ("two", (31,))):
+        images = [encode(picture(i, 40, 48)) for i in range(sum(lengths))]
+        directory = write_corpus(root, lengths, name, images)
+        annotations = write_annotations(root / f"{name}_curated", directory, name=name)
+        fields = dict(directory=directory, split="train", annotations=annotations)
+        corpora.append(ml_collections.ConfigDict(fields))
+    config.data.corpora = tuple(corpora)
+    config.data.concepts, config.data.augment = "cluster", "full"
+    config.model.dtype, config.model.drop_path = "bfloat16", 0.3
+    config.model.depths = (1, 1, 0)
+    config.ema_decay = 0.9
+    config.evaluation = dict(
+        directory=scenes, split="selection", limit=0, pictures=1,
+        crop=32, stride=32, resize_long_short=(32, 32),
+    )  # fmt: skip
+    config.eval_every = 0
+    config.compile_cache = str(root / "compiled")
     return config
 
 

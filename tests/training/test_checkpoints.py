@@ -1,11 +1,18 @@
 """Checkpoints: what is kept, what is read when files are damaged, and onto which mesh."""
 
+import dataclasses
+import errno
+import os
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from cocu_jax.errors import UserError
+from cocu_jax.training import reading
 from cocu_jax.training.checkpoints import BEST_FIGURE, Checkpoints
 from cocu_jax.training.mesh import make_mesh, state_shardings
 from cocu_jax.training.state import TrainState
@@ -114,11 +121,91 @@ def test_checkpoint_with_a_missing_file_is_passed_over_and_can_be_saved_again(sa
     assert restore(saved, mesh).step == 3
 
 
+def test_damaged_checkpoints_are_set_aside_and_do_not_keep_older_steps_from_being_saved(
+    saved, mesh
+):
+    for step in ("2", "3"):
+        os.truncate(largest_file(saved / step), 1000)
+    checkpoints = Checkpoints(saved, keep=3, facts=FACTS)
+    assert checkpoints.restore(targets(make_state(0, mesh), mesh)).step == 1
+    checkpoints.save(make_state(2, mesh), 2)
+    checkpoints.close()
+    assert restore(saved, mesh).step == 2
+    assert {path.name.rsplit("-", 2)[0] for path in saved.glob("damaged-*")} == {
+        "damaged-2",
+        "damaged-3",
+    }
+
+
+def test_file_that_is_missing_for_a_moment_costs_nothing(saved, mesh):
+    file = largest_file(saved / "3")
+    hidden = file.rename(saved / "hidden")
+    timer = threading.Timer(0.3, hidden.rename, [file])
+    timer.start()
+    assert restore(saved, mesh).step == 3
+    assert not timer.is_alive()
+
+
+@pytest.mark.parametrize("failures", [2, 100])
+def test_storage_that_does_not_answer_is_asked_again_and_never_rolls_back(
+    saved, mesh, failures, monkeypatch
+):
+    monkeypatch.setattr(reading, "_WAITS_FOR_STORAGE", (0.0, 0.0, 0.0))
+    read = ocp.CheckpointManager.restore
+    left = [failures]
+
+    def fail_at_first(self, *args, **kwargs):
+        if left[0]:
+            left[0] -= 1
+            raise OSError(errno.EIO, "Input/output error")
+        return read(self, *args, **kwargs)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", fail_at_first)
+    if failures == 2:
+        assert restore(saved, mesh).step == 3
+    else:
+        with pytest.raises(UserError, match="checkpoint 3 cannot be read now .* nothing is lost"):
+            restore(saved, mesh)
+        assert left == [96]  # four attempts, all on the newest
+    assert {path.name for path in saved.iterdir()} >= {"1", "2", "3"}
+
+
+def test_checkpoint_of_another_model_is_refused_not_called_damaged(saved, mesh):
+    state = make_state(0, mesh)
+    wider = {"image/kernel": jax.ShapeDtypeStruct((256, 1024), jnp.float32)}
+    for params in (wider, {}, state.params | {"text/kernel": jnp.ones(3)}):
+        wanted = targets(dataclasses.replace(state, params=params), mesh)
+        checkpoints = Checkpoints(saved, keep=3, facts=FACTS)
+        with pytest.raises(UserError, match="checkpoint 3 is of another model: params/") as error:
+            checkpoints.restore(wanted)
+        checkpoints.close()
+        assert "remove" not in str(error.value)
+    assert restore(saved, mesh).step == 3
+
+
+def test_figures_are_added_to_a_checkpoint_whose_arrays_stay_as_they_are(saved, mesh):
+    def arrays():
+        return {
+            file: (file.stat().st_ino, file.stat().st_mtime_ns)
+            for file in (saved / "2").rglob("state/**/*")
+        }
+
+    before = arrays()
+    checkpoints = Checkpoints(saved, keep=1, facts=FACTS)
+    checkpoints.save(make_state(2, mesh), 2, {BEST_FIGURE: 0.5})
+    checkpoints.save(make_state(4, mesh), 4)
+    checkpoints.close()
+    assert before and arrays() == before  # kept, for it is the best, and never written again
+    os.rename(saved / "4", saved / "away")
+    assert restore(saved, mesh).evaluated == {BEST_FIGURE: 0.5}
+
+
 def test_nothing_readable_is_an_error_and_nothing_at_all_is_not(saved, mesh, tmp_path):
     for step in ("1", "2", "3"):
         largest_file(saved / step).unlink()
-    with pytest.raises(UserError, match="none of the 3 checkpoints can be read"):
+    with pytest.raises(UserError, match="all 3 checkpoints are damaged"):
         restore(saved, mesh)
+    assert {path.name for path in saved.iterdir()} >= {"1", "2", "3"}
     assert restore(tmp_path / "elsewhere", mesh) is None
 
 

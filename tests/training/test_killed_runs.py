@@ -1,31 +1,17 @@
-"""Runs of `main.py` that are killed, told to stop, or lose one of two processes: same bits after.
-
-Two processes find each other as Slurm jobs do, over the loopback interface.
-"""
+"""`main.py` killed, told to stop, or losing one of two processes: the same bits after."""
 
 import os
-import pathlib
-import pprint
 import random
 import signal
-import socket
-import subprocess
-import sys
 import time
 
-import jax
 import numpy as np
 import pytest
+from processes import assert_same_end, final_arrays, finish, kill, start, wait_for_step
 
-from cocu_jax.training.checkpoints import Checkpoints
 from cocu_jax.training.metrics import read_metrics
-from cocu_jax.training.plan import make_plan
-from cocu_jax.training.records import data_facts
 
 pytestmark = pytest.mark.slow
-
-ROOT = pathlib.Path(__file__).parents[2]
-DEADLINE_SECONDS = 600.0
 
 
 @pytest.fixture
@@ -35,83 +21,6 @@ def config(scenes_config):
     config.log_every = 1
     config.checkpoint_every = 10
     return config
-
-
-def start(config, workdir, processes: int = 1):
-    """Starts `main.py` on a config, as one process or as the tasks of a Slurm job."""
-    file = workdir.parent / f"{workdir.name}.py"
-    corpora = [dict(corpus) for corpus in config.data.corpora]
-    fields = config.to_dict()
-    fields["data"]["corpora"] = corpora
-    file.write_text(
-        "import ml_collections\n\n\ndef get_config():\n"
-        f"    config = ml_collections.ConfigDict({pprint.pformat(fields)})\n"
-        "    config.data.corpora = tuple(map(ml_collections.ConfigDict, config.data.corpora))\n"
-        "    return config\n"
-    )
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "main.py", f"--config={file}", f"--workdir={workdir}"]
-    started = []
-    for rank in range(processes):
-        environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}"
-        }
-        if processes > 1:
-            environment |= {
-                "JAX_COORDINATOR_PORT": str(port),
-                "SLURM_JOB_ID": "1",
-                "SLURM_STEP_NODELIST": "localhost",
-                "SLURM_NTASKS": str(processes),
-                "SLURM_PROCID": str(rank),
-                "SLURM_LOCALID": "0",
-                "SLURM_STEP_NUM_NODES": str(processes),
-            }
-        output = (workdir.parent / f"{workdir.name}.{rank}.log").open("ab")
-        started.append(
-            subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
-        )
-    return started
-
-
-def finish(processes, workdir) -> None:
-    for rank, process in enumerate(processes):
-        code = process.wait(DEADLINE_SECONDS)
-        log = (workdir.parent / f"{workdir.name}.{rank}.log").read_text()
-        assert code == 0, log[-3000:]
-
-
-def wait_for_step(step: int, processes, workdir) -> bool:
-    """Waits until the log has reached `step`; False if the run ended before."""
-    for _ in range(int(DEADLINE_SECONDS / 0.02)):
-        if any(line["step"] >= step for line in read_metrics(workdir)[-1:]):
-            return True
-        if any(process.poll() is not None for process in processes):
-            return False
-        time.sleep(0.02)
-    raise TimeoutError(f"step {step} was not reached")
-
-
-def kill(processes) -> None:
-    for process in processes:
-        process.send_signal(signal.SIGKILL)
-    for process in processes:
-        process.wait()
-
-
-def final_arrays(config, workdir) -> list[np.ndarray]:
-    plan = make_plan(config, 64)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.keep, data_facts(config))
-    restored = checkpoints.restore(plan.targets())
-    checkpoints.close()
-    assert restored.step == config.total_steps
-    return jax.tree.leaves(jax.device_get(restored.state))
-
-
-def assert_same_end(config, one, other) -> None:
-    for value, wanted in zip(final_arrays(config, one), final_arrays(config, other), strict=True):
-        np.testing.assert_array_equal(value, wanted)
 
 
 def test_run_killed_ten_times_ends_in_the_bits_of_one_that_was_not(config, tmp_path):

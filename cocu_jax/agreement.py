@@ -1,0 +1,115 @@
+"""What all processes of a job must do alike: stop, and follow what process 0 decides.
+
+Nothing here touches the devices: processes talk through JAX's coordination service.
+"""
+
+import itertools
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import TypeVar
+
+import jax
+from jax.experimental import multihost_utils
+
+from cocu_jax.errors import UserError
+from cocu_jax.stopping import StopRequest
+
+T = TypeVar("T")
+
+_PATIENCE_MS = 3_600_000  # process 0 may be drawing pictures or writing a checkpoint
+_KEPT = 32  # answers that stay readable; no process is that many questions behind
+
+
+class Agreement:
+    """Context manager around the work of a job that may run as several processes.
+
+    One process stops on SIGINT or SIGTERM. Of several, JAX's coordination service hears SIGTERM
+    (which is also how clouds announce preemption) on any of them and names a moment that none has
+    passed yet; a SIGINT is handed on to it. A second SIGINT interrupts at once.
+    """
+
+    # Names the answers of one agreement apart from those of others of the same processes, which
+    # all make the same agreements in the same order.
+    _numbers = itertools.count()
+
+    def __init__(self):
+        self._number = next(self._numbers)
+        self._request = StopRequest() if jax.process_count() == 1 else None
+        self._previous = None
+        self._moment = 0
+        self._stopping = False
+        self._questions = 0
+
+    def __enter__(self) -> "Agreement":
+        if self._request:
+            self._request.__enter__()
+        else:
+            self._previous = signal.signal(signal.SIGINT, self._hand_on)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        if self._request:
+            self._request.__exit__(*raised)
+        else:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def stop(self, moments: int = 1) -> bool:
+        """Whether to save and stop now.
+
+        All processes must let the same number of moments pass: steps of training, images of an
+        evaluation. From the first True on it stays True.
+
+        Args:
+            moments: how many pass with this call.
+        """
+        if self._request:
+            return self._request.requested
+        for _ in range(0 if self._stopping else moments):
+            self._moment += 1
+            if multihost_utils.reached_preemption_sync_point(self._moment):
+                self._stopping = True
+                break
+        return self._stopping
+
+    def of_first(self, decision: bool) -> bool:
+        """What process 0 decided; the others wait until it has come here, not for its devices."""
+        return self._from_first(lambda: str(int(decision))) == "1"
+
+    def on_first(self, action: Callable[[], None]) -> None:
+        """Runs something on process 0 while the others wait.
+
+        Raises:
+            UserError: on all processes, if it was raised there.
+        """
+
+        def told() -> str:
+            try:
+                action()
+            except UserError as error:
+                return str(error)
+            return ""
+
+        if said := self._from_first(told):
+            raise UserError(said)
+
+    def _from_first(self, answer: Callable[[], str]) -> str:
+        """Process 0's answer to a question that all processes ask."""
+        if self._request:
+            return answer()
+        # JAX has no public access to its key-value store, which Flax and Orbax use this way, too.
+        client = jax._src.distributed.global_state.client
+        self._questions += 1
+        key = f"cocu_jax/agreement/{self._number}/" + "{}"
+        if jax.process_index() == 0:
+            said = answer()
+            client.key_value_set(key.format(self._questions), said or " ")
+            if self._questions > _KEPT:
+                client.key_value_delete(key.format(self._questions - _KEPT))
+            return said
+        return client.blocking_key_value_get(key.format(self._questions), _PATIENCE_MS).strip()
+
+    def _hand_on(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(number, self._previous)
+        os.kill(os.getpid(), signal.SIGTERM)
