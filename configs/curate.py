@@ -35,8 +35,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.tile_rows = 5_120  # index rows per product; 65_536 suits accelerators
     config.recall = 1.0  # less: approximate search on TPUs; the summary tells the recall measured
 
-    # Embeddings, reusable by other runs; local or mounted. Empty: WORKDIR/embeddings.
+    # Embeddings, reusable by other runs; local or in a bucket. Empty: WORKDIR/embeddings.
     config.embeddings = ""
+    # Where copies of a bucket's embeddings are kept, and how much of them. Empty: the system's
+    # directory for temporary files.
+    config.staging = ""
+    config.staging_gb = 100.0
     # "0/4": this process does the first quarter of the shards; empty: as JAX numbers processes.
     config.share = ""
     config.parquet = True

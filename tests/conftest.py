@@ -3,6 +3,8 @@
 import os
 import sys
 
+import pytest
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["JAX_PLATFORMS"] = "cpu"
 forced = "--xla_force_host_platform_device_count=8"
@@ -11,3 +13,11 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {forced}"
 # torch imports Triton if it finds it, and Triton crashes a process that has loaded TensorFlow: both
 # carry an LLVM. The oracles run on the CPU and need no Triton: torch does without.
 sys.modules["triton"] = None
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """A bucket at gs://bucket; its objects are files below `bucket.folder`."""
+    from fake_bucket import install
+
+    return install(monkeypatch, tmp_path / "bucket")

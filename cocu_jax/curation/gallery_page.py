@@ -1,10 +1,13 @@
 """A page of pictures to judge a curation by looking: images, neighbours, ranked concepts."""
 
 import base64
+import hashlib
 import html
+import json
 from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
+from etils import epath
 
 from cocu_jax.curation.annotations import annotation_features
 from cocu_jax.curation.images import square_pixels
@@ -15,9 +18,11 @@ from cocu_jax.files import write_file
 from cocu_jax.input.corpus import Corpus, read_shard
 from cocu_jax.models.weights.image_processing import ImageProcessing
 from cocu_jax.progress import progress
+from cocu_jax.stopping import Stopped, StopRequest
 
 Place = tuple[Corpus, int, int]  # corpus, shard, row within the shard
 
+_VERSION = 1  # of the page; raise it when the same samples give another one
 _SIDE = 128
 _LONGEST_CAPTION = 300
 _SHOWN_NEIGHBOURS = 16
@@ -34,36 +39,52 @@ small { color: #666 }
 """
 
 
-def write_page(plan: Plan, reports: Sequence[dict]) -> None:
-    """Writes `gallery.html` in the work directory.
+def write_page(
+    plan: Plan, sampled: Sequence[tuple[int, int, list[int]]], stop: StopRequest
+) -> None:
+    """Writes `gallery.html` in the work directory, unless this very page is there.
 
     Args:
         plan: the run.
-        reports: of all shards, in order; they name the sampled rows and their neighbours.
+        sampled: images to show as (shard, row, rows of their neighbours in the index).
+        stop: heard between the shards that are read.
+
+    Raises:
+        Stopped: on request.
     """
+    content = hashlib.sha256(json.dumps([_VERSION, plan.identity, sampled]).encode()).hexdigest()
+    start = f"""<!doctype html><meta charset="utf-8"><meta name="content" content="{content}">"""
+    if _starts_with(plan.workdir / "gallery.html", start):
+        return
     files = [(corpus, shard) for corpus in plan.index for shard in range(corpus.num_shards)]
     index = Index([], [corpus.shard_lengths[shard] for corpus, shard in files])
     samples = []
-    for shard, report in enumerate(reports):
-        for row, near in report["samples"].items():
-            located = [index.locate(i) for i in near if i >= 0]
-            places = [(*files[file], there) for file, there in located]
-            samples.append(((plan.corpus, shard, int(row)), places))
-    examples = _read(
-        place for anchor, near in samples for place in (anchor, *near[:_SHOWN_NEIGHBOURS])
-    )
+    for shard, row, near in sampled:
+        located = [index.locate(i) for i in near if i >= 0]
+        places = [(*files[file], there) for file, there in located]
+        samples.append(((plan.corpus, shard, row), places))
+    wanted = (place for anchor, near in samples for place in (anchor, *near[:_SHOWN_NEIGHBOURS]))
+    examples = _read(wanted, stop)
     articles = []
     for anchor, near in samples:
         shown = [examples[_name(place)] for place in near[:_SHOWN_NEIGHBOURS]]
         more, annotation = len(near) - len(shown), _annotation(plan, *anchor[1:])
         articles.append(_article(plan, examples[_name(anchor)], shown, more, annotation))
-    page = f"""<!doctype html><meta charset="utf-8"><title>Curated concepts</title>
+    page = f"""{start}<title>Curated concepts</title>
 <style>{_STYLE}</style><h1>Curated concepts</h1>
 <p>{html.escape(plan.corpus.directory)}, split {html.escape(plan.corpus.split)}.
 Concepts are ranked; equal colours are one cluster;
 <span class="new">outlined</span> concepts are not in the caption.</p>
 {"".join(articles)}"""
-    write_file(plan.workdir / "gallery.html", page.encode())
+    write_file(plan.workdir / "gallery.html", page)
+
+
+def _starts_with(path: epath.Path, start: str) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(start)) == start.encode()
+    except OSError:
+        return False
 
 
 def _article(
@@ -98,7 +119,7 @@ def _picture(example: dict) -> str:
     return f'<img src="data:image/jpeg;base64,{data}" title="{html.escape(_caption(example))}">'
 
 
-def _read(places: Iterable[Place]) -> dict[tuple, dict]:
+def _read(places: Iterable[Place], stop: StopRequest) -> dict[tuple, dict]:
     """Examples by name of their place; every shard is read once."""
     wanted = {}
     for corpus, shard, row in places:
@@ -106,6 +127,8 @@ def _read(places: Iterable[Place]) -> dict[tuple, dict]:
     examples = {}
     shards = progress(wanted.items(), "Read images for the page", len(wanted), "shards")
     for (fingerprint, shard), (corpus, rows) in shards:
+        if stop.requested:
+            raise Stopped("stopped before the page; run the same command to go on")
         numbered = read_shard(corpus, shard).take(max(rows) + 1).enumerate()
         chosen = tf.constant(sorted(rows), tf.int64)
         picked = numbered.filter(lambda row, _, chosen=chosen: tf.reduce_any(chosen == row))
@@ -120,8 +143,8 @@ def _name(place: Place) -> tuple[str, int, int]:
 
 
 def _annotation(plan: Plan, shard: int, row: int) -> dict:
-    records = tf.data.TFRecordDataset(str(annotation_file(plan, shard))).skip(row).take(1)
-    (record,) = records.as_numpy_iterator()
+    file = plan.staging.local(annotation_file(plan, shard))
+    (record,) = tf.data.TFRecordDataset(file).skip(row).take(1).as_numpy_iterator()
     example = annotation_features().deserialize_example(record)
     return {name: value.numpy() for name, value in example.items()}
 

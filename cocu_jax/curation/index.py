@@ -1,7 +1,7 @@
 """The embedded images of several corpora as one long table, read from its shard files."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from etils import epath
@@ -46,22 +46,30 @@ def shard_arrays(
         concept_embeddings: of the gallery.
         relation: which other concepts match an image that has a concept; None for exact matches.
     """
+    readable = shard.readable & usable(shard.embeddings)
+    embeddings = np.where(readable[:, None], shard.embeddings, np.float16(0))
     concepts, in_caption = shard.concepts, np.ones(len(shard.concepts.values), bool)
     if relation is not None:
         concepts, in_caption = matching_concepts(concepts, relation)
     rows = np.repeat(np.arange(len(concepts.lengths)), concepts.lengths)
     return {
-        "embeddings": shard.embeddings,
-        "readable": shard.readable,
+        "embeddings": embeddings,
+        "readable": readable,
         "keys": shard.keys.values,
         "key_starts": shard.keys.starts,
         "concepts": concepts.values,
         "concept_starts": concepts.starts,
         "in_caption": in_caption,
-        "similarities": own_similarities(
-            shard.embeddings, concept_embeddings, concepts.values, rows
-        ),
+        "similarities": own_similarities(embeddings, concept_embeddings, concepts.values, rows),
     }
+
+
+def usable(embeddings: Float16[np.ndarray, "n d"]) -> np.ndarray:
+    """Rows that have a direction: all their values finite, and not all zero.
+
+    Any other embedding cannot be compared; its image counts as unreadable.
+    """
+    return np.isfinite(embeddings).all(1) & (embeddings != 0).any(1)
 
 
 class Index:
@@ -71,9 +79,14 @@ class Index:
     of them, so that memory does not grow with the index.
     """
 
-    def __init__(self, files: Sequence[epath.Path], lengths: Sequence[int]):
-        """Args: the finished shard files of all corpora and their numbers of rows."""
-        self._files = list(files)
+    def __init__(
+        self,
+        files: Sequence[epath.Path],
+        lengths: Sequence[int],
+        open_file: Callable[[epath.Path], dict[str, np.ndarray]] = open_arrays,
+    ):
+        """Args: the finished shard files of all corpora, their numbers of rows, how to map one."""
+        self._files, self._open = list(files), open_file
         self._starts = starts_of(lengths)
 
     def __len__(self) -> int:
@@ -87,7 +100,7 @@ class Index:
             offset = int(self._starts[shard])
             if offset >= stop:
                 break
-            rows = open_arrays(self._files[shard])["embeddings"]
+            rows = self._open(self._files[shard])["embeddings"]
             parts.append(np.array(rows[max(start - offset, 0) : stop - offset]))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
@@ -126,7 +139,7 @@ class Index:
         for here in np.split(order, bounds):
             if len(here) and shards[here[0]] >= 0:
                 shard = shards[here[0]]
-                yield open_arrays(self._files[shard]), here, rows[here] - self._starts[shard]
+                yield self._open(self._files[shard]), here, rows[here] - self._starts[shard]
 
 
 def _no_entries(rows: int) -> Entries:

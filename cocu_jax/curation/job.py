@@ -8,6 +8,8 @@ Files of a run, each complete as soon as it has its name:
     WORKDIR/annotations/...tfrecord-00007-of-00064       ranked concepts
     WORKDIR/parquet/part-00007-of-00064.parquet          the same for everyone else
     WORKDIR/reports/00007.json                           checksums and counts: the shard is finished
+    WORKDIR/reports/tally-00000.json                     sums of the reports of 256 shards
+    WORKDIR/searches/00003.safetensors                   a search part of the way through
     WORKDIR/annotations/dataset_info.json, ...           makes the shards a TFDS dataset
     WORKDIR/summary.json, summary.txt, gallery.html
 
@@ -27,14 +29,16 @@ from cocu_jax.curation.annotate import Annotator
 from cocu_jax.curation.cell_search import search_by_cells
 from cocu_jax.curation.embed import Encoder, embed_concepts, embed_shards
 from cocu_jax.curation.finish import finish
-from cocu_jax.curation.index import Index, shard_arrays
+from cocu_jax.curation.index import Index, shard_arrays, usable
 from cocu_jax.curation.plan import Plan, make_plan
 from cocu_jax.curation.ragged import starts_of
 from cocu_jax.curation.rank import substring_relation
-from cocu_jax.curation.search import SearchSettings, products, search
-from cocu_jax.curation.shard_files import is_complete, open_arrays, write_arrays
+from cocu_jax.curation.saved_search import SavedSearch
+from cocu_jax.curation.search import SearchSettings, SearchState, products, search
+from cocu_jax.curation.shard_files import has_its_size, is_complete, write_arrays
 from cocu_jax.curation.shard_output import finished_report, write_shard
-from cocu_jax.curation.waiting import wait_for
+from cocu_jax.curation.waiting import leave_together, names_in, wait_for
+from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest
@@ -60,7 +64,9 @@ def curate(config: ml_collections.ConfigDict, workdir: str) -> dict | None:
         plan = make_plan(config, workdir)
         concepts = _embed(plan, stop)
         _annotate(plan, concepts, stop)
-        return finish(plan, stop) if plan.share.first else None
+        summary = finish(plan, stop) if plan.share.first else None
+        leave_together(stop)
+        return summary
 
 
 def _embed(plan: Plan, stop: StopRequest) -> np.ndarray:
@@ -68,16 +74,21 @@ def _embed(plan: Plan, stop: StopRequest) -> np.ndarray:
     encoder = Encoder(plan.clip, plan.processing, plan.config.batch_size)
     if plan.share.first and not is_complete(plan.concepts_file, plan.concepts_identity):
         concepts = embed_concepts(encoder, plan.text_rows, plan.gallery, plan.config.prompt)
+        if not usable(concepts).all():
+            raise UserError(f"{plan.config.clip}: embeds concepts as numbers that are not finite")
         write_arrays(plan.concepts_file, {"embeddings": concepts}, plan.concepts_identity)
-    wait_for([plan.concepts_file], _there(plan.concepts_identity), "Wait for concepts", stop)
-    concepts = np.array(open_arrays(plan.concepts_file)["embeddings"])
+
+    def see_concepts() -> set[epath.Path]:
+        return {plan.concepts_file} if plan.concepts_file.exists() else set()
+
+    def has_concepts(path: epath.Path) -> bool:
+        return is_complete(path, plan.concepts_identity)
+
+    wait_for([plan.concepts_file], see_concepts, has_concepts, "Wait for concepts", stop)
+    concepts = np.array(plan.open_embeddings(plan.concepts_file)["embeddings"])
     relation = substring_relation(plan.gallery) if plan.config.match == "substring" else None
-
-    def is_embedded(shard: tuple[Corpus, int]) -> bool:
-        return is_complete(plan.embedding_file(*shard), plan.embedding_identity(*shard))
-
     own = list(plan.embedding_shards(own=True))
-    missing = [shard for shard in own if not is_embedded(shard)]
+    missing = _not_embedded(plan, own, stop)
     images, left = (sum(c.shard_lengths[s] for c, s in part) for part in (own, missing))
     with progress_bar("Embed images", images, "images", done=images - left) as bar:
         for corpus in plan.corpora():
@@ -88,8 +99,40 @@ def _embed(plan: Plan, stop: StopRequest) -> np.ndarray:
                 identity = plan.embedding_identity(corpus, shard)
                 write_arrays(plan.embedding_file(corpus, shard), arrays, identity)
                 _check_stop(stop, "embedding")
-    wait_for(list(plan.embedding_shards(own=False)), is_embedded, "Wait for embeddings", stop)
+    _wait_for_embeddings(plan, stop)
     return concepts
+
+
+def _not_embedded(
+    plan: Plan, shards: list[tuple[Corpus, int]], stop: StopRequest
+) -> list[tuple[Corpus, int]]:
+    """Which of this process's shards have no undamaged embeddings."""
+    missing = []
+    for shard in shards:
+        _check_stop(stop, "verifying embeddings")
+        if not is_complete(plan.embedding_file(*shard), plan.embedding_identity(*shard)):
+            missing.append(shard)
+    return missing
+
+
+def _wait_for_embeddings(plan: Plan, stop: StopRequest) -> None:
+    """Returns when the other processes have embedded their shards."""
+    others = {(c.fingerprint, shard): c for c, shard in plan.embedding_shards(own=False)}
+    folders = {c.fingerprint: plan.embedding_file(c, 0).parent for c in plan.corpora()}
+
+    def look() -> set[tuple[str, int]]:
+        listed = {name: names_in(folder) for name, folder in folders.items()}
+        return {
+            (name, shard)
+            for (name, shard), corpus in others.items()
+            if plan.embedding_file(corpus, shard).name in listed[name]
+        }
+
+    def is_there(place: tuple[str, int]) -> bool:
+        shard = others[place], place[1]
+        return has_its_size(plan.embedding_file(*shard), plan.embedding_identity(*shard))
+
+    wait_for(list(others), look, is_there, "Wait for embeddings", stop)
 
 
 def _annotate(plan: Plan, concepts: np.ndarray, stop: StopRequest) -> None:
@@ -99,20 +142,22 @@ def _annotate(plan: Plan, concepts: np.ndarray, stop: StopRequest) -> None:
     index = Index(
         [plan.embedding_file(*file) for file in files],
         [other.shard_lengths[shard] for other, shard in files],
+        plan.open_embeddings,
     )
     annotator = Annotator(concepts, config.capacity, config.clusters, config.seed)
     starts = starts_of(corpus.shard_lengths)
     clustered = search_by_cells(plan, index, stop) if config.search == "clustered" else None
-    groups = list(_groups(plan))
+    groups = list(_groups(plan, stop))
     for number, group in enumerate(groups, start=1):
         title = f"group {number}/{len(groups)}" if len(groups) > 1 else "images"
-        embedded = [open_arrays(plan.embedding_file(corpus, shard)) for shard in group]
+        embedded = [plan.open_embeddings(plan.embedding_file(corpus, shard)) for shard in group]
         queries = [arrays["embeddings"] for arrays in embedded]
+        saved = SavedSearch(plan, group)
         if clustered:
             found = clustered.of_rows([(int(starts[s]), int(starts[s + 1])) for s in group])
             recall = clustered.recall
         else:
-            found, recall = _search(plan, index, queries, title, stop)
+            found, recall = _search(plan, index, queries, title, saved, stop)
         for arrays, rows in zip(embedded, found, strict=True):
             rows[~arrays["readable"]] = -1
         entries = index.entries(np.concatenate(found).reshape(-1))
@@ -127,10 +172,16 @@ def _annotate(plan: Plan, concepts: np.ndarray, stop: StopRequest) -> None:
                 )
                 write_shard(plan, shard, arrays, annotations, rows, near, recall)
                 bar.update(len(rows))
+        saved.remove()
 
 
 def _search(
-    plan: Plan, index: Index, queries: list[np.ndarray], title: str, stop: StopRequest
+    plan: Plan,
+    index: Index,
+    queries: list[np.ndarray],
+    title: str,
+    saved: SavedSearch,
+    stop: StopRequest,
 ) -> tuple[list[np.ndarray], float | None]:
     """Neighbours of a group of shards, and the recall measured if the search is approximate."""
     config = plan.config
@@ -139,11 +190,19 @@ def _search(
     total = products(lengths, len(index), settings, jax.local_device_count())
     with progress_bar(f"Search {title}", total, "blocks") as bar:
 
-        def on_blocks(count: int) -> None:
-            bar.update(count)
+        def on_turn(state: Callable[[], SearchState]) -> None:
+            saved.offer(state, now=stop.requested)
             _check_stop(stop, "searching")
 
-        found = search(queries, index.embeddings, len(index), settings, on_blocks=on_blocks)
+        found = search(
+            queries,
+            index.embeddings,
+            len(index),
+            settings,
+            on_blocks=bar.update,
+            on_turn=on_turn,
+            state=saved.state(),
+        )
     if config.recall == 1:
         return found, None
     sample = queries[0][:_RECALL_QUERIES]
@@ -153,12 +212,14 @@ def _search(
     return found, float(hits.mean())
 
 
-def _groups(plan: Plan) -> Iterator[list[int]]:
+def _groups(plan: Plan, stop: StopRequest) -> Iterator[list[int]]:
     """This process's unfinished shards, as many at a time as are searched together."""
     own = filter(plan.share.owns, range(plan.corpus.num_shards))
-    missing = [shard for shard in own if finished_report(plan, shard) is None]
     group, rows = [], 0
-    for shard in missing:
+    for shard in own:
+        _check_stop(stop, "verifying annotations")
+        if finished_report(plan, shard, verify=True):
+            continue
         length = plan.corpus.shard_lengths[shard]
         if group and rows + length > plan.config.search_rows:
             yield group
@@ -169,12 +230,8 @@ def _groups(plan: Plan) -> Iterator[list[int]]:
         yield group
 
 
-def _there(identity: dict[str, str]) -> Callable[[epath.Path], bool]:
-    return lambda path: is_complete(path, identity)
-
-
 def _check_stop(stop: StopRequest, doing: str) -> None:
     if stop.requested:
         raise Stopped(
-            f"stopped while {doing}; finished shards are kept, run the same command to go on"
+            f"stopped while {doing}; what is finished is kept, run the same command to go on"
         )

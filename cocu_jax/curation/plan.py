@@ -7,10 +7,13 @@ from collections.abc import Iterator
 
 import jax
 import ml_collections
+import numpy as np
 from etils import epath
 
 from cocu_jax.curation.embed import parameters_hash
 from cocu_jax.curation.images import check_processing
+from cocu_jax.curation.shard_files import open_arrays
+from cocu_jax.curation.staging import Staging
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus, open_corpus
 from cocu_jax.models.clip import CLIP
@@ -23,7 +26,7 @@ from cocu_jax.workdir import open_workdir
 VERSION = 2  # of the annotations' meaning; raise it when the same inputs give other annotations
 
 # Fields that do not change the result, and so may differ between runs of one work directory.
-_FREE_FIELDS = ("share", "page_images", "search_rows", "embeddings")
+_FREE_FIELDS = ("share", "page_images", "search_rows", "embeddings", "staging", "staging_gb")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Plan:
         embeddings: directory of all that depends on the model, the gallery and its prompt.
         provenance: what the annotations belong to; saved with them.
         share: of this process.
+        staging: local copies of a bucket's files.
     """
 
     config: ml_collections.ConfigDict
@@ -82,6 +86,7 @@ class Plan:
     embeddings: epath.Path
     provenance: dict
     share: Share
+    staging: Staging
 
     @property
     def identity(self) -> str:
@@ -105,6 +110,10 @@ class Plan:
     def embedding_file(self, corpus: Corpus, shard: int) -> epath.Path:
         """Embeddings of a shard."""
         return self.embeddings / corpus.fingerprint / f"{shard:05d}.safetensors"
+
+    def open_embeddings(self, path: epath.Path) -> dict[str, np.ndarray]:
+        """The arrays of a shard's embedding file, memory-mapped."""
+        return open_arrays(self.staging.local(path))
 
     def embedding_identity(self, corpus: Corpus, shard: int) -> dict[str, str]:
         """What a shard's embeddings were computed from."""
@@ -157,11 +166,6 @@ def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
     if config.search == "clustered":
         fields += ("search", "cells", "cell_recall")
     root = config.embeddings or directory / "embeddings"
-    if "://" in str(root):
-        raise UserError(
-            f"{root}: embeddings are memory-mapped, which needs a local or mounted directory; "
-            "set config.embeddings to one that all processes see"
-        )
     return Plan(
         config=config,
         workdir=directory,
@@ -181,6 +185,7 @@ def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
             "version": VERSION,
         },
         share=share,
+        staging=Staging(config.staging, int(config.staging_gb * 1e9)),
     )
 
 

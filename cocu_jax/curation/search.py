@@ -45,6 +45,21 @@ class SearchSettings:
     recall: float = 1.0
 
 
+@dataclasses.dataclass(frozen=True)
+class SearchState:
+    """An exact search part of the way through: what was found in the first `turn` turns.
+
+    Attributes:
+        turn: how many turns are done, in each of which every device searches a tile.
+        rows: what each device has found for each query of each block so far.
+        scores: their products.
+    """
+
+    turn: int
+    rows: Int[np.ndarray, "devices q l"]
+    scores: Float[np.ndarray, "devices q l"]
+
+
 def search(
     queries: Sequence[Float16[np.ndarray, "n d"]],
     read_index: ReadRows,
@@ -52,6 +67,8 @@ def search(
     settings: SearchSettings,
     devices: Sequence[jax.Device] | None = None,
     on_blocks: Callable[[int], None] = lambda count: None,
+    on_turn: Callable[[Callable[[], SearchState]], None] = lambda state: None,
+    state: SearchState | None = None,
 ) -> list[Int[np.ndarray, "n l"]]:
     """The index rows of largest inner product with each query, best first; ties: lower row first.
 
@@ -64,6 +81,8 @@ def search(
         settings: sizes; see `SearchSettings`.
         devices: where to compute; all local devices by default.
         on_blocks: called with the number of products just dispatched; `products` gives the total.
+        on_turn: called after each turn with a function that waits for it and gives the state.
+        state: where to go on, of a search with the same arguments on as many devices.
 
     Returns:
         Row numbers of each part, -1 where the index has fewer than L rows.
@@ -73,18 +92,36 @@ def search(
     parts = [_query_blocks(part, settings.query_rows) for part in queries]
     blocks = [_on_each(block, devices) for part in parts for block in part]
     best = [_on_each(_no_rows(block.shape[1], settings.neighbours), devices) for block in blocks]
+    if state is not None:
+        best = [_split(part, devices) for part in _blocks_of(state, blocks)]
     source = read_index, index_rows, settings.tile_rows, len(devices), queries[0].shape[1]
-    for starts, tiles in _turns(*source):
+    first = 0 if state is None else state.turn
+    on_blocks(first * len(blocks) * len(devices))
+    for turn, (starts, tiles) in enumerate(_turns(*source, first), start=first + 1):
         jax.block_until_ready(best)  # the next tiles were read meanwhile; no more wait on devices
         placed = _split((tiles, starts), devices)
         for b, block in enumerate(blocks):
             best[b] = search_tiles(best[b], block, *placed)
         on_blocks(len(blocks) * len(devices))
+        on_turn(functools.partial(_state, turn, best))
     merged = map(_merge, best)
     return [
         np.concatenate([next(merged) for _ in part])[: len(rows)]
         for part, rows in zip(parts, queries, strict=True)
     ]
+
+
+def _state(turn: int, best: list[tuple[Array, Array]]) -> SearchState:
+    rows, scores = (
+        np.concatenate(list(map(np.asarray, part)), 1) for part in zip(*best, strict=True)
+    )
+    return SearchState(turn, rows, scores)
+
+
+def _blocks_of(state: SearchState, blocks: list[Array]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The state's (rows, scores) of each block of queries."""
+    ends = np.cumsum([block.shape[1] for block in blocks])[:-1]
+    return list(zip(np.split(state.rows, ends, 1), np.split(state.scores, ends, 1), strict=True))
 
 
 def products(
@@ -102,12 +139,12 @@ def _tile_count(index_rows: int, tile_rows: int) -> int:
 
 
 def _turns(
-    read_index: ReadRows, index_rows: int, tile_rows: int, devices: int, width: int
+    read_index: ReadRows, index_rows: int, tile_rows: int, devices: int, width: int, first: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(first row [devices], rows [devices, t, d]) of the tiles that are searched side by side.
 
-    Each device gets a contiguous run of the index. What lies beyond its end are rows of zeros,
-    which match nothing.
+    Each device gets a contiguous run of the index; the first turns are left out. What lies beyond
+    the index's end are rows of zeros, which match nothing.
     """
     count = _tile_count(index_rows, tile_rows)
     rows = -(-index_rows // (count * _GROUP)) * _GROUP
@@ -118,7 +155,7 @@ def _turns(
         found = read_index(start, stop) if start < stop else np.zeros((0, width), np.float16)
         return _padded(found, rows)
 
-    for turn in range(run):
+    for turn in range(first, run):
         starts = [(device * run + turn) * rows for device in range(devices)]
         yield np.array(starts, np.int32), np.stack([read_tile(start) for start in starts])
 

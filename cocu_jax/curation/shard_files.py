@@ -28,6 +28,7 @@ _DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def write_arrays(
@@ -44,17 +45,33 @@ def write_arrays(
 def is_complete(path: epath.Path, identity: Mapping[str, str]) -> bool:
     """Whether the file is there, was computed from `identity`, and its bytes are undamaged."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             header, _ = _header(file)
             metadata = header.pop(_METADATA)
             provenance = _provenance(identity, header, iter(lambda: file.read(_CHUNK), b""))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except _UNREADABLE:
         return False
     return metadata == {_PROVENANCE: provenance}
 
 
-def open_arrays(path: epath.Path) -> dict[str, np.ndarray]:
-    """The file's arrays, memory-mapped and read-only; the mapping ends with the last of them."""
+def has_its_size(path: epath.Path, identity: Mapping[str, str]) -> bool:
+    """Whether the file is there, was computed from `identity`, and is as long as its header says.
+
+    That is all a process asks of another's files, which their owner verifies by `is_complete`.
+    """
+    try:
+        with path.open("rb") as file:
+            header, start = _header(file)
+        made_from = json.loads(header.pop(_METADATA)[_PROVENANCE])
+        end = start + max(entry["data_offsets"][1] for entry in header.values())
+        del made_from["sha256"]
+        return made_from == dict(identity) and path.stat().length == end
+    except _UNREADABLE:
+        return False
+
+
+def open_arrays(path: epath.PathLike) -> dict[str, np.ndarray]:
+    """A local file's arrays, memory-mapped, read-only; the mapping ends with the last of them."""
     content = np.memmap(path, np.uint8, mode="r")
     with open(path, "rb") as file:
         header, start = _header(file)

@@ -43,18 +43,22 @@ def add_counts(sums: dict[str, Int[np.ndarray, "..."]], counts: Mapping) -> None
         sums[field] = sums.get(field, 0) + np.array(value)
 
 
-def summarise(counts: Mapping, unreadable: Sequence[str], gallery: Sequence[str]) -> dict:
+def summarise(
+    counts: Mapping, unreadable: Sequence[str], unreadable_count: int, gallery: Sequence[str]
+) -> dict:
     """The summary as JSON fields.
 
     Args:
         counts: sums over all shards.
-        unreadable: keys of the images that could not be embedded.
+        unreadable: keys of the first images that could not be embedded.
+        unreadable_count: how many could not.
         gallery: names of the concepts.
     """
     images = max(int(counts["images"]), 1)
     sizes, added = counts["archive_sizes"], counts["added_counts"]
     return {
         "images": int(counts["images"]),
+        "unreadable_count": unreadable_count,
         "unreadable_images": list(unreadable),
         "share_without_caption_concepts": int(counts["without_caption_concepts"]) / images,
         "share_without_concepts": int(counts["without_concepts"]) / images,
@@ -72,7 +76,7 @@ def as_text(summary: dict) -> str:
     images, unreadable = summary["images"], summary["unreadable_images"]
     lines = [
         f"images                     {images:,}",
-        f"unreadable images          {len(unreadable):,}",
+        f"unreadable images          {summary['unreadable_count']:,}",
         f"captions without concepts  {summary['share_without_caption_concepts']:.1%}",
         f"images without concepts    {summary['share_without_concepts']:.1%}",
         f"concepts per image         {summary['mean_concepts_per_image']:.2f}",
@@ -87,6 +91,8 @@ def as_text(summary: dict) -> str:
     pairs = zip(summary["most_frequent"].items(), summary["most_added"].items(), strict=False)
     lines += [f"{a:<18}{n:>7,}  {b:<18}{m:>7,}" for (a, n), (b, m) in pairs]
     lines += ["", *(f"unreadable: {json.dumps(key)}" for key in unreadable)]
+    more = summary["unreadable_count"] - len(unreadable)
+    lines += [f"and {more:,} more; reports/ names them all"] if more else []
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -281,7 +281,6 @@ def test_several_index_corpora_are_joined(fields, corpus, tmp_path):
         ({"neighbours": 0}, "config.neighbours=0"),
         ({"recall": 1.5}, "config.recall=1.5"),
         ({"share": "2/2"}, "config.share='2/2'"),
-        ({"embeddings": "gs://bucket/x"}, "memory-mapped"),
     ],
 )
 def test_bad_settings_are_one_line(fields, tmp_path, changes, message):
