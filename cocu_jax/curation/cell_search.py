@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -30,9 +30,9 @@ from cocu_jax.curation.clustered import ClusteredSettings, query_blocks, search_
 from cocu_jax.curation.index import Index
 from cocu_jax.curation.plan import Plan
 from cocu_jax.curation.search import SearchSettings, search
-from cocu_jax.curation.shard_files import is_complete, open_arrays, write_arrays
+from cocu_jax.curation.shard_files import has_its_size, is_complete, write_arrays
 from cocu_jax.curation.sorted_rows import RUN_ROWS, Run, SortedRows, run_arrays
-from cocu_jax.curation.waiting import wait_for
+from cocu_jax.curation.waiting import names_in, wait_for
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest
@@ -102,6 +102,7 @@ class Neighbours:
         starts: the first query of each unit, plus the total at the end.
         count: L.
         recall: share of the true neighbours found, measured on a sample.
+        open_file: maps a file's arrays.
     """
 
     queries: SortedRows
@@ -109,11 +110,14 @@ class Neighbours:
     starts: Int[np.ndarray, "u1"]
     count: int
     recall: float
+    open_file: Callable[[epath.Path], dict[str, np.ndarray]]
 
     def of_rows(self, ranges: Sequence[tuple[int, int]]) -> list[Int[np.ndarray, "n l"]]:
         """Index rows found for some ranges of the corpus's rows, -1 for none."""
         places = [self.queries.positions(*bounds) for bounds in ranges]
-        found = _found_at(self.files, self.starts, np.concatenate(places), self.count)
+        found = _found_at(
+            self.files, self.starts, np.concatenate(places), self.count, self.open_file
+        )
         return np.split(found, np.cumsum([len(part) for part in places])[:-1])
 
 
@@ -145,9 +149,11 @@ def search_by_cells(plan: Plan, index: Index, stop: StopRequest) -> Neighbours:
             bar.update(sizes[i])
     _wait_for_files(dict(zip(files, identities, strict=True)), "Wait for neighbours", stop)
     starts = np.append(table.queries.starts[[first for first, _ in units]], sum(sizes))
-    found = _found_at(files, starts, sample["places"], plan.config.neighbours)
+    found = _found_at(files, starts, sample["places"], plan.config.neighbours, plan.open_arrays)
     recall = _recall(sample["truth"], found)
-    return Neighbours(table.queries, files, starts, plan.config.neighbours, recall)
+    return Neighbours(
+        table.queries, files, starts, plan.config.neighbours, recall, plan.open_arrays
+    )
 
 
 def _sorted_table(plan: Plan, index: Index, stop: StopRequest) -> CellTable:
@@ -172,22 +178,22 @@ def _sorted_table(plan: Plan, index: Index, stop: StopRequest) -> CellTable:
             file, {"centroids": find_cells(index.take(rows), count, config.seed)}, identity
         )
     _wait_for_files({file: identity}, "Wait for cells", stop)
-    centroids = np.array(open_arrays(file)["centroids"])
+    centroids = np.array(plan.open_arrays(file)["centroids"])
     in_index, in_corpus = _runs(plan, root, plan.index), _runs(plan, root, (plan.corpus,))
     sources = {run.file: source for run, source in in_index + in_corpus}
     identities = {file: {**identity, "file": file.name} for file in sources}
     for i, (file, (corpus, shards)) in enumerate(sources.items()):
         if plan.share.owns(i) and not is_complete(file, identities[file]):
             files = [plan.embedding_file(corpus, shard) for shard in shards]
-            rows = np.concatenate([open_arrays(path)["embeddings"] for path in files])
+            rows = np.concatenate([plan.open_arrays(path)["embeddings"] for path in files])
             cells, _ = two_nearest_cells(rows, centroids, jax.local_devices())
             write_arrays(file, run_arrays(rows, cells, len(centroids)), identities[file])
             _check_stop(stop)
     _wait_for_files(identities, "Wait for sorted embeddings", stop)
-    queries = SortedRows([run for run, _ in in_corpus])
+    queries = SortedRows([run for run, _ in in_corpus], plan.open_arrays)
     return CellTable(
         centroids,
-        SortedRows([run for run, _ in in_index]),
+        SortedRows([run for run, _ in in_index], plan.open_arrays),
         queries,
         _block_rows(int(queries.sizes.sum()), len(centroids)),
     )
@@ -234,7 +240,7 @@ def _probing(plan: Plan, index: Index, table: CellTable, stop: StopRequest) -> t
     if plan.share.first and not is_complete(file, identity):
         write_arrays(file, _choose_probing(plan, index, table, stop), identity)
     _wait_for_files({file: identity}, "Wait for a sample", stop)
-    sample = {name: np.array(array) for name, array in open_arrays(file).items()}
+    sample = {name: np.array(array) for name, array in plan.open_arrays(file).items()}
     probing = Probing(float(sample["temperature"][0]), float(sample["threshold"][0]))
     sample["sha256"] = hashlib.sha256(b"".join(a.tobytes() for a in sample.values())).hexdigest()
     return probing, sample
@@ -343,7 +349,11 @@ def _search_unit(
 
 
 def _found_at(
-    files: Sequence[epath.Path], starts: np.ndarray, places: np.ndarray, count: int
+    files: Sequence[epath.Path],
+    starts: np.ndarray,
+    places: np.ndarray,
+    count: int,
+    open_file: Callable[[epath.Path], dict[str, np.ndarray]],
 ) -> Int[np.ndarray, "n l"]:
     """What was found for queries at some places by cell; each file is mapped once."""
     found = np.full((len(places), count), -1, np.int32)
@@ -351,7 +361,7 @@ def _found_at(
     order = np.argsort(unit, kind="stable")
     for here in np.split(order, np.flatnonzero(np.diff(unit[order])) + 1):
         if len(here) and unit[here[0]] >= 0:
-            neighbours = open_arrays(files[unit[here[0]]])["neighbours"]
+            neighbours = open_file(files[unit[here[0]]])["neighbours"]
             found[here] = neighbours[places[here] - starts[unit[here[0]]]]
     return found
 
@@ -362,10 +372,14 @@ def _recall(truth: Int[np.ndarray, "n l"], found: Int[np.ndarray, "n l"]) -> flo
 
 
 def _wait_for_files(files: dict[epath.Path, dict[str, str]], title: str, stop: StopRequest) -> None:
-    def is_there(file: epath.Path) -> bool:
-        return is_complete(file, files[file])
+    def look() -> set[epath.Path]:
+        listed = {folder: names_in(folder) for folder in {file.parent for file in files}}
+        return {file for file in files if file.name in listed[file.parent]}
 
-    wait_for(list(files), is_there, title, stop)
+    def is_there(file: epath.Path) -> bool:
+        return has_its_size(file, files[file])
+
+    wait_for(list(files), look, is_there, title, stop)
 
 
 def _check_stop(stop: StopRequest) -> None:

@@ -85,7 +85,7 @@ def _embed(plan: Plan, stop: StopRequest) -> np.ndarray:
         return is_complete(path, plan.concepts_identity)
 
     wait_for([plan.concepts_file], see_concepts, has_concepts, "Wait for concepts", stop)
-    concepts = np.array(plan.open_embeddings(plan.concepts_file)["embeddings"])
+    concepts = np.array(plan.open_arrays(plan.concepts_file)["embeddings"])
     relation = substring_relation(plan.gallery) if plan.config.match == "substring" else None
     own = list(plan.embedding_shards(own=True))
     missing = _not_embedded(plan, own, stop)
@@ -142,7 +142,7 @@ def _annotate(plan: Plan, concepts: np.ndarray, stop: StopRequest) -> None:
     index = Index(
         [plan.embedding_file(*file) for file in files],
         [other.shard_lengths[shard] for other, shard in files],
-        plan.open_embeddings,
+        plan.open_arrays,
     )
     annotator = Annotator(concepts, config.capacity, config.clusters, config.seed)
     starts = starts_of(corpus.shard_lengths)
@@ -150,7 +150,7 @@ def _annotate(plan: Plan, concepts: np.ndarray, stop: StopRequest) -> None:
     groups = list(_groups(plan, stop))
     for number, group in enumerate(groups, start=1):
         title = f"group {number}/{len(groups)}" if len(groups) > 1 else "images"
-        embedded = [plan.open_embeddings(plan.embedding_file(corpus, shard)) for shard in group]
+        embedded = [plan.open_arrays(plan.embedding_file(corpus, shard)) for shard in group]
         queries = [arrays["embeddings"] for arrays in embedded]
         saved = SavedSearch(plan, group)
         if clustered:

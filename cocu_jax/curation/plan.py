@@ -10,9 +10,9 @@ import ml_collections
 import numpy as np
 from etils import epath
 
+from cocu_jax.curation import shard_files
 from cocu_jax.curation.embed import parameters_hash
 from cocu_jax.curation.images import check_processing
-from cocu_jax.curation.shard_files import open_arrays
 from cocu_jax.curation.staging import Staging
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus, open_corpus
@@ -111,9 +111,9 @@ class Plan:
         """Embeddings of a shard."""
         return self.embeddings / corpus.fingerprint / f"{shard:05d}.safetensors"
 
-    def open_embeddings(self, path: epath.Path) -> dict[str, np.ndarray]:
-        """The arrays of a shard's embedding file, memory-mapped."""
-        return open_arrays(self.staging.local(path))
+    def open_arrays(self, path: epath.Path) -> dict[str, np.ndarray]:
+        """A file's arrays, memory-mapped, from a copy on disk where the file is in a bucket."""
+        return shard_files.open_arrays(self.staging.local(path))
 
     def embedding_identity(self, corpus: Corpus, shard: int) -> dict[str, str]:
         """What a shard's embeddings were computed from."""

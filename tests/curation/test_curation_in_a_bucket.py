@@ -6,7 +6,7 @@ import pathlib
 import signal
 
 import pytest
-from curation_corpus import encoded, example, write_clip, write_corpus
+from curation_corpus import example, write_clip, write_corpus
 from etils import epath
 
 from cocu_jax import files
@@ -85,6 +85,27 @@ def test_embeddings_in_a_bucket_serve_a_local_run(fields, local, bucket, tmp_pat
 def everything_below(folder):
     paths = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_owners_read_their_files_and_others_their_sizes(fields, local, bucket):
+    curate(fields, "gs://bucket/run")
+    for index in (1, 0):
+        bucket.opened.clear()
+        curate(fields, "gs://bucket/run", share=f"{index}/2")
+        opened = [pathlib.Path(name) for name in bucket.opened]
+        read = {int(path.name.split("-")[-3]) for path in opened if path.parent.name == "parquet"}
+        assert read == set(range(index, SHARDS, 2))
+        reports = [path.stem for path in opened if path.parent.name == "reports"]
+        expected = [f"{shard:05d}" for shard in range(index, SHARDS, 2)]
+        assert sorted({r for r in reports if not r.startswith("tally")}) == expected
+    damaged = next((bucket.folder / "run" / "embeddings").glob("*/*/00002.safetensors"))
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    curate(fields, "gs://bucket/run", share="1/2")
+    assert damaged.read_bytes() != whole  # not its own
+    curate(fields, "gs://bucket/run", share="0/2")
+    assert damaged.read_bytes() == whole
+    assert everything(bucket.folder / "run") == local
 
 
 def test_stopped_and_killed_runs_in_a_bucket_go_on(fields, local, bucket, monkeypatch):
