@@ -69,7 +69,7 @@ def run(config, workdir: str) -> None:
     if not workdir:
         raise UserError("--workdir is not set; give this run a directory, e.g. --workdir=runs/demo")
     if config.job == "train":
-        _before_jax_starts(config)
+        prepare_training(config)
     if _DISTRIBUTED.value or (_DISTRIBUTED.value is None and _in_cluster()):
         _join_hosts()
     import tensorflow as tf
@@ -80,8 +80,8 @@ def run(config, workdir: str) -> None:
     getattr(importlib.import_module(module), function)(config, workdir)
 
 
-def _before_jax_starts(config) -> None:
-    """Sets what JAX's compiler and TensorFlow's reader of buckets look at once."""
+def prepare_training(config) -> None:
+    """Sets what JAX's compiler and TensorFlow's reader of buckets look at once, when they start."""
     if config.get("deterministic"):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAG}".strip()
     logging.get_absl_handler().addFilter(_is_not_said_twice)

@@ -16,6 +16,7 @@ from cocu_jax.training.loop import Run, train
 from cocu_jax.training.metrics import MetricsLog, read_metrics
 from cocu_jax.training.plan import make_plan
 from cocu_jax.training.records import data_facts
+from cocu_jax.workdir_lock import WorkdirLock
 
 
 def final_state(config, workdir):
@@ -136,6 +137,12 @@ def test_workdir_of_another_config_is_refused(straight):
     other.learning_rate = 1.0
     with pytest.raises(UserError, match="config.learning_rate"):
         train(other, str(workdir))
+
+
+def test_second_run_in_a_workdir_is_refused_before_it_writes(scenes_config, tmp_path):
+    with WorkdirLock(str(tmp_path)), pytest.raises(UserError, match="another run is at work"):
+        train(scenes_config, str(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_run_that_diverges_stops_with_one_clear_line(scenes_config, tmp_path):
