@@ -11,9 +11,7 @@ import threading
 import time
 
 import pytest
-from etils import epath
 
-from cocu_jax import workdir_lock
 from cocu_jax.errors import UserError
 from cocu_jax.workdir_lock import LOCK_FILE, WorkdirLock
 
@@ -97,18 +95,13 @@ def test_run_that_was_taken_for_dead_notices_and_leaves_the_other_one_its_file(t
     assert json.loads((tmp_path / LOCK_FILE).read_text())["token"] == "other"
 
 
-def test_bucket(tmp_path, monkeypatch):
-    """A local folder plays the bucket."""
-
-    class LocalBucket:
-        def Path(self, path):
-            return epath.Path(str(path).replace("gs://bucket", str(tmp_path)))
-
-    monkeypatch.setattr(workdir_lock, "epath", LocalBucket())
+def test_bucket(bucket):
+    run = bucket.folder / "run"
     with WorkdirLock("gs://bucket/run"):
-        assert (tmp_path / "run" / LOCK_FILE).exists()
+        assert (run / LOCK_FILE).exists()
         with pytest.raises(UserError, match="gs://bucket/run: another run is at work"):
             WorkdirLock("gs://bucket/run").__enter__()
-    write_lock(tmp_path / "run")
+    assert not (run / LOCK_FILE).exists()
+    write_lock(run)
     with WorkdirLock("gs://bucket/run", watched_for=0.2):
-        pass
+        assert json.loads((run / LOCK_FILE).read_text())["token"] != "other"
