@@ -46,7 +46,7 @@ class DenseMethod:
         self, model: nnx.Module, classes: tuple[str, ...], tokenizer: Tokenizer
     ) -> Float[np.ndarray, "w p"]:
         """Unit-norm embeddings of the words of all classes."""
-        words = tuple(word for _, word in class_words(classes, self.protocol))
+        words = tuple(word for _, word in class_words(classes, self.protocol.has_background))
         return embed_classes(model, words, self.protocol.templates, tokenizer, unit_prompts=True)
 
     def read(
@@ -113,14 +113,20 @@ def dense_method(classes: tuple[str, ...], protocol: Protocol) -> DenseMethod:
     """
     if protocol.dense not in VARIANTS:
         raise UserError(f"dense={protocol.dense!r}: choose one of {', '.join(VARIANTS)}")
-    return DenseMethod(protocol, tuple(owner for owner, _ in class_words(classes, protocol)))
+    words = class_words(classes, protocol.has_background)
+    return DenseMethod(protocol, tuple(owner for owner, _ in words))
 
 
-def class_words(classes: tuple[str, ...], protocol: Protocol) -> list[tuple[int, str]]:
-    """Class and word, for every word of every class; background's are the protocol's."""
-    words = []
-    for number, name in enumerate(classes):
-        background = protocol.has_background and number == 0
-        own = protocol.background_words if background else words_of(name)
-        words += [(number, word) for word in own]
-    return words
+def class_words(classes: tuple[str, ...], has_background: bool) -> list[tuple[int, str]]:
+    """Class and word, for every word of every class.
+
+    A background class that is called just `background` has none: it is where nothing else is. One
+    that is called `sky, wall, floor` has three.
+    """
+    plain = has_background and classes[0] == "background"
+    return [
+        (number, word)
+        for number, name in enumerate(classes)
+        if not (plain and number == 0)
+        for word in words_of(name)
+    ]

@@ -33,7 +33,6 @@ class Protocol:
         image_classes: how many of the image-level best classes may appear in a window.
         dense: how a CLIP's patches are read, one of `dense_clip.VARIANTS`; no matter to a GroupViT.
         logit_scale: of a CLIP's similarities before the softmax over words.
-        background_words: words that mean background to a CLIP, beside its threshold.
         pamr: refine a CLIP's scores by the colours of the image before labels are decided, see
             `eval.pamr`. Images larger than a piece (1024 x 2048) are refined piece by piece.
         mean: of the model's input normalisation, in [0, 1].
@@ -51,7 +50,6 @@ class Protocol:
     image_classes: PositiveCount = 5
     dense: Literal["clip", "maskclip", "sclip", "clearclip", "naclip"] = "naclip"
     logit_scale: PositiveAmount = 40.0
-    background_words: tuple[str, ...] = ()
     pamr: Flag = False
     mean: tuple[Share, Share, Share] = IMAGENET_MEAN
     std: tuple[PositiveAmount, PositiveAmount, PositiveAmount] = IMAGENET_STD
