@@ -21,6 +21,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.data_dir = ""  # where `python -m data_prep` put the benchmarks
 
     # What differs from a benchmark's published settings; results say so, under a name of their own.
+    config.protocol = "groupvit"  # or "tcl", "naclip", see eval/presets.py
+    config.dense = ""  # how a CLIP is read: naclip (default), clearclip, sclip, maskclip or clip
+    config.pamr = False  # refine a CLIP's labels by the colours of the image
     config.bg_thresh = config_dict.placeholder(float)  # threshold of the background class
     config.templates = ""  # simple, subset (7), subset_groupvit (the published 7) or full (80)
     config.softmax = config_dict.placeholder(bool)  # softmax over the classes before the best

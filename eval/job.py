@@ -43,7 +43,8 @@ from eval.tasks import Task, open_tasks
 # Settings that results are bound to one by one, see `results.identity`, or that change no figure.
 _FREE_FIELDS = (
     "benchmarks", "data_dir", "pictures", "images_per_device", "windows_per_forward",
-    "templates", "classification_templates", "class_names", "bg_thresh", "softmax",
+    "templates", "classification_templates", "protocol", "dense", "pamr", "class_names",
+    "bg_thresh", "softmax",
 )  # fmt: skip
 
 

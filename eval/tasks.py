@@ -11,6 +11,7 @@ from cocu_jax.files import safe_name
 from cocu_jax.input.corpus import Corpus, open_corpus
 from eval.benchmarks import Benchmark, benchmarks
 from eval.class_embeddings import read_class_names
+from eval.presets import PRESETS, preset
 from eval.protocol import Protocol
 
 IMAGENET = "imagenet"
@@ -104,7 +105,10 @@ def _change(
     name: str, protocol: Protocol, config: ml_collections.ConfigDict
 ) -> tuple[Protocol, dict[str, Any]]:
     """The protocol with the config's own settings, and those that are not the benchmark's."""
+    published = protocol
+    protocol = preset(config.protocol, name, protocol, config.pamr)
     wanted = {
+        "dense": config.dense or None,
         "bg_thresh": config.bg_thresh,
         "templates": config.templates or None,
         "softmax": config.softmax,
@@ -118,7 +122,9 @@ def _change(
         for field, value in wanted.items()
         if value is not None and value != getattr(protocol, field)
     }
-    return dataclasses.replace(protocol, **changes), dict(changes)
+    shown = {} if config.protocol == PRESETS[0] else {"protocol": config.protocol}
+    shown |= {"pamr": True} if config.pamr != published.pamr else {}
+    return dataclasses.replace(protocol, **changes), shown | changes
 
 
 def _task_name(name: str, changes: dict[str, Any]) -> str:

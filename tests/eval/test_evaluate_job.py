@@ -5,6 +5,7 @@ import json
 import pathlib
 import shutil
 
+import dense_oracle
 import numpy as np
 import pytest
 from etils import epath
@@ -21,6 +22,7 @@ from data_prep.imagenet import prepare_imagenet
 from data_prep.segmentation.prepare import prepare_segmentation
 from eval.benchmarks import benchmarks, get_benchmark, prepared_benchmarks
 from eval.job import evaluate
+from eval.presets import preset
 from eval.submission import write_prediction
 
 SIZES = [(40, 60), (41, 61), (39, 58)]
@@ -182,6 +184,34 @@ config.benchmarks = f"{config.data_dir}/segmentation/cityscapes"
 ((_, figures),) = evaluate(config, workdir).items()
 assert figures["images"] == 3
 """
+
+
+def test_a_clip_is_evaluated_without_groups_under_the_method_that_is_asked_for(config, tmp_path):
+    dense_oracle.small_clip().save_pretrained(tmp_path / "clip")
+    config.checkpoint, config.dense, config.limit = str(tmp_path / "clip"), "sclip", 2
+
+    (figures,) = evaluate(config, str(tmp_path / "run")).values()
+
+    assert figures["changes"] == {"dense": "sclip"}
+    assert figures["images"] == 2 and figures["group_bound_miou"] is None
+    assert 0 <= figures["miou"] <= 1
+    assert "sclip" in (tmp_path / "run" / "results.md").read_text()
+    assert len(list((tmp_path / "run" / "pictures").rglob("*.png"))) == 1
+
+
+def test_presets_change_sizes_thresholds_and_prompts():
+    voc, cityscapes = (get_benchmark(name).protocol for name in ("voc", "cityscapes"))
+
+    assert preset("groupvit", "voc", voc) == voc
+    tcl = preset("tcl", "voc", voc), preset("tcl", "voc", voc, pamr=True)
+    naclip = preset("naclip", "voc", voc), preset("naclip", "cityscapes", cityscapes)
+    sizes = [(p.crop, p.stride, p.resize_long_short) for p in (*tcl, *naclip)]
+    assert sizes[:2] == [(448, 224, (2048, 448))] * 2
+    assert sizes[2:] == [(224, 112, (2048, 336)), (224, 112, (2048, 560))]
+    assert [p.bg_thresh for p in (*tcl, *naclip)] == [0.5, 0.4, 0.1, None]
+    assert (naclip[0].templates, naclip[0].logit_scale) == ("full", 40)
+    with pytest.raises(UserError, match="config.protocol='nacl': choose one of groupvit, tcl, "):
+        preset("nacl", "voc", voc)
 
 
 @pytest.mark.slow
