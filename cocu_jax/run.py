@@ -35,12 +35,13 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "The job, e.g. configs
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of this run: local or gs://.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", None, "Join other hosts; default: if any.")
 _COMPILE_FOR = flags.DEFINE_string("compile_for", None, "Only compile for a TPU, e.g. v5e-256.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only look at what a train config needs.")
 
 
 def main() -> None:
     """Reads the flags from `sys.argv` and runs the job that the config names."""
     logging.set_verbosity(logging.WARNING)
-    for flag in (_CONFIG, _WORKDIR, _DISTRIBUTED, _COMPILE_FOR):  # shown by --help
+    for flag in (_CONFIG, _WORKDIR, _DISTRIBUTED, _COMPILE_FOR, _DRY_RUN):  # shown by --help
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
     flags.mark_flag_as_required("config")
     app.run(_run_job, argv=[sys.argv[0], *map(_shipped_config, sys.argv[1:])], flags_parser=_parse)
@@ -66,7 +67,9 @@ def run(config, workdir: str) -> None:
         from cocu_jax.training.ahead_of_time import compile_for
 
         return compile_for(config, _COMPILE_FOR.value)
-    if not workdir:
+    if _DRY_RUN.value and config.job != "train":
+        raise UserError(f"--dry_run looks at train configs; config.job is {config.job!r}")
+    if not workdir and not _DRY_RUN.value:
         raise UserError("--workdir is not set; give this run a directory, e.g. --workdir=runs/demo")
     if config.job == "train":
         prepare_training(config)
@@ -76,6 +79,10 @@ def run(config, workdir: str) -> None:
 
     tf.config.set_visible_devices([], "GPU")  # tf.data runs on the host; JAX owns the accelerators
     tf.config.set_visible_devices([], "TPU")
+    if _DRY_RUN.value:
+        from cocu_jax.training.dry_run import dry_run
+
+        return dry_run(config)
     module, function = JOBS[config.job].split(":")
     getattr(importlib.import_module(module), function)(config, workdir)
 

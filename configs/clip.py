@@ -19,7 +19,7 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
     for corpus in config.data.corpora:
         corpus.annotations = ""
     config.eval_every = 0
-    config.evaluation = None  # groups are what is evaluated, and a CLIP has none
+    config.evaluation = None  # evaluate the export with configs/evaluate.py
 
     text = config.model.text
     config.model = model = ml_collections.ConfigDict()  # fields of CLIPConfig

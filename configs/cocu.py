@@ -132,13 +132,15 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
     evaluation.crop = 448  # this and the rest: fields of eval's Protocol
     evaluation.stride = 224
     evaluation.resize_long_short = (2048, 448)  # () leaves images as they are
+    evaluation.large_images = ()  # (pixels, long side): smaller first where there are more
     evaluation.has_background = True
     evaluation.bg_thresh = 0.95  # only where the dataset has a background class
     evaluation.templates = "simple"
+    evaluation.softmax = False
     evaluation.image_classes = 5
     evaluation.dense = "naclip"  # this and the rest only where a CLIP is evaluated
     evaluation.logit_scale = 40.0
-    evaluation.background_words = ()
+    evaluation.pamr = False
 
     config.profile_at = 0  # step at which a profile begins; 0: never
     config.profile_steps = 5

@@ -9,10 +9,14 @@ compiles for a TPU is the TPU's, and its gradient keeps nothing of the programs 
             kernel that never writes the weights moves a third more memory, for it pads to 384.
 """
 
+import contextlib
+import contextvars
 import functools
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from jaxtyping import Array, Bool, Float
 
 _CACHE_BYTES = 2**21  # attention weights that stay near a CPU core
@@ -42,7 +46,7 @@ def dot_product_attention(
     }
     if mask is not None:
         programs = {name: functools.partial(f, mask=mask) for name, f in programs.items()}
-    elif _cudnn_compiles(q.shape[1], k.shape[1], q.shape[3], q.dtype.name, causal):
+    elif _CHOOSER.get()(q.shape[1], k.shape[1], q.shape[3], q.dtype.name, causal):
         programs["cuda"] = functools.partial(_cudnn_attention, causal=causal)
     return jax.lax.platform_dependent(q, k, v, **programs)
 
@@ -133,10 +137,11 @@ def _cudnn_attention(q: Array, k: Array, v: Array, *, causal: bool) -> Array:
 
 
 @functools.cache
-def _cudnn_compiles(queries: int, keys: int, width: int, dtype: str, causal: bool) -> bool:
+def cudnn_compiles(queries: int, keys: int, width: int, dtype: str, causal: bool) -> bool:
     """Whether this process's GPUs have cuDNN's kernel and its gradient for heads of this shape.
 
-    Tried once, for it depends on the GPU, and on the versions of CUDA and cuDNN.
+    Tried once, for it depends on the GPU, and on the versions of CUDA and cuDNN; a refusal is
+    logged.
     """
     if jax.default_backend() != "gpu" or dtype not in ("bfloat16", "float16"):
         return False
@@ -145,8 +150,30 @@ def _cudnn_compiles(queries: int, keys: int, width: int, dtype: str, causal: boo
     def total(q, k, v):
         return _cudnn_attention(q, k, v, causal=causal).sum()
 
+    shape = f"{queries} queries, {keys} keys, heads of {width}, {dtype}"
     try:
         jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(q, k, k).compile()
-    except Exception:  # JAX, XLA and cuDNN each refuse in their own way
+    except (jax.errors.JaxRuntimeError, NotImplementedError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        logging.warning("attention (%s): XLA's, for cuDNN's does not compile: %s", shape, reason)
         return False
+    logging.info("attention (%s): cuDNN's kernel", shape)
     return True
+
+
+# Answers whether cuDNN's kernel is used; takes the arguments of `cudnn_compiles`.
+Chooser = Callable[[int, int, int, str, bool], bool]
+_CHOOSER: contextvars.ContextVar[Chooser] = contextvars.ContextVar("cudnn", default=cudnn_compiles)
+
+
+@contextlib.contextmanager
+def choose_cudnn(chooser: Chooser) -> Iterator[None]:
+    """While programs are traced inside, `chooser` decides in place of `cudnn_compiles`.
+
+    For programs that several processes run together: they must take the same decisions.
+    """
+    token = _CHOOSER.set(chooser)
+    try:
+        yield
+    finally:
+        _CHOOSER.reset(token)

@@ -1,5 +1,6 @@
 """CLIP's byte-level BPE tokenizer, offline: the vocabulary is shipped beside this file."""
 
+import functools
 import gzip
 import html
 import pathlib
@@ -83,6 +84,19 @@ class Tokenizer:
             row[1:end] = ids[: end - 1]
             row[end] = EOT
         return rows
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of tokens, up to the end token."""
+        ids = [int(token) for token in tokens]
+        ids = ids[: ids.index(EOT)] if EOT in ids else ids
+        letters = "".join(self._names[token] for token in ids if token != SOT)
+        bytes_of = {letter: byte for byte, letter in _byte_letters().items()} | {" ": ord(" ")}
+        text = bytes(bytes_of[letter] for letter in letters.replace("</w>", " "))
+        return text.decode(errors="replace").strip()
+
+    @functools.cached_property
+    def _names(self) -> dict[int, str]:
+        return {number: token for token, number in vocabulary().items()}
 
     def _encode_word(self, word: str) -> list[int]:
         letters = "".join(map(self._letters.__getitem__, word.encode()))

@@ -19,7 +19,7 @@ from cocu_jax.training.compiled import Cost, cost_of
 from cocu_jax.training.config import check_config
 from cocu_jax.training.flops import step_flops
 from cocu_jax.training.mesh import BATCH
-from cocu_jax.training.plan import Plan, make_plan
+from cocu_jax.training.plan import Plan, batch_shapes, make_plan
 from cocu_jax.training.slices import Slices, parse_slices
 
 # Images that curation's CLIP encodes at once on a chip.
@@ -67,18 +67,11 @@ def compile_for(config: ml_collections.ConfigDict, name: str) -> dict[str, Cost]
 
 
 def _compile_step(plan: Plan, config: ml_collections.ConfigDict) -> jax.stages.Compiled:
-    data, rows = config.data, NamedSharding(plan.mesh, BATCH)
-
-    def array(dtype, *shape: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=rows)
-
+    rows = NamedSharding(plan.mesh, BATCH)
     batch = {
-        "image": array(jnp.uint8, data.image_size, data.image_size, 3),
-        "caption": array(jnp.int32, data.caption_length),
-        "noise": array(jnp.uint32, 2),
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows)
+        for name, x in batch_shapes(config).items()
     }
-    if data.concepts != "none":
-        batch["prompts"] = array(jnp.int32, data.prompts, data.prompt_length)
     return plan.step.lower(plan.targets(), batch).compile()
 
 

@@ -134,6 +134,7 @@ def evaluation_settings(
         rest = {name: value for name, value in entry.items() if name not in names}
         rest |= {"mean": config.data.mean, "std": config.data.std}
         rest["resize_long_short"] = rest.get("resize_long_short", (2048, 448)) or None
+        rest["large_images"] = rest.get("large_images") or None
         if not rest.get("has_background"):
             rest["bg_thresh"] = None
         protocol = read_settings(Protocol, rest, place)

@@ -5,9 +5,11 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cocu_jax.errors import UserError
+from cocu_jax.training.attention_choice import agree_on_attention
 from cocu_jax.training.flops import step_flops
 from cocu_jax.training.mesh import make_mesh, state_shardings
 from cocu_jax.training.objective import Batch, Metrics, Objective, make_objective
@@ -31,6 +33,7 @@ class Plan:
         init: () -> the state before the first step; jitted.
         step: (state, batch) -> state, metrics; jitted, the old state is donated.
         flops: matrix-product operations of a step, counted by hand.
+        attention: whose attention GPUs run, "cuDNN's" or "XLA's".
     """
 
     objective: Objective
@@ -42,6 +45,7 @@ class Plan:
     init: Callable[[], TrainState]
     step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
     flops: float
+    attention: str
 
     def targets(self) -> TrainState:
         """Shapes with shardings: what a checkpoint is restored to."""
@@ -77,7 +81,7 @@ def make_plan(config, examples: int, devices=None) -> Plan:
             f"config.accumulate={config.accumulate}: it must divide the {rows} rows of a device "
             f"(config.batch_size={config.batch_size} over {mesh.size} devices)"
         )
-    objective = make_objective(config)
+    objective, attention = agree_on_attention(make_objective(config), batch_shapes(config))
     schedule = schedule_from(config, total_steps, steps_per_epoch)
     optimizer = make_optimizer(
         schedule,
@@ -107,4 +111,22 @@ def make_plan(config, examples: int, devices=None) -> Plan:
         init=jax.jit(create, out_shardings=shardings),
         step=compile_step(step, mesh, shardings),
         flops=step_flops(objective.settings, config.batch_size, tuple(lengths)),
+        attention=attention,
     )
+
+
+def batch_shapes(config) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `train_batches` gives for a train config, without the keys."""
+    data = config.data
+
+    def rows(dtype, *shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
+
+    shapes = {
+        "image": rows(jnp.uint8, data.image_size, data.image_size, 3),
+        "caption": rows(jnp.int32, data.caption_length),
+        "noise": rows(jnp.uint32, 2),
+    }
+    if data.concepts != "none":
+        shapes["prompts"] = rows(jnp.int32, data.prompts, data.prompt_length)
+    return shapes

@@ -36,6 +36,7 @@ def environment(plan: Plan) -> dict:
         "devices": plan.mesh.size,
         "device_kind": plan.mesh.devices.flat[0].device_kind,
         "mesh": dict(plan.mesh.shape),
+        "attention": plan.attention,
         "flops_per_step": plan.flops,
     }
 

@@ -12,7 +12,9 @@ from cocu_jax.models.groupvit import GroupViTConfig
 from cocu_jax.models.text import TextConfig
 from cocu_jax.training.config import MeshConfig, TrainConfig, check_config
 from cocu_jax.training.evaluation import EvaluationConfig, evaluation_settings
+from cocu_jax.training.loop import FREE_FIELDS
 from cocu_jax.training.plan import make_plan
+from cocu_jax.workdir import open_workdir
 from configs import clip, cocu, groupvit
 from eval.protocol import Protocol
 
@@ -172,7 +174,7 @@ def test_zeros_that_are_allowed_make_a_plan(tiny_config):
         ("epochs", 0.0, "config.total_steps=0 and config.epochs=0"),
         ("learning_rate", float("nan"), "config.learning_rate=nan: it must be"),
         ("evaluation.stride", 500, "stride=500 leaves gaps between windows of 448"),
-        ("evaluation.templates", "all", "templates='all': it must be 'simple', 'subset' or 'full'"),
+        ("evaluation.templates", "all", "templates='all': it must be 'simple', 'subset'"),
         ("compile_cache", 3, "config.compile_cache=3: it must be a valid string"),
     ],
 )
@@ -197,6 +199,25 @@ def test_values_that_do_not_fit_the_machine_or_the_data_are_one_line(
     config[field] = value
     with pytest.raises(UserError, match=message):
         make_plan(config, examples=96)
+
+
+def test_what_does_not_change_what_is_learned_may_change_between_restarts(tmp_path):
+    first = cocu.get_config()
+    open_workdir(str(tmp_path), first, FREE_FIELDS)
+    moved = cocu.get_config()
+    moved.data_root = "gs://elsewhere/data"  # and with it the corpora, annotations, the benchmark
+    moved.model.remat = True
+    moved.export = False
+    moved.evaluation.pictures = moved.mesh.fsdp = moved.accumulate = 4
+    moved.eval_every = moved.checkpoint_every = moved.nonfinite_limit = 7
+    open_workdir(str(tmp_path), moved, FREE_FIELDS)
+    moved.evaluation = None
+    open_workdir(str(tmp_path), moved, FREE_FIELDS)
+    with pytest.raises(UserError, match=r"config.data.corpora\[0\].split=train, this run has val"):
+        open_workdir(str(tmp_path), with_value(first, "data.corpora[0].split", "val"), FREE_FIELDS)
+    for name in ("data.window", "model.depths[1]", "learning_rate", "epochs", "batch_size", "seed"):
+        with pytest.raises(UserError, match="made with config"):
+            open_workdir(str(tmp_path), with_value(first, name, 5), FREE_FIELDS)
 
 
 def test_evaluation_may_be_none_one_or_several():

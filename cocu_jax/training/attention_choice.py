@@ -1,0 +1,58 @@
+"""One decision about cuDNN's attention for all processes of a run.
+
+Each process could find out on its own, but a passing failure on one of several hosts would leave
+them with different programs that wait for each other for ever.
+"""
+
+import jax
+import numpy as np
+from absl import logging
+from flax import nnx
+from jax.experimental import multihost_utils
+
+from cocu_jax.models.attention import choose_cudnn, cudnn_compiles
+from cocu_jax.models.keys import Keys
+from cocu_jax.training.objective import Batch, Features, Metrics, Objective
+
+
+def agree_on_attention(objective: Objective, batch: Batch) -> tuple[Objective, str]:
+    """The objective with cuDNN's attention everywhere, or with XLA's everywhere, and its name.
+
+    On GPUs process 0 tries every shape of attention that the towers have, and all processes follow
+    its answer. Elsewhere there is nothing to decide.
+
+    Args:
+        objective: model and loss.
+        batch: shapes of a batch of any size.
+    """
+    if jax.default_backend() != "gpu":
+        return objective, "XLA's"
+    shapes = _attention_shapes(objective, batch)
+    first = jax.process_index() == 0
+    chosen = first and bool(shapes) and all(cudnn_compiles(*shape) for shape in sorted(shapes))
+    if jax.process_count() > 1:
+        chosen = bool(multihost_utils.broadcast_one_to_all(np.array(chosen)))
+    name = "cuDNN's" if chosen else "XLA's"
+    logging.info("attention of the train step: %s, on all processes", name)
+
+    def features(model: nnx.Module, batch: Batch) -> tuple[Features, Metrics]:
+        with choose_cudnn(lambda *shape: chosen):
+            return objective.features(model, batch)
+
+    return objective._replace(features=features), name
+
+
+def _attention_shapes(objective: Objective, batch: Batch) -> set[tuple]:
+    """Arguments of `cudnn_compiles` for every attention of the towers."""
+    shapes = set()
+
+    def record(*shape) -> bool:
+        shapes.add(shape)
+        return False
+
+    def run(batch: Batch):
+        return objective.features(objective.build(Keys(0)), batch)
+
+    with choose_cudnn(record):
+        jax.eval_shape(run, batch)
+    return shapes
