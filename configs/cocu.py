@@ -95,6 +95,11 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
     text.activation = "quick_gelu"
     text.layer_norm_eps = 1e-5
 
+    # Weights to begin with: a training run, RUN@STEP, a Hugging Face folder or hub id, or an
+    # authors' .pth; "" for random ones. All must fit, unless init_partial takes what does.
+    config.init_from = ""
+    config.init_partial = False
+
     # Rates are those of `reference_batch`; they are scaled by batch_size / reference_batch.
     config.batch_size = batch_size
     config.epochs = 30.0

@@ -16,6 +16,7 @@ from cocu_jax.curation.images import damaged_file, image_batches
 from cocu_jax.curation.ragged import Ragged
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.models.clip import CLIP
+from cocu_jax.models.siglip import Siglip
 from cocu_jax.models.weights.image_processing import ImageProcessing
 from cocu_jax.models.weights.text_rows import TextRows
 
@@ -38,13 +39,13 @@ class EmbeddedShard:
 
 
 class Encoder:
-    """Both towers of a CLIP, copied to every local device.
+    """Both towers of a CLIP or SigLIP, copied to every local device.
 
     Calls take any number of rows; they are cut into batches of one size, `rows_per_device` on each
     device, the last padded, so that each tower compiles once.
     """
 
-    def __init__(self, clip: CLIP, processing: ImageProcessing, rows: int):
+    def __init__(self, clip: CLIP | Siglip, processing: ImageProcessing, rows: int):
         """Args: the model, how it wants its images, and rows per device."""
         self._devices = jax.local_devices()
         self.batch = rows * len(self._devices)
@@ -138,7 +139,7 @@ def embed_concepts(
     return encoder.texts(text_rows([prompt.format(concept) for concept in concepts]))
 
 
-def parameters_hash(clip: CLIP) -> str:
+def parameters_hash(clip: CLIP | Siglip) -> str:
     """SHA-256 of all parameters, the same however the checkpoint is packed."""
     digest = hashlib.sha256()
     leaves, _ = jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(nnx.state(clip)))

@@ -18,6 +18,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus, open_corpus
 from cocu_jax.models.clip import CLIP
 from cocu_jax.models.groupvit import GroupViT
+from cocu_jax.models.siglip import Siglip
 from cocu_jax.models.weights.checkpoint import open_checkpoint
 from cocu_jax.models.weights.image_processing import ImageProcessing
 from cocu_jax.models.weights.text_rows import TextRows
@@ -80,7 +81,7 @@ class Plan:
     corpus: Corpus
     index: tuple[Corpus, ...]
     gallery: tuple[str, ...]
-    clip: CLIP
+    clip: CLIP | Siglip
     processing: ImageProcessing
     text_rows: TextRows
     embeddings: epath.Path

@@ -62,6 +62,8 @@ class TrainConfig:
     ema_decay: ShareBelowOne
     accumulate: PositiveCount
     nonfinite_limit: PositiveCount
+    init_from: str
+    init_partial: Flag
     mesh: MeshConfig
     log_every: PositiveCount
     checkpoint_every: Count

@@ -31,6 +31,7 @@ from cocu_jax.stopping import Stopped
 from cocu_jax.training.checkpoints import Checkpoints, Restored
 from cocu_jax.training.config import check_config
 from cocu_jax.training.evaluation import Evaluation, open_evaluations
+from cocu_jax.training.initial import initial_state
 from cocu_jax.training.mesh import REPLICATED, put_batch
 from cocu_jax.training.metrics import MetricsLog
 from cocu_jax.training.plan import Plan, make_plan
@@ -116,7 +117,10 @@ def _train(
         if jax.process_index() == 0:
             write_records(root, plan)
         run = Run(config, root, plan, checkpoints, evaluations, agreement, lock)
-        return run(restored or Restored(0, plan.init(), evaluated={}))
+        if restored is None:
+            state = initial_state(plan, config.init_from, config.init_partial)
+            restored = Restored(0, state, evaluated={})
+        return run(restored)
     finally:
         checkpoints.close()
 

@@ -21,7 +21,7 @@ _TEXT = dict(
 )
 
 
-def clip_oracle(**vision) -> transformers.CLIPModel:
+def clip_oracle(text: dict | None = None, **vision) -> transformers.CLIPModel:
     """A CLIP whose hidden size is no whole multiple of its width, as ViT-bigG's."""
     settings = dict(
         hidden_size=48,
@@ -32,9 +32,9 @@ def clip_oracle(**vision) -> transformers.CLIPModel:
         patch_size=PATCH,
     )
     config = transformers.CLIPConfig(
-        text_config=_TEXT, vision_config=settings | vision, projection_dim=20
+        text_config=_TEXT | (text or {}), vision_config=settings | vision, projection_dim=20
     )
-    return _randomised(transformers.CLIPModel(config))
+    return randomised(transformers.CLIPModel(config))
 
 
 def groupvit_oracle(heads: int = 4, width: int = 48, text_width: int = 32, text_heads: int = 4):
@@ -57,10 +57,10 @@ def groupvit_oracle(heads: int = 4, width: int = 48, text_width: int = 32, text_
         projection_dim=20,
         projection_intermediate_dim=40,
     )
-    return _randomised(transformers.GroupViTModel(config))
+    return randomised(transformers.GroupViTModel(config))
 
 
-def _randomised(model):
+def randomised(model):
     """Every parameter and statistic random: no two tensors alike, none at its initial value."""
     generator = torch.Generator().manual_seed(1)
     for name, tensor in model.state_dict().items():
@@ -94,7 +94,7 @@ def oracle_features(model) -> list[np.ndarray]:
 
 def our_features(model) -> list[np.ndarray]:
     """Image and text features of a model of ours."""
-    features = _encode(*nnx.split(model), pixels(), tokens())
+    features = encode(*nnx.split(model), pixels(), tokens())
     return [np.asarray(feature) for feature in features]
 
 
@@ -102,7 +102,8 @@ def our_features(model) -> list[np.ndarray]:
 @functools.partial(
     jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0}
 )
-def _encode(graph, state, images, texts):
+def encode(graph, state, images, texts):
+    """Image and text features of a split model."""
     model = nnx.merge(graph, state)
     image = model.encode_image(images)
     return getattr(image, "feature", image), model.encode_text(texts)

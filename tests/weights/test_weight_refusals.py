@@ -103,8 +103,8 @@ def test_wrong_architecture_is_named(sources, tmp_path, capsys):
     with pytest.raises(UserError, match="describes CLIPModel, not GroupViTModel"):
         load_groupvit(sources / "clip")
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "config.json").write_text('{"model_type": "siglip"}')
-    assert "siglip" in _refused(tmp_path / "in", tmp_path / "out" / "m", capsys)
+    (tmp_path / "in" / "config.json").write_text('{"model_type": "blip"}')
+    assert "blip" in _refused(tmp_path / "in", tmp_path / "out" / "m", capsys)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-"""Any checkpoint, opened by its name alone: our runs, Hugging Face, the authors' files."""
+"""Any checkpoint, opened by its name alone: our runs, Hugging Face, open_clip, single files."""
 
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,15 +11,34 @@ from jaxtyping import Int
 from cocu_jax.errors import UserError
 from cocu_jax.models.clip import CLIP
 from cocu_jax.models.groupvit import GroupViT
+from cocu_jax.models.siglip import Siglip
 from cocu_jax.models.weights.config_json import architecture
-from cocu_jax.models.weights.huggingface import load_clip, load_groupvit, processing_of
+from cocu_jax.models.weights.huggingface import (
+    load_clip,
+    load_groupvit,
+    load_siglip,
+    processing_of,
+)
 from cocu_jax.models.weights.image_processing import ImageProcessing, imagenet_processing
-from cocu_jax.models.weights.official import load_official
-from cocu_jax.models.weights.source import CONFIG, model_folder, read_json, tokenizer_files
-from cocu_jax.models.weights.text_rows import clip_rows, has_clip_vocabulary
+from cocu_jax.models.weights.official import read_official
+from cocu_jax.models.weights.openclip import is_openai, load_openai, load_openclip
+from cocu_jax.models.weights.source import (
+    CONFIG,
+    OPENCLIP_CONFIG,
+    is_openclip,
+    local_copy,
+    model_folder,
+    open_openclip_weights,
+    read_json,
+    tokenizer_files,
+)
+from cocu_jax.models.weights.text_rows import clip_rows, has_clip_vocabulary, siglip_rows
+from cocu_jax.models.weights.torch_file import open_torch, tensors_in
 from cocu_jax.models.weights.training_run import EXPORT, find_run_checkpoint, load_run
 
-Model = CLIP | GroupViT
+Model = CLIP | GroupViT | Siglip
+
+_FILES = (".pth", ".pt", ".bin", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -39,7 +59,9 @@ class Checkpoint:
 
     def has_clip_vocabulary(self) -> bool:
         """Whether CLIP's tokenizer is the model's."""
-        return has_clip_vocabulary(self.model.config.text, self.tokenizer_files, self.source)
+        return not isinstance(self.model, Siglip) and has_clip_vocabulary(
+            self.model.config.text, self.tokenizer_files, self.source
+        )
 
     def text_rows(self) -> Callable[[Sequence[str]], Int[np.ndarray, "n t"]]:
         """The function that makes the token ids `encode_text` takes from texts.
@@ -47,7 +69,8 @@ class Checkpoint:
         Raises:
             UserError: the model's vocabulary is not CLIP's, and no tokenizer came with it.
         """
-        return clip_rows(self.model.config.text, self.tokenizer_files, self.source)
+        rows = siglip_rows if isinstance(self.model, Siglip) else clip_rows
+        return rows(self.model.config.text, self.tokenizer_files, self.source)
 
 
 def open_checkpoint(source: str, dtype: str = "float32") -> Checkpoint:
@@ -59,7 +82,9 @@ def open_checkpoint(source: str, dtype: str = "float32") -> Checkpoint:
                 while it has none;
             `RUN@STEP`, one checkpoint of a run;
             a Hugging Face folder, local or in a bucket, or a hub id, `@revision` optional;
-            an authors' `.pth` file.
+            a folder or hub id in open_clip's layout;
+            a file: the GroupViT authors' `.pth`, OpenAI's `.pt`, or a checkpoint of open_clip's
+                training with its `open_clip_config.json` beside it.
         dtype: of the matrix products, "float32" or "bfloat16"; parameters are float32.
 
     Raises:
@@ -68,11 +93,10 @@ def open_checkpoint(source: str, dtype: str = "float32") -> Checkpoint:
     name = str(source)
     if not name:
         raise UserError(
-            "no checkpoint given; name a training run, a Hugging Face folder or hub id, or a .pth"
+            "no checkpoint given; name a training run, a Hugging Face folder or hub id, or a file"
         )
-    if epath.Path(name).is_file() or name.endswith(".pth"):
-        model = load_official(name, dtype)
-        return Checkpoint(name, model, imagenet_processing(model.config.image_size))
+    if epath.Path(name).is_file() or name.endswith(_FILES):
+        return _open_file(name, dtype)
     export = epath.Path(name) / EXPORT
     if (export / CONFIG).exists():
         return _open_folder(str(export), name, dtype)
@@ -84,8 +108,48 @@ def open_checkpoint(source: str, dtype: str = "float32") -> Checkpoint:
 def _open_folder(path: str, source: str, dtype: str) -> Checkpoint:
     with model_folder(path) as folder:
         tokenizer = tokenizer_files(folder)
-        if architecture(read_json(folder / CONFIG), source) == "CLIPModel":
+        if is_openclip(folder):
+            tensors, file = open_openclip_weights(folder), folder / OPENCLIP_CONFIG
+            opened = load_openclip(read_json(file), str(file), tensors, source, dtype)
+            return Checkpoint(source, *opened)  # its tokenizer is CLIP's, or it was refused
+        kind = architecture(read_json(folder / CONFIG), source)
+        if kind == "CLIPModel":
             return Checkpoint(source, *load_clip(str(folder), dtype), tokenizer)
+        if kind == "SiglipModel":
+            return Checkpoint(source, *load_siglip(str(folder), dtype), tokenizer)
         model = load_groupvit(str(folder), dtype)
         default = imagenet_processing(model.config.image_size)
         return Checkpoint(source, model, processing_of(folder, default), tokenizer)
+
+
+def _open_file(name: str, dtype: str) -> Checkpoint:
+    """A single file of torch: its content tells whose it is."""
+    if name.endswith(".safetensors"):
+        raise UserError(f"{name}: holds weights alone; give the folder, where its config lies too")
+    with local_copy(name) as file:
+        content = open_torch(file)
+        if not isinstance(content, dict):
+            raise UserError(f"{name}: holds no dictionary of tensors; is it a checkpoint?")
+        if is_openai(content):
+            return Checkpoint(name, *load_openai(tensors_in(content, file), name, dtype))
+        if "model" not in content:
+            return _open_training_file(content, file, name, dtype)
+        model = read_official(content, name, dtype)
+        return Checkpoint(name, model, imagenet_processing(model.config.image_size))
+
+
+def _open_training_file(content: dict, file: pathlib.Path, name: str, dtype: str) -> Checkpoint:
+    """A checkpoint that open_clip wrote while it trained; the config must lie beside it."""
+    tensors = tensors_in(content, file, "state_dict" if "state_dict" in content else None)
+    if not any(key.endswith("visual.conv1.weight") for key in tensors):
+        raise UserError(
+            f"{name}: neither a GroupViT of its authors (an entry 'model') nor a CLIP of OpenAI or "
+            "open_clip (tensors 'visual.…')"
+        )
+    config = file.with_name(OPENCLIP_CONFIG)
+    if not config.exists():
+        raise UserError(
+            f"{name}: its tensors do not tell activation and heads; put the model's "
+            f"{OPENCLIP_CONFIG} beside it"
+        )
+    return Checkpoint(name, *load_openclip(read_json(config), str(config), tensors, name, dtype))

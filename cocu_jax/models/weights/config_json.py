@@ -1,4 +1,4 @@
-"""Hugging Face's `config.json` of CLIP and GroupViT, to and from our configs.
+"""Hugging Face's `config.json` of CLIP, SigLIP and GroupViT, to and from our configs.
 
 `config.json` may leave out what equals transformers' default, and old ones keep the towers'
 settings in `text_config_dict` and `vision_config_dict`, which then count alone. What their GroupViT
@@ -12,6 +12,7 @@ import numpy as np
 from cocu_jax.errors import UserError
 from cocu_jax.models.clip import CLIPConfig
 from cocu_jax.models.groupvit import GroupViTConfig
+from cocu_jax.models.siglip import SiglipConfig
 from cocu_jax.models.text import TextConfig
 
 OURS = "cocu_jax"
@@ -24,6 +25,9 @@ _KNOBS = (
     "assign_logit_scale",
     "group_token_init_std",
 )
+
+_ARCHITECTURES = {"clip": "CLIPModel", "groupvit": "GroupViTModel", "siglip": "SiglipModel"}
+_ACTIVATIONS = {"gelu": "gelu", "quick_gelu": "quick_gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 # transformers' defaults, for configs that leave them out.
 _TEXT = {
@@ -45,6 +49,21 @@ _CLIP_VISION = {
     "patch_size": 32,
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
+}
+_SIGLIP = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}
+_SIGLIP_TEXT = _SIGLIP | {"vocab_size": 32000, "max_position_embeddings": 64}
+_SIGLIP_VISION = _SIGLIP | {
+    "num_channels": 3,
+    "image_size": 224,
+    "patch_size": 16,
+    "vision_use_head": True,
 }
 _GROUPVIT_TEXT = _TEXT | {"hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4}
 _GROUPVIT_VISION = {
@@ -68,13 +87,19 @@ def architecture(config: dict, source: str) -> str:
     """Transformers' name of the model class that a `config.json` describes.
 
     Raises:
-        UserError: it is neither CLIP's nor GroupViT's.
+        UserError: it is none that we have.
     """
     found = config.get("model_type") or " ".join(config.get("architectures") or ["nothing named"])
-    for model_type, name in (("clip", "CLIPModel"), ("groupvit", "GroupViTModel")):
+    for model_type, name in _ARCHITECTURES.items():
         if found in (model_type, name):
             return name
-    raise UserError(f"{source}: describes {found}, neither CLIPModel nor GroupViTModel")
+    if found == "siglip2":
+        raise UserError(
+            f"{source}: describes a SigLIP 2 of any resolution (NaFlex); only those of one "
+            "resolution are supported, whose model_type is siglip"
+        )
+    known = ", ".join(_ARCHITECTURES.values())
+    raise UserError(f"{source}: describes {found}; supported are {known}")
 
 
 def read_clip_config(config: dict, source: str, dtype: str) -> CLIPConfig:
@@ -106,6 +131,65 @@ def read_clip_config(config: dict, source: str, dtype: str) -> CLIPConfig:
         layer_norm_eps=eps,
         dtype=dtype,
     )
+
+
+def read_siglip_config(config: dict, source: str, dtype: str) -> SiglipConfig:
+    """The config of a `SiglipModel`; arguments and errors as `read_clip_config`."""
+    _require_architecture(config, "SiglipModel", source)
+    text = _tower(config, "text", _SIGLIP_TEXT)
+    vision = _tower(config, "vision", _SIGLIP_VISION)
+    _require(vision, {"num_channels": 3, "vision_use_head": True}, source)
+    width = vision["hidden_size"]
+    projection = text.get("projection_size") or text["hidden_size"]
+    if projection != width:
+        raise UserError(f"{source}: texts have {projection} features, images {width}")
+    return SiglipConfig(
+        image_size=_side(vision, "image_size", source),
+        patch_size=_side(vision, "patch_size", source),
+        vision_width=width,
+        vision_layers=vision["num_hidden_layers"],
+        vision_heads=vision["num_attention_heads"],
+        vision_mlp_ratio=_ratio(vision),
+        text=_tower_of_text(text, source),
+        projection_dim=projection,
+        activation=_activation(vision, source),
+        layer_norm_eps=vision["layer_norm_eps"],
+        dtype=dtype,
+    )
+
+
+def write_siglip_config(config: SiglipConfig) -> dict[str, Any]:
+    """`config.json` for transformers' `SiglipModel`."""
+    text = config.text
+    return {
+        "architectures": ["SiglipModel"],
+        "model_type": "siglip",
+        "dtype": "float32",
+        "text_config": {
+            "model_type": "siglip_text_model",
+            "vocab_size": text.vocab_size,
+            "max_position_embeddings": text.context_length,
+            "hidden_size": text.width,
+            "intermediate_size": round(text.width * text.mlp_ratio),
+            "num_hidden_layers": text.layers,
+            "num_attention_heads": text.heads,
+            "hidden_act": _activation_json(text.activation),
+            "layer_norm_eps": text.layer_norm_eps,
+            "projection_size": config.projection_dim,
+        },
+        "vision_config": {
+            "model_type": "siglip_vision_model",
+            "hidden_size": config.vision_width,
+            "intermediate_size": round(config.vision_width * config.vision_mlp_ratio),
+            "num_hidden_layers": config.vision_layers,
+            "num_attention_heads": config.vision_heads,
+            "num_channels": 3,
+            "image_size": config.image_size,
+            "patch_size": config.patch_size,
+            "hidden_act": _activation_json(config.activation),
+            "layer_norm_eps": config.layer_norm_eps,
+        },
+    }
 
 
 def read_groupvit_config(config: dict, source: str, dtype: str) -> GroupViTConfig:
@@ -168,7 +252,7 @@ def write_clip_config(config: CLIPConfig) -> dict[str, Any]:
             "num_channels": 3,
             "image_size": config.image_size,
             "patch_size": config.patch_size,
-            "hidden_act": config.activation,
+            "hidden_act": _activation_json(config.activation),
             "layer_norm_eps": config.layer_norm_eps,
             "projection_dim": config.projection_dim,
         },
@@ -227,6 +311,10 @@ def _text_config(text: dict, source: str) -> TextConfig:
     # 2 in old configs means "the largest id of the row", which is how the towers read the end.
     if text["eos_token_id"] not in (2, text["vocab_size"] - 1):
         raise UserError(f"{source}: end token {text['eos_token_id']} is not the vocabulary's last")
+    return _tower_of_text(text, source)
+
+
+def _tower_of_text(text: dict, source: str) -> TextConfig:
     return TextConfig(
         vocab_size=text["vocab_size"],
         context_length=text["max_position_embeddings"],
@@ -249,7 +337,7 @@ def _text_json(text: TextConfig, model_type: str) -> dict[str, Any]:
         "intermediate_size": round(text.width * text.mlp_ratio),
         "num_hidden_layers": text.layers,
         "num_attention_heads": text.heads,
-        "hidden_act": text.activation,
+        "hidden_act": _activation_json(text.activation),
         "layer_norm_eps": text.layer_norm_eps,
         "bos_token_id": end - 1,
         "eos_token_id": end,
@@ -264,9 +352,13 @@ def _ratio(tower: dict) -> float:
 
 
 def _activation(tower: dict, source: str) -> str:
-    if tower["hidden_act"] not in ("gelu", "quick_gelu"):
+    if tower["hidden_act"] not in _ACTIVATIONS:
         raise UserError(f"{source}: activation {tower['hidden_act']!r} is not supported")
-    return tower["hidden_act"]
+    return _ACTIVATIONS[tower["hidden_act"]]
+
+
+def _activation_json(activation: str) -> str:
+    return next(theirs for theirs, ours in _ACTIVATIONS.items() if ours == activation)
 
 
 def _side(vision: dict, name: str, source: str) -> int:

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from cocu_jax.errors import UserError
 from cocu_jax.models.clip import CLIP
 from cocu_jax.models.groupvit import GroupViT
+from cocu_jax.models.siglip import Siglip
 from cocu_jax.models.text import TextConfig
 from cocu_jax.models.weights import assignment_scale
 from cocu_jax.models.weights.companions import write_companions, write_json
@@ -20,8 +21,10 @@ from cocu_jax.models.weights.config_json import (
     read_clip_config,
     read_groupvit_config,
     read_multi_label_scale,
+    read_siglip_config,
     write_clip_config,
     write_groupvit_config,
+    write_siglip_config,
 )
 from cocu_jax.models.weights.convert import arrays, fill, rename
 from cocu_jax.models.weights.image_processing import (
@@ -29,8 +32,14 @@ from cocu_jax.models.weights.image_processing import (
     imagenet_processing,
     read_joint_processing,
     read_processing,
+    siglip_processing,
 )
-from cocu_jax.models.weights.names import HUGGINGFACE_CLIP, HUGGINGFACE_GROUPVIT, find
+from cocu_jax.models.weights.names import (
+    HUGGINGFACE_CLIP,
+    HUGGINGFACE_GROUPVIT,
+    HUGGINGFACE_SIGLIP,
+    find,
+)
 from cocu_jax.models.weights.source import (
     CONFIG,
     PREPROCESSOR,
@@ -89,6 +98,20 @@ def load_groupvit(path_or_hub_id: str, dtype: str = "float32") -> GroupViT:
         )
 
 
+def load_siglip(path_or_hub_id: str, dtype: str = "float32") -> tuple[Siglip, ImageProcessing]:
+    """A `SiglipModel` checkpoint as our SigLIP; arguments and errors as `load_clip`."""
+    with model_folder(path_or_hub_id) as folder:
+        config = _checked(read_siglip_config, folder / CONFIG, dtype)
+        model = fill(
+            lambda rngs: Siglip(config, rngs=rngs),
+            functools.partial(find, HUGGINGFACE_SIGLIP),
+            open_weights(folder),
+            {},
+            str(path_or_hub_id),
+        )
+        return model, processing_of(folder, siglip_processing(config.image_size))
+
+
 def processing_of(folder: pathlib.Path, default: ImageProcessing) -> ImageProcessing:
     """How the images of the model in `folder` are prepared; the default if nothing says so.
 
@@ -124,6 +147,22 @@ def save_clip(
     processing = processing or ImageProcessing(config.image_size)
     settings = write_clip_config(config)
     _save(folder, settings, tensors, config.text, processing, tokenizer)
+
+
+def save_siglip(
+    model: Siglip,
+    folder: str,
+    processing: ImageProcessing | None = None,
+    tokenizer: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:
+    """Writes a folder that `transformers.SiglipModel.from_pretrained` loads.
+
+    Arguments and errors as `save_clip`; without `processing` it is SigLIP's way.
+    """
+    config = model.config
+    tensors = rename(arrays(model), HUGGINGFACE_SIGLIP)
+    processing = processing or siglip_processing(config.image_size)
+    _save(folder, write_siglip_config(config), tensors, config.text, processing, tokenizer)
 
 
 def save_groupvit(

@@ -35,11 +35,16 @@ def imagenet_processing(size: int) -> ImageProcessing:
     return ImageProcessing(size, IMAGENET_MEAN, IMAGENET_STD, resample="bilinear")
 
 
+def siglip_processing(size: int) -> ImageProcessing:
+    """What SigLIP was trained with: both sides squeezed, values from -1 to 1."""
+    return ImageProcessing(size, (0.5,) * 3, (0.5,) * 3, keep_aspect=False)
+
+
 def read_processing(settings: dict, source: str, image_size: int) -> ImageProcessing:
     """Translates `preprocessor_config.json`, of transformers 4 and 5 or older.
 
     Args:
-        settings: its content; what it leaves out is CLIP's.
+        settings: its content; what it leaves out is SigLIP's if that is its type, else CLIP's.
         source: its name, for messages.
         image_size: the model's.
 
@@ -51,7 +56,10 @@ def read_processing(settings: dict, source: str, image_size: int) -> ImageProces
             raise UserError(f"{source}: {step} is off; such a model is not supported")
     if abs(settings.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-3:
         raise UserError(f"{source}: rescale_factor is not 1/255; not supported")
-    stated = settings.get("size", image_size)
+    siglip = str(settings.get("image_processor_type", "")).startswith("Siglip")
+    default = siglip_processing(image_size) if siglip else ImageProcessing(image_size)
+    square = {"height": image_size, "width": image_size}
+    stated = settings.get("size", image_size if default.keep_aspect else square)
     keep_aspect = not isinstance(stated, dict) or "shortest_edge" in stated
     if keep_aspect and not settings.get("do_center_crop", True):
         raise UserError(f"{source}: do_center_crop is off, sides stay unequal; not supported")
@@ -63,13 +71,13 @@ def read_processing(settings: dict, source: str, image_size: int) -> ImageProces
             "only equal sizes are supported"
         )
     names = {number: name for name, number in _RESAMPLES.items()}
-    resample = settings.get("resample", 3)
+    resample = settings.get("resample", _RESAMPLES[default.resample])
     if resample not in names:
         raise UserError(f"{source}: resample {resample} is none of PIL's")
     return ImageProcessing(
         size,
-        tuple(settings.get("image_mean", CLIP_MEAN)),
-        tuple(settings.get("image_std", CLIP_STD)),
+        tuple(settings.get("image_mean", default.mean)),
+        tuple(settings.get("image_std", default.std)),
         keep_aspect,
         names[resample],
     )
@@ -82,10 +90,11 @@ def read_joint_processing(settings: dict, source: str, default: ImageProcessing)
 
 
 def write_processing(processing: ImageProcessing) -> dict[str, Any]:
-    """`preprocessor_config.json` for transformers' `CLIPImageProcessor`."""
+    """`preprocessor_config.json` for transformers' `CLIPImageProcessor` or its SigLIP one."""
     square = {"height": processing.size, "width": processing.size}
+    kind = "CLIP" if processing.keep_aspect else "Siglip"  # which squeezes both sides
     return {
-        "image_processor_type": "CLIPImageProcessor",
+        "image_processor_type": f"{kind}ImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"shortest_edge": processing.size} if processing.keep_aspect else square,

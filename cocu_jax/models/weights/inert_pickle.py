@@ -9,7 +9,10 @@ is imported and nothing foreign is called.
 import collections
 import io
 import pickle
+import pickletools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 _STORAGE_DTYPES = {
@@ -24,6 +27,9 @@ _STORAGE_DTYPES = {
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
 }
+
+
+_DEEPEST = 20  # modules within modules
 
 
 class Inert:
@@ -67,22 +73,71 @@ class TensorRecord:
     strides: tuple[int, ...]
 
 
+class ScriptModule:
+    """A module of a TorchScript archive: its attributes, and nothing of its code.
+
+    Attributes:
+        attributes: by name; tensors, inner modules and plain values.
+    """
+
+    attributes: Mapping[str, Any] = MappingProxyType({})  # unpickling calls no constructor
+
+    def __setstate__(self, state):
+        if not isinstance(state, dict):
+            raise ValueError("a module whose state is no dictionary")
+        self.attributes = state
+
+    def values(self) -> dict[str, Any]:
+        """All tensors by dotted name, and the module's own plain values.
+
+        Raises:
+            ValueError: modules are nested too deep; they may contain themselves.
+        """
+        plain = (int, float, str, bool)
+        own = {name: value for name, value in self.attributes.items() if isinstance(value, plain)}
+        return own | dict(_tensors(self, "", 0))
+
+
+def _tensors(module: ScriptModule, prefix: str, depth: int) -> Iterator[tuple[str, TensorRecord]]:
+    if depth > _DEEPEST:
+        raise ValueError("modules are nested too deep")
+    for name, value in module.attributes.items():
+        if isinstance(value, TensorRecord):
+            yield f"{prefix}{name}", value
+        elif isinstance(value, ScriptModule):
+            yield from _tensors(value, f"{prefix}{name}.", depth + 1)
+
+
 def read_pickle(data: bytes) -> Any:
     """The pickled object, with `TensorRecord` for tensors and `Inert` for what is not plain data.
+
+    Modules of TorchScript become `ScriptModule`.
 
     Raises:
         ValueError: the bytes are no pickle, or describe tensors in a way torch does not.
     """
     try:
+        _check_sizes(data)
         return _Unpickler(io.BytesIO(data)).load()
     except Exception as error:  # a damaged pickle can fail in any way at all
         raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def _check_sizes(data: bytes) -> None:
+    """Refuses the instructions that make Python allocate what they say before it is read."""
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name == "BYTEARRAY8":
+            raise ValueError("a pickled byte array")
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > len(data):
+            raise ValueError(f"memo {argument} in a pickle of {len(data)} bytes")
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _STORAGE_DTYPES:
             return _STORAGE_DTYPES[name]
+        if module.split(".")[0] == "__torch__":
+            return ScriptModule
         stand_ins = {
             ("collections", "OrderedDict"): collections.OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _tensor,

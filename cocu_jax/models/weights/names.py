@@ -113,6 +113,27 @@ HUGGINGFACE_CLIP: Table = (
     ("text_projection", "text_projection", _DENSE),
 )
 
+_HF_POOLING = (
+    ("probe", "probe", _array(Layout(lambda shape: (1, 1, *shape)))),
+    ("attention.query", "attention", _dense(LINEAR, ".in_proj_", third=0)),
+    ("attention.key", "attention", _dense(LINEAR, ".in_proj_", third=1)),
+    ("attention.value", "attention", _dense(LINEAR, ".in_proj_", third=2)),
+    ("attention.out", "attention.out_proj", _DENSE),
+    ("norm", "layernorm", _NORM),
+    *_under("mlp", "mlp", _MLP),
+)
+HUGGINGFACE_SIGLIP: Table = (
+    ("log_scale", "logit_scale", _array(ROW)),
+    ("bias", "logit_bias", _array(ROW)),
+    *_HF_TEXT[1:],
+    ("text.head", "text_model.head", _DENSE),
+    ("image.patch_embed", "vision_model.embeddings.patch_embedding", _CONVOLUTION),
+    ("image.position_embedding", "vision_model.embeddings.position_embedding.weight", _array()),
+    *_under("image.blocks.*", "vision_model.encoder.layers.*", _HF_BLOCK),
+    ("image.post_norm", "vision_model.post_layernorm", _NORM),
+    *_under("image.pooling", "vision_model.head", _HF_POOLING),
+)
+
 # ---- Grouping: Hugging Face and the authors agree on most names ---------------------------------
 
 _GROUPING = (
@@ -183,7 +204,7 @@ _OFFICIAL_STAGE = (
         _OFFICIAL_CROSS_ATTENTION,
     ),
 )
-_OFFICIAL_TEXT_BLOCK = (
+_OPENAI_BLOCK = (
     ("norm1", "ln_1", _NORM),
     ("attention.query", "attn", _dense(LINEAR, ".in_proj_", third=0)),
     ("attention.key", "attn", _dense(LINEAR, ".in_proj_", third=1)),
@@ -208,11 +229,31 @@ OFFICIAL_GROUPVIT: Table = (
     ("image.final_norm", "img_encoder.norm", _NORM),
     ("text.token_embedding", "text_encoder.token_embedding.weight", _array()),
     ("text.position_embedding", "text_encoder.positional_embedding", _array()),
-    *_under("text.blocks.*", "text_encoder.transformer.resblocks.*", _OFFICIAL_TEXT_BLOCK),
+    *_under("text.blocks.*", "text_encoder.transformer.resblocks.*", _OPENAI_BLOCK),
     ("text.final_norm", "text_encoder.ln_final", _NORM),
     *_under("image_projector", "img_projector", _OFFICIAL_PROJECTOR),
     *_under("text_projector", "text_projector", _OFFICIAL_PROJECTOR),
 )
 
-# Buffers that carry no learned value: positions 0, 1, 2 … and a counter torch's BatchNorm keeps.
-BUFFERS = re.compile(r"(.*\.)?(position_ids|num_batches_tracked)")
+# ---- OpenAI's CLIP, and open_clip, which keeps its names ----------------------------------------
+
+_PRODUCT = (Part(".kernel", "", SAME),)  # applied from the right: [in, out], as ours
+OPENCLIP: Table = (
+    ("log_scale", "logit_scale", _array()),
+    ("image.class_embedding", "visual.class_embedding", _array()),
+    ("image.patch_embed", "visual.conv1", _CONVOLUTION),
+    ("image.position_embedding", "visual.positional_embedding", _array()),
+    ("image.pre_norm", "visual.ln_pre", _NORM),
+    *_under("image.blocks.*", "visual.transformer.resblocks.*", _OPENAI_BLOCK),
+    ("image.post_norm", "visual.ln_post", _NORM),
+    ("image_projection", "visual.proj", _PRODUCT),
+    ("text.token_embedding", "token_embedding.weight", _array()),
+    ("text.position_embedding", "positional_embedding", _array()),
+    *_under("text.blocks.*", "transformer.resblocks.*", _OPENAI_BLOCK),
+    ("text.final_norm", "ln_final", _NORM),
+    ("text_projection", "text_projection", _PRODUCT),
+)
+
+# Buffers that carry no learned value: positions 0, 1, 2 …, a counter that torch's BatchNorm keeps,
+# the causal mask.
+BUFFERS = re.compile(r"(.*\.)?(position_ids|num_batches_tracked|attn_mask)")

@@ -11,6 +11,7 @@ import math
 import pathlib
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from cocu_jax.models.weights.convert import arrays, fill, rename
 from cocu_jax.models.weights.names import OFFICIAL_GROUPVIT, find
 from cocu_jax.models.weights.stored import StoredTensor
 from cocu_jax.models.weights.target import new_file
-from cocu_jax.models.weights.torch_file import open_torch, write_torch
+from cocu_jax.models.weights.torch_file import open_torch, tensors_in, without_wrappers, write_torch
 
 _ENTRY = "model"
 _HEAD_WIDTH = 64
@@ -33,20 +34,22 @@ def load_official(file: str, dtype: str = "float32") -> GroupViT:
     """An authors' `.pth` as our GroupViT; nothing that the file contains is executed.
 
     Args:
-        file: with the weights under `model`; their names may start with `module.`.
+        file: with the weights under `model`; their names may start with `module.` or `_orig_mod.`.
         dtype: of the matrix products, "float32" or "bfloat16"; parameters are float32.
 
     Raises:
         UserError: there is no such file, it is damaged, or it is no GroupViT; one line says why.
     """
-    if not pathlib.Path(file).is_file():
-        raise UserError(f"{file}: no such file")
-    tensors, content = open_torch(pathlib.Path(file), _ENTRY)
-    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return read_official(open_torch(pathlib.Path(file)), str(file), dtype)
+
+
+def read_official(content: Any, file: str, dtype: str = "float32") -> GroupViT:
+    """The GroupViT in an opened `.pth`; arguments and errors as `load_official`."""
+    tensors = without_wrappers(tensors_in(content, pathlib.Path(file), _ENTRY))
     if isinstance(content.get(OURS), str):
-        config = _config_from_notes(content[OURS], str(file), dtype)
+        config = _config_from_notes(content[OURS], file, dtype)
     else:
-        config = _config_from_shapes(tensors, str(file), dtype)
+        config = _config_from_shapes(tensors, file, dtype)
     restored = assignment_scale.restored(config)
     given = {"multi_label_log_scale": np.float32(math.log(1 / 0.07))}  # trained without prompts
     return fill(
@@ -54,7 +57,7 @@ def load_official(file: str, dtype: str = "float32") -> GroupViT:
         functools.partial(find, OFFICIAL_GROUPVIT),
         tensors,
         {} if "multi_label_logit_scale" in tensors else given,
-        str(file),
+        file,
         functools.partial(assignment_scale.unfold, scale=restored.assign_logit_scale),
     )
 

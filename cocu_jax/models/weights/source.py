@@ -13,13 +13,16 @@ from huggingface_hub import snapshot_download
 from cocu_jax.errors import UserError
 from cocu_jax.models.weights.safetensors_file import open_index, open_safetensors
 from cocu_jax.models.weights.stored import StoredTensor
-from cocu_jax.models.weights.torch_file import open_torch
+from cocu_jax.models.weights.torch_file import open_torch, tensors_in
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"
 WEIGHTS = "model.safetensors"
 _SHARDED = "model.safetensors.index.json"
+OPENCLIP_CONFIG = "open_clip_config.json"
+OPENCLIP_WEIGHTS = "open_clip_model.safetensors"
+OPENCLIP_TORCH = "open_clip_pytorch_model.bin"
 _TORCH, _TORCH_SHARDED = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -28,10 +31,13 @@ _TOKENIZER_FILES = (
     "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",
+    "spiece.model",
 )
 _JSON_FILES = (CONFIG, PREPROCESSOR, PROCESSOR)
+_LARGEST_SETTINGS = 100_000_000  # bytes; a tokenizer of 256,000 tokens takes 34 million
 _SAFETENSORS_FILES = (WEIGHTS, _SHARDED, "model-*-of-*.safetensors")
 _TORCH_FILES = (_TORCH, _TORCH_SHARDED, "pytorch_model-*-of-*.bin")
+_OPENCLIP_FILES = (OPENCLIP_CONFIG, OPENCLIP_WEIGHTS, OPENCLIP_TORCH)
 
 
 @contextlib.contextmanager
@@ -52,14 +58,38 @@ def model_folder(path_or_hub_id: str) -> Iterator[pathlib.Path]:
         with tempfile.TemporaryDirectory() as copy:
             _fetch_bucket(epath.Path(name), pathlib.Path(copy))
             yield pathlib.Path(copy)
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or pathlib.Path(name).exists():
+    elif pathlib.Path(name).exists():
+        raise UserError(f"{name}: is a file, not a model's folder; give the folder it lies in")
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"{name}: no such folder; give a model's folder or a Hugging Face hub id")
     else:
         yield _fetch_hub(name)
 
 
+@contextlib.contextmanager
+def local_copy(name: str) -> Iterator[pathlib.Path]:
+    """A local file with the content of one that may be in a bucket, while the context lasts.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if "://" not in name:
+        yield pathlib.Path(name)
+        return
+    source = epath.Path(name)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for file in (source, source.parent / OPENCLIP_CONFIG):
+                if file == source or file.exists():
+                    file.copy(pathlib.Path(folder) / file.name)
+        except Exception as error:  # whatever the library of that kind of bucket raises
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"{name}: not readable ({reason}); check name and access") from None
+        yield pathlib.Path(folder) / source.name
+
+
 def _fetch_bucket(source: epath.Path, target: pathlib.Path) -> None:
-    patterns = (*_JSON_FILES, *_TOKENIZER_FILES, *_SAFETENSORS_FILES, *_TORCH_FILES)
+    patterns = _JSON_FILES + _TOKENIZER_FILES + _SAFETENSORS_FILES + _TORCH_FILES + _OPENCLIP_FILES
     try:
         files = [file for pattern in patterns for file in source.glob(pattern)]
         for file in files:
@@ -74,7 +104,8 @@ def _fetch_bucket(source: epath.Path, target: pathlib.Path) -> None:
 def _fetch_hub(name: str) -> pathlib.Path:
     repository, _, revision = name.partition("@")
     try:
-        for weights in (_SAFETENSORS_FILES, _TORCH_FILES):
+        openclip = ((OPENCLIP_CONFIG, file) for file in (OPENCLIP_WEIGHTS, OPENCLIP_TORCH))
+        for weights in (_SAFETENSORS_FILES, _TORCH_FILES, *openclip):
             wanted = [*_JSON_FILES, *_TOKENIZER_FILES, *weights]
             folder = pathlib.Path(
                 snapshot_download(repository, revision=revision or None, allow_patterns=wanted)
@@ -92,8 +123,10 @@ def _fetch_hub(name: str) -> pathlib.Path:
 
 def tokenizer_files(folder: pathlib.Path) -> dict[str, bytes]:
     """Name and content of the files of a tokenizer that lie beside a model."""
-    files = (folder / name for name in _TOKENIZER_FILES)
-    return {file.name: file.read_bytes() for file in files if file.exists()}
+    files = [file for name in _TOKENIZER_FILES if (file := folder / name).exists()]
+    for file in files:
+        _check_length(file)
+    return {file.name: file.read_bytes() for file in files}
 
 
 def open_weights(folder: pathlib.Path) -> dict[str, StoredTensor]:
@@ -107,10 +140,36 @@ def open_weights(folder: pathlib.Path) -> dict[str, StoredTensor]:
     if (folder / _SHARDED).exists():
         return open_index(folder / _SHARDED)
     if (folder / _TORCH).exists():
-        return open_torch(folder / _TORCH)[0]
+        return _open_bin(folder / _TORCH)
     if (folder / _TORCH_SHARDED).exists():
-        return open_index(folder / _TORCH_SHARDED, lambda shard: open_torch(shard)[0])
+        return open_index(folder / _TORCH_SHARDED, _open_bin)
     raise UserError(f"{folder}: no {WEIGHTS} and no {_TORCH} there; is it a model's folder?")
+
+
+def is_openclip(folder: pathlib.Path) -> bool:
+    """Whether a folder has a model in open_clip's layout, and not in Hugging Face's own as well."""
+    theirs = (WEIGHTS, _SHARDED, _TORCH, _TORCH_SHARDED)
+    return (folder / OPENCLIP_CONFIG).exists() and not any((folder / f).exists() for f in theirs)
+
+
+def open_openclip_weights(folder: pathlib.Path) -> dict[str, StoredTensor]:
+    """The tensors in a folder of open_clip, safetensors before `.bin`.
+
+    Raises:
+        UserError: there are none, or a file is damaged.
+    """
+    if (folder / OPENCLIP_WEIGHTS).exists():
+        return open_safetensors(folder / OPENCLIP_WEIGHTS)
+    file = folder / OPENCLIP_TORCH
+    if file.exists():
+        content = open_torch(file)
+        nested = isinstance(content, dict) and "state_dict" in content
+        return tensors_in(content, file, "state_dict" if nested else None)
+    raise UserError(f"{folder}: no {OPENCLIP_WEIGHTS} and no {OPENCLIP_TORCH} beside its config")
+
+
+def _open_bin(file: pathlib.Path) -> dict[str, StoredTensor]:
+    return tensors_in(open_torch(file), file)
 
 
 def read_json(file: pathlib.Path) -> dict:
@@ -120,6 +179,7 @@ def read_json(file: pathlib.Path) -> dict:
         UserError: it is missing or damaged.
     """
     try:
+        _check_length(file)
         content = json.loads(file.read_text())
     except FileNotFoundError:
         raise UserError(f"{file}: missing; a model's folder has one") from None
@@ -128,6 +188,12 @@ def read_json(file: pathlib.Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{file}: holds no JSON object; fetch it again")
     return content
+
+
+def _check_length(file: epath.PathLike) -> None:
+    """Refuses a file of settings that is too long to be one, before it is read."""
+    if (size := epath.Path(file).stat().length) > _LARGEST_SETTINGS:
+        raise UserError(f"{file}: has {size:,} bytes; no such file is longer than 100 MB")
 
 
 def fingerprint(path_or_hub_id: str) -> str:
@@ -141,7 +207,8 @@ def fingerprint(path_or_hub_id: str) -> str:
     """
     digest = hashlib.sha256()
     with model_folder(path_or_hub_id) as folder:
-        settings = [folder / name for name in _JSON_FILES if (folder / name).exists()]
+        names = (OPENCLIP_CONFIG,) if is_openclip(folder) else _JSON_FILES
+        settings = [folder / name for name in names if (folder / name).exists()]
         for file in (*settings, *_weight_files(folder)):
             with open(file, "rb") as content:
                 inner = hashlib.file_digest(content, "sha256")
@@ -157,4 +224,7 @@ def _weight_files(folder: pathlib.Path) -> list[pathlib.Path]:
         if (folder / index).exists():
             shards = set(read_json(folder / index).get("weight_map", {}).values())
             return [folder / index, *(folder / shard for shard in sorted(shards))]
+    for single in (OPENCLIP_WEIGHTS, OPENCLIP_TORCH):
+        if (folder / single).exists():
+            return [folder / single]
     return []

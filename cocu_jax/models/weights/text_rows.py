@@ -6,6 +6,7 @@ would give an answer, and a wrong one.
 """
 
 import json
+import string
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -17,7 +18,9 @@ from cocu_jax.models.text import TextConfig
 from cocu_jax.models.tokenizer import Tokenizer, vocabulary
 
 TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 _VOCABULARY = "vocab.json"
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 TextRows = Callable[[Sequence[str]], Int[np.ndarray, "n t"]]
 
@@ -49,6 +52,50 @@ def clip_rows(text: TextConfig, files: Mapping[str, bytes], source: str) -> Text
     own.enable_truncation(text.context_length)
     own.enable_padding(pad_id=0)
     return lambda texts: _trimmed(_rows(own, texts))
+
+
+def siglip_rows(text: TextConfig, files: Mapping[str, bytes], source: str) -> TextRows:
+    """For SigLIP's tower, which reads the last position of rows filled up to its context.
+
+    Texts go in lower case, as SigLIP was trained; the first generation also lost its punctuation.
+    Arguments and errors as `clip_rows`.
+    """
+    own = _open(files, text, source)
+    settings = _json(files, TOKENIZER_CONFIG, source)
+    own.enable_truncation(text.context_length)
+    own.enable_padding(
+        direction=settings.get("padding_side", "right"),
+        pad_id=_padding_id(own, settings, source),
+        length=text.context_length,
+    )
+    gemma = {"Gemma", "Siglip2"} & {settings.get("tokenizer_class", "").partition("Tok")[0]}
+    prepare = str.lower if gemma else _canonical
+    return lambda texts: _rows(own, [prepare(text) for text in texts])
+
+
+def _canonical(text: str) -> str:
+    """Lower case, no ASCII punctuation, single spaces (big_vision's `canonicalize_text`)."""
+    return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
+
+
+def _padding_id(own: tokenizers.Tokenizer, settings: Mapping, source: str) -> int:
+    token = settings.get("pad_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    number = own.token_to_id(token) if isinstance(token, str) else None
+    if number is None:
+        raise UserError(
+            f"{source}: its {TOKENIZER_CONFIG} names no pad_token of its {TOKENIZER}; "
+            "put the tokenizer's files of the model there"
+        )
+    return number
+
+
+def _json(files: Mapping[str, bytes], name: str, source: str) -> dict:
+    try:
+        content = json.loads(files.get(name, b"{}"))
+    except ValueError:
+        raise UserError(f"{source}: its {name} is not readable; fetch it again") from None
+    return content if isinstance(content, dict) else {}
 
 
 def _rows(own: tokenizers.Tokenizer, texts: Sequence[str]) -> Int[np.ndarray, "n t"]:

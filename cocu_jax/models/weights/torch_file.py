@@ -5,17 +5,18 @@ import math
 import os
 import pathlib
 import pickle
+import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_dtypes  # noqa: F401, teaches NumPy the name "bfloat16"
 import numpy as np
 
 from cocu_jax.errors import UserError
-from cocu_jax.models.weights.inert_pickle import TensorRecord, read_pickle
+from cocu_jax.models.weights.inert_pickle import ScriptModule, TensorRecord, read_pickle
 from cocu_jax.models.weights.stored import StoredTensor
 
 # What zipfile and NumPy raise over bytes that are not what they should be.
@@ -31,49 +32,120 @@ _DAMAGE = (
 )
 
 
-def open_torch(file: pathlib.Path, entry: str | None = None) -> tuple[dict[str, StoredTensor], Any]:
-    """Names and shapes of the tensors in a `.pth` or `.bin`; nothing it contains is executed.
+def open_torch(file: pathlib.Path) -> Any:
+    """What a torch file holds, tensors as `StoredTensor`; nothing it contains is executed.
+
+    Every size that the file states is compared with the file's own before anything of that size is
+    allocated.
 
     Args:
-        file: written by `torch.save`, in the zip format (torch 1.6 and later).
-        entry: key of the dictionary of tensors inside the pickled one; None: the outermost.
+        file: written by `torch.save` in the zip format (torch 1.6 and later), or by
+            `torch.jit.save`.
 
     Returns:
-        The tensors, and the pickled object they were in, inert.
+        The pickled object; of a TorchScript archive, its tensors by dotted name and the outermost
+        module's plain values. Objects that are neither data nor tensors are inert.
 
     Raises:
-        UserError: the file is damaged or has no such dictionary, or is in the format of torch
-            before 1.6 while torch is not installed to read it.
+        UserError: the file is damaged, or is in the format of torch before 1.6 while torch is not
+            installed to read it.
     """
+    if not file.is_file():
+        raise UserError(f"{file}: {'is a folder, not a' if file.exists() else 'no such'} file")
     if not zipfile.is_zipfile(file) and _is_bare_pickle(file):
-        content = _load_with_torch(file)
-        return _loaded(_entry(content, entry, file), file), content
+        return _with_tensors(_load_with_torch(file), file)
     try:
         archive = zipfile.ZipFile(file)
         pickled = next((n for n in archive.namelist() if n.endswith("/data.pkl")), "no data.pkl")
+        if archive.getinfo(pickled).file_size > file.stat().st_size:
+            raise ValueError("data.pkl is larger than the file")
         content = read_pickle(archive.read(pickled))
+        content = content.values() if isinstance(content, ScriptModule) else content
     except _DAMAGE as error:
         raise UserError(
             f"{file}: truncated or no torch checkpoint ({error}); fetch it again"
         ) from None
     root = pickled.removesuffix("data.pkl")
-    tensors = {
-        name: StoredTensor(
-            str(file),
-            record.shape,
-            record.storage.dtype,
-            functools.partial(_read, archive, root, record, file, name),
-        )
-        for name, record in _entry(content, entry, file).items()
-        if isinstance(record, TensorRecord)
+
+    def stored(name: str, record: Any) -> Any:
+        if not isinstance(record, TensorRecord):
+            return record
+        _check(archive, root, record, file, name)
+        read = functools.partial(_read, archive, root, record, file, name)
+        return StoredTensor(str(file), record.shape, record.storage.dtype, read)
+
+    return _replaced(content, stored)
+
+
+def tensors_in(
+    content: Any, file: pathlib.Path, entry: str | None = None
+) -> dict[str, StoredTensor]:
+    """The tensors of an opened file, by name.
+
+    Args:
+        content: from `open_torch`.
+        file: its name, for messages.
+        entry: key of the dictionary of tensors inside the outermost one; None: it is the outermost.
+
+    Raises:
+        UserError: there is no such dictionary.
+    """
+    weights = content.get(entry) if entry and isinstance(content, Mapping) else content
+    if not isinstance(weights, Mapping):
+        missing = f" under {entry!r}" if entry else ""
+        raise UserError(f"{file}: holds no dictionary of tensors{missing}; is it a checkpoint?")
+    return {name: value for name, value in weights.items() if isinstance(value, StoredTensor)}
+
+
+def without_wrappers(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors by the names they have in the model itself.
+
+    Distributed training and compiling put `module.` and `_orig_mod.` before them.
+    """
+    return {re.sub(r"^((module|_orig_mod)\.)+", "", name): x for name, x in tensors.items()}
+
+
+def _replaced(content: Any, change: Callable[[str, Any], Any]) -> Any:
+    """The content with each value in one or two levels of dictionaries as `change` makes it."""
+    if not isinstance(content, Mapping):
+        return content
+    return {
+        key: {name: change(str(name), inner) for name, inner in value.items()}
+        if isinstance(value, Mapping)
+        else change(str(key), value)
+        for key, value in content.items()
     }
-    return tensors, content
+
+
+def _check(
+    archive: zipfile.ZipFile, root: str, record: TensorRecord, file: pathlib.Path, name: str
+) -> None:
+    """Refuses a tensor that does not lie, whole and once, in a buffer of the file.
+
+    Raises:
+        UserError: it says what is wrong.
+    """
+    try:
+        entry = archive.getinfo(f"{root}data/{record.storage.key}")
+        itemsize = np.dtype(record.storage.dtype).itemsize
+    except _DAMAGE as error:
+        raise UserError(
+            f"{file}: tensor {name} is not readable ({error}); fetch it again"
+        ) from None
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > file.stat().st_size:
+        raise UserError(f"{file}: tensor {name} is packed, as torch never does; fetch it again")
+    count = math.prod(record.shape)
+    reach = sum((n - 1) * s for n, s in zip(record.shape, record.strides, strict=True))
+    elements = entry.file_size // itemsize
+    sound = min(record.shape + record.strides + (record.offset,)) >= 0
+    if count and not (sound and record.offset + reach < elements and count <= elements):
+        raise UserError(f"{file}: tensor {name} reaches past its buffer; fetch the file again")
 
 
 def _read(
     archive: zipfile.ZipFile, root: str, record: TensorRecord, file: pathlib.Path, name: str
 ) -> np.ndarray:
-    """Copies one tensor out of the archive, whose checksum covers it."""
+    """Copies one tensor, which was checked, out of the archive, whose checksum covers it."""
     try:
         names = archive.namelist()
         order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
@@ -85,25 +157,10 @@ def _read(
         ) from None
     if order == b"big":
         raise UserError(f"{file}: written by a big-endian machine; save it again on a common one")
-    reach = sum((n - 1) * s for n, s in zip(record.shape, record.strides, strict=True))
-    if math.prod(record.shape) and not (
-        record.offset >= 0
-        and min(record.shape + record.strides + (0,)) >= 0
-        and record.offset + reach < elements.size
-    ):
-        raise UserError(f"{file}: tensor {name} reaches past its buffer; fetch the file again")
     strides = tuple(stride * elements.itemsize for stride in record.strides)
     return np.lib.stride_tricks.as_strided(
         elements[record.offset :], record.shape, strides, writeable=False
     )
-
-
-def _entry(content: Any, entry: str | None, file: pathlib.Path) -> Mapping:
-    weights = content.get(entry) if entry and isinstance(content, Mapping) else content
-    if not isinstance(weights, Mapping):
-        missing = f" under {entry!r}" if entry else ""
-        raise UserError(f"{file}: holds no dictionary of tensors{missing}; is it a checkpoint?")
-    return weights
 
 
 def _is_bare_pickle(file: pathlib.Path) -> bool:
@@ -126,22 +183,19 @@ def _load_with_torch(file: pathlib.Path) -> Any:
         raise UserError(f"{file}: torch cannot read it safely ({reason}); fetch it again") from None
 
 
-def _loaded(weights: Mapping, file: pathlib.Path) -> dict[str, StoredTensor]:
-    """The torch tensors of a dictionary."""
+def _with_tensors(content: Any, file: pathlib.Path) -> Any:
+    """The content with torch's tensors as ours."""
 
     def read(tensor) -> np.ndarray:
         return tensor.detach().float().numpy()
 
-    return {
-        name: StoredTensor(
-            str(file),
-            tuple(tensor.shape),
-            str(tensor.dtype).removeprefix("torch."),
-            functools.partial(read, tensor),
-        )
-        for name, tensor in weights.items()
-        if hasattr(tensor, "detach")
-    }
+    def opened(_: str, value: Any) -> Any:
+        if not hasattr(value, "detach"):
+            return value
+        dtype = str(value.dtype).removeprefix("torch.")
+        return StoredTensor(str(file), tuple(value.shape), dtype, functools.partial(read, value))
+
+    return _replaced(content, opened)
 
 
 def write_torch(

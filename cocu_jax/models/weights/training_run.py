@@ -123,21 +123,21 @@ def _processing_of(data: dict[str, Any]) -> ImageProcessing:
 def _read_arrays(checkpoint: RunCheckpoint) -> dict[str, np.ndarray]:
     """Parameters and statistics by path, those of the running average where there is one."""
     place = checkpoint.run / _CHECKPOINTS / str(checkpoint.step) / "state"
-    path = os.fspath(place) if "://" in str(place) else os.path.abspath(place)
+    place = place if "://" in str(place) else epath.Path(os.path.abspath(place))
+    reader = ocp.PyTreeCheckpointHandler()
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            stored = reader.metadata(path).item_metadata.tree
-            groups = ("average",) if stored.get("average") else ("params", "batch_stats")
-            wanted = {group: stored.get(group) or {} for group in groups}
-            whole = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-            arrays = reader.restore(
-                path,
-                args=ocp.args.PyTreeRestore(item=wanted, restore_args=whole, partial_restore=True),
-            )
+        stored = reader.metadata(place).tree
+        groups = ("average",) if stored.get("average") else ("params", "batch_stats")
+        wanted = {group: stored.get(group) or {} for group in groups}
+        whole = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=whole, partial_restore=True)
+        arrays = reader.restore(place, args=arguments)
     except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
         reason = str(error).strip().partition("\n")[0][:200]
         raise UserError(
             f"{place}: this checkpoint cannot be read ({reason}); "
             "a run that goes on removes old ones: try another step"
         ) from None
+    finally:
+        reader.close()
     return {name: array for group in groups for name, array in arrays[group].items()}

@@ -1,0 +1,147 @@
+"""Where a run begins: at random weights, or at those of another model (`config.init_from`)."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from cocu_jax.errors import UserError
+from cocu_jax.models.clip import CLIPConfig
+from cocu_jax.models.groupvit import GroupViTConfig
+from cocu_jax.models.weights.checkpoint import open_checkpoint
+from cocu_jax.training.plan import Plan
+from cocu_jax.training.state import Arrays, TrainState, split_model
+
+# Settings that change what a model computes and show in the shape of no array.
+_UNSEEN = (
+    "heads",
+    "vision_heads",
+    "activation",
+    "layer_norm_eps",
+    "assign_logit_scale",
+    "text.heads",
+    "text.activation",
+    "text.layer_norm_eps",
+)
+_LISTED = 5  # names of a kind that a message shows
+
+
+class Differences(NamedTuple):
+    """How a model differs from the one that a run trains; every field is a list for people.
+
+    Attributes:
+        missing: arrays that the run needs and the model lacks.
+        extra: arrays that the model has and the run does not need.
+        reshaped: arrays of another shape.
+        settings: settings with another value.
+    """
+
+    missing: list[str]
+    extra: list[str]
+    reshaped: list[str]
+    settings: list[str]
+
+    def __str__(self) -> str:
+        kinds = {
+            "missing": self.missing,
+            "extra": self.extra,
+            "of another shape": self.reshaped,
+            "other settings": self.settings,
+        }
+        return "; ".join(f"{kind}: {_some(names)}" for kind, names in kinds.items() if names)
+
+
+def initial_state(plan: Plan, init_from: str, init_partial: bool) -> TrainState:
+    """The state before the first step; the optimiser and the step are new in any case.
+
+    Args:
+        plan: of the run.
+        init_from: a checkpoint as `open_checkpoint` takes it, whose weights to begin with; "" for
+            random ones.
+        init_partial: take what fits, leave the rest random; else everything must fit.
+
+    Raises:
+        UserError: there is no such model, or it does not fit.
+    """
+    if not init_from:
+        return plan.init()
+    model = open_checkpoint(init_from).model
+    _, params, stats = split_model(model)
+    theirs = params | stats
+    ours = plan.shapes.params | plan.shapes.batch_stats
+    found = differences(theirs, ours, model.config, plan.objective.settings)
+    if any(found) and not init_partial:
+        raise UserError(
+            f"config.init_from={init_from}: not the model that is trained here ({found}); "
+            "make config.model like it, or --config.init_partial=True takes what fits"
+        )
+    fitting = {
+        name: value
+        for name, value in theirs.items()
+        if name in ours and value.shape == ours[name].shape
+    }
+    if not fitting:
+        raise UserError(f"config.init_from={init_from}: nothing in it fits the model trained here")
+    if any(found):
+        logging.warning("%s: took %d of %d arrays; %s", init_from, len(fitting), len(ours), found)
+    return _with_arrays(plan, fitting)
+
+
+def differences(
+    theirs: Arrays,
+    ours: Arrays,
+    their_settings: GroupViTConfig | CLIPConfig,
+    our_settings: GroupViTConfig | CLIPConfig,
+) -> Differences:
+    """Compares a model with the one that a run trains, by their arrays' names and shapes."""
+    reshaped = [
+        f"{name} {list(theirs[name].shape)} for {list(ours[name].shape)}"
+        for name in sorted(ours.keys() & theirs.keys())
+        if theirs[name].shape != ours[name].shape
+    ]
+    settings = [
+        f"{name} {theirs_value} for {our_value}"
+        for name in _UNSEEN
+        for theirs_value, our_value in [(_value(their_settings, name), _value(our_settings, name))]
+        if theirs_value != our_value
+    ]
+    missing, extra = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
+    return Differences(missing, extra, reshaped, settings)
+
+
+def _with_arrays(plan: Plan, arrays: Arrays) -> TrainState:
+    """The first state, with some parameters and statistics replaced, placed as the plan says."""
+    state = plan.init()
+
+    def placed(old: Arrays, shardings: dict) -> Arrays:
+        return {
+            name: _place(np.asarray(arrays[name]), old[name].dtype, shardings[name])
+            if name in arrays
+            else value
+            for name, value in old.items()
+        }
+
+    params = placed(state.params, plan.shardings.params)
+    stats = placed(state.batch_stats, plan.shardings.batch_stats)
+    average = state.average and placed(state.average, plan.shardings.average)
+    return dataclasses.replace(state, params=params, batch_stats=stats, average=average)
+
+
+def _place(value: np.ndarray, dtype: jnp.dtype, sharding: jax.sharding.Sharding) -> jax.Array:
+    """A host array on the run's devices; each process gives the parts of its own devices."""
+    value = value.astype(dtype)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def _value(settings: GroupViTConfig | CLIPConfig, name: str):
+    for part in name.split("."):
+        settings = getattr(settings, part, None)
+    return settings
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
