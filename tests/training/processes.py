@@ -25,8 +25,17 @@ ROOT = pathlib.Path(__file__).parents[2]
 DEADLINE_SECONDS = 600.0
 
 
-def start(config, workdir, processes: int = 1, program: str | None = None, prefix=()):
-    """Starts `main.py`, or a program like it, as one process or as the tasks of a Slurm job."""
+def start(config, workdir, processes: int = 1, program=None, prefix=(), xla_flags: str = ""):
+    """Starts `main.py` on a config, as one process or as the tasks of a Slurm job.
+
+    Args:
+        config: of the job.
+        workdir: its flag; logs of the processes go beside it.
+        processes: how many.
+        program: Python to run in place of `main.py`.
+        prefix: a command to run all of it with.
+        xla_flags: more of them.
+    """
     file = workdir.parent / f"{workdir.name}.py"
     corpora = [dict(corpus) for corpus in config.data.corpora]
     fields = config.to_dict()
@@ -45,7 +54,7 @@ def start(config, workdir, processes: int = 1, program: str | None = None, prefi
     started = []
     for rank in range(processes):
         environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}"
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes} {xla_flags}"
         }
         if processes > 1:
             environment |= {
