@@ -2,6 +2,9 @@
 
 Both do the same work on the same cores in the same run: GroupViT-S in float32 on decoded, resized
 images, up to the confusion matrix. They take turns, the median counts. One JSON line per figure.
+First, what a slice of 64 devices would compute of ADE20K: all windows of the blocks that 16
+processes of 4 devices make, by those that the images have; sizes are drawn like ADE20K's.
+
 "Outside the model" is all time but that of the bare image tower on the same windows; the floor is
 the time of the tower's products at the rate of one large product.
 """
@@ -29,8 +32,10 @@ from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.huggingface import save_groupvit
 from cocu_jax.training.flops import step_flops
 from eval.benchmarks import get_benchmark
+from eval.geometry import count_windows
 from eval.images import EvaluatedImage
-from eval.segmenter import Segmenter, make_segmenter
+from eval.protocol import Protocol
+from eval.segmenter import Segmenter, make_segmenter, windows_per_device
 from eval.window_queue import queue_windows
 
 # Benchmark -> original sizes of the images to evaluate.
@@ -49,9 +54,29 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--benchmarks", nargs="+", default=list(_SIZES), choices=list(_SIZES))
     options = parser.parse_args()
+    computed = computed_windows(get_benchmark("ade20k").protocol)
+    print_figure("evaluation/ade20k/computed_windows", computed, "ratio", 1.15, "lower")
     model, theirs = make_models()
     for name in options.benchmarks:
         race(name, model, theirs, options.repeats)
+
+
+def computed_windows(protocol: Protocol, processes: int = 16, devices: int = 4) -> float:
+    """Windows that a slice computes by windows that are needed, 2,000 images like ADE20K's."""
+    rng = np.random.default_rng(0)
+    shapes = []
+    for _ in range(2000):  # short sides of 256 to 1,100 pixels; aspects of 0.5 to 2, most 3 : 4
+        short = int(rng.choice([256, 512, rng.integers(256, 1100)], p=[0.2, 0.4, 0.4]))
+        long = int(short * rng.choice([4 / 3, 3 / 2, rng.uniform(1, 2)], p=[0.5, 0.2, 0.3]))
+        shapes.append(protocol.resized(*((short, long) if rng.random() < 0.8 else (long, short))))
+    blank = np.zeros((2048, 2048, 3), np.uint8)
+    rows = windows_per_device("tpu", protocol.crop, 16) * devices
+    needed = sum(count_windows(*shape, protocol) for shape in shapes)
+    computed = 0
+    for process in range(processes):
+        own = (EvaluatedImage("", blank[:h, :w], (h, w)) for h, w in shapes[process::processes])
+        computed += sum(len(block.windows) for block in queue_windows(own, protocol, rows))
+    return computed / needed
 
 
 def make_models() -> tuple[GroupViT, GroupViTModel]:

@@ -1,41 +1,48 @@
 """Segments any image with any words.
 
-    python -m cocu_jax.segment photo.jpg --classes "dog, grass, sky" --checkpoint runs/cocu
+    python -m cocu_jax.segment photo.jpg --classes "dog, grass, sky"
+    python -m cocu_jax.segment gs://bucket/photos/ --classes names.txt --output gs://bucket/out
 
-For each image it writes, beside each other in --output:
+Images are files, folders of them, or patterns ("photos/*.jpg"), local or in a bucket. For each one
+it writes, beside each other in --output:
 
     photo_overlay.png    the image under its classes, with a legend
-    photo_groups_1.png   what the model grouped in its first stage
-    photo_groups_2.png   and in its last
     photo_labels.png     an indexed PNG: class number of every pixel
     photo.json           class numbers, names, colours and shares
+    photo_groups_1.png   of a GroupViT: what it grouped in its first stage
+    photo_groups_2.png   and in its last
+    photo_scores.npz     with --scores: class scores (float16, at the size that the model saw)
+    photo_masks.json     with --masks coco: a run-length encoded mask of every class
 """
 
 import argparse
+import collections
+import io
 import json
 import os
-import pathlib
+import re
 import sys
+from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
 
 import numpy as np
-import tensorflow as tf
 from etils import epath
+from pycocotools import mask as coco_mask
 
 from cocu_jax.errors import UserError
+from cocu_jax.files import write_file
 from cocu_jax.input.images import read_image
-from cocu_jax.models.tokenizer import Tokenizer
-from eval.checkpoint import load_checkpoint
+from cocu_jax.segmentation import DEFAULT_CHECKPOINT, Segmentation, Segmenter
 from eval.class_embeddings import read_class_names
-from eval.groups import GroupMethod
-from eval.images import EvaluatedImage, resize_uint8
 from eval.palettes import distinct_colours
-from eval.pictures import add_legend, draw_overlay, renumber
-from eval.prediction import Prediction, predict
-from eval.protocol import TEMPLATE_SETS, Protocol
-from eval.segmenter import make_segmenter
+from eval.pictures import draw_overlay, renumber
+from eval.protocol import TEMPLATE_SETS
 from eval.submission import write_prediction
+
+_ENDINGS = {
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".jp2",
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,14 +52,15 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("images", nargs="+", help="image files")
+    parser.add_argument("images", nargs="+", help="image files, folders, or patterns")
     parser.add_argument(
         "--classes", required=True, help='"dog, grass, sky", or a text file with one name a line'
     )
     parser.add_argument(
         "--checkpoint",
-        required=True,
-        help="a training run, a Hugging Face folder or hub id, or an authors' .pth file",
+        default=DEFAULT_CHECKPOINT,
+        help="a training run, a Hugging Face folder or hub id of a GroupViT or a CLIP, or an "
+        f"authors' .pth file; default: {DEFAULT_CHECKPOINT}",
     )
     parser.add_argument("--output", default=".", help="directory; default: the current one")
     parser.add_argument(
@@ -61,66 +69,64 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="THRESHOLD",
         help="add a background class, for pixels that score less; e.g. 0.95",
     )
-    parser.add_argument("--templates", default="simple", choices=TEMPLATE_SETS, help="prompts")
+    parser.add_argument("--templates", default="", choices=("", *TEMPLATE_SETS), help="prompts")
     parser.add_argument(
-        "--crop", type=int, default=0, help="window in pixels; default 448, or a small model's size"
+        "--crop", type=int, default=0, help="side of a window; default: the model's"
     )
     parser.add_argument(
-        "--short_side", type=int, default=0, help="images are resized to this; default: the window"
+        "--short_side", type=int, default=0, help="images are resized to this; default: its own"
     )
+    parser.add_argument("--scores", action="store_true", help="write class scores")
+    parser.add_argument("--masks", choices=["coco"], help="write masks as run lengths")
     options = parser.parse_args(arguments)
     try:
-        segment_files(options)
+        failures = segment_files(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    return 2 if failures else 0
 
 
-def segment_files(options: argparse.Namespace) -> None:
-    """Segments every image and writes its files.
+def segment_files(options: argparse.Namespace) -> int:
+    """Segments every image and writes its files; returns how many images could not be read.
 
     Raises:
-        UserError: an image, the classes or the checkpoint cannot be read.
+        UserError: the classes or the checkpoint cannot be read, or nothing can be written.
     """
-    has_background = options.background is not None
     classes = parse_classes(options.classes)
-    if has_background and "background" in classes:
-        raise UserError("--background adds a class of that name; take it out of --classes")
-    classes = ("background", *classes) if has_background else classes
-    output = make_output(options.output, options.images)
-    pixels = {name: read_image(name) for name in options.images}
-    model, processing = load_checkpoint(options.checkpoint)
-    size = model.config.image_size
-    crop = options.crop or (448 if size == 224 else size)
-    protocol = Protocol(
-        crop=crop,
-        stride=max(crop // 2, 1),
-        resize_long_short=(2048, options.short_side or crop),
-        has_background=has_background,
-        bg_thresh=options.background,
+    images = name_outputs(find_images(options.images))
+    output = make_output(options.output)
+    failures = []
+
+    def photos() -> Iterator[tuple[str, np.ndarray]]:
+        for name in images:
+            try:
+                yield name, read_image(name)
+            except UserError as error:  # the others go on
+                print(f"error: {error}", file=sys.stderr)
+                failures.append(name)
+
+    segmenter = Segmenter.load(
+        options.checkpoint,
+        classes,
+        background=options.background,
         templates=options.templates,
-        mean=processing.mean,
-        std=processing.std,
+        crop=options.crop,
+        short_side=options.short_side,
+        with_groups=True,
     )
-    segmenter = make_segmenter(
-        model, classes, protocol, Tokenizer(), method=GroupMethod(protocol, with_first=True)
-    )
-    images = (
-        EvaluatedImage(name, resize(image, protocol), image.shape[:2])
-        for name, image in pixels.items()
-    )
-    for prediction in predict(segmenter, images):
-        write_files(prediction, pixels[prediction.key], classes, output)
+    for result in segmenter.stream(photos()):
+        write_files(result, output, images[result.name], options)
+    return len(failures)
 
 
 def parse_classes(text: str) -> tuple[str, ...]:
     """Class names from a comma list, or from the file of this name.
 
     Raises:
-        UserError: no names, or a name twice.
+        UserError: no such file, no names, or a name twice.
     """
-    if epath.Path(text).is_file() or text.endswith(".txt"):
+    if looks_like_file(text):
         return read_class_names(text)
     names = tuple(name for part in text.split(",") if (name := part.strip()))
     if not names:
@@ -130,19 +136,65 @@ def parse_classes(text: str) -> tuple[str, ...]:
     return names
 
 
-def make_output(folder: str, images: list[str]) -> pathlib.Path:
-    """The directory for the files of all images.
+def looks_like_file(text: str) -> bool:
+    """Whether `--classes` names a file: one that is there, or a path (without a comma)."""
+    if "," in text:
+        return False
+    path = epath.Path(text)
+    return bool(text.strip()) and (path.is_file() or "/" in text or bool(path.suffix.strip(". ")))
+
+
+def find_images(names: list[str]) -> list[str]:
+    """The images that files, folders and patterns stand for, each once.
 
     Raises:
-        UserError: it cannot be made, or two images have the same name.
+        UserError: a folder or a pattern holds no images.
     """
-    stems = [pathlib.Path(name).stem for name in images]
-    if twice := [stem for stem in stems if stems.count(stem) > 1]:
+    found = []
+    for name in names:
+        path = epath.Path(name)
+        if path.is_dir():
+            own = sorted(p for p in path.iterdir() if p.suffix.lower() in _ENDINGS)
+            reason = "a folder without images"
+        elif (pattern := re.search(r"[^/]*[*?[].*", name)) and not path.exists():
+            base = epath.Path(name[: pattern.start()] or ".")
+            own, reason = sorted(base.glob(pattern.group())), "no file is like this"
+        else:
+            own, reason = [path], ""
+        if not own:
+            raise UserError(f"{name}: {reason}; name image files, folders or patterns")
+        found += [os.fspath(p) for p in own]
+    return list(dict.fromkeys(found))
+
+
+def name_outputs(images: list[str]) -> dict[str, str]:
+    """Image -> first part of the names of its files.
+
+    Raises:
+        UserError: two images of one name in different folders would overwrite each other's files.
+    """
+    stems = collections.Counter(epath.Path(name).stem for name in images)
+    names = {}
+    for name in images:
+        path = epath.Path(name)
+        ending = path.suffix.removeprefix(".")
+        names[name] = path.stem if stems[path.stem] == 1 else f"{path.stem}_{ending}"
+    twice = [stem for stem, count in collections.Counter(names.values()).items() if count > 1]
+    if twice:
         raise UserError(
             f"{twice[0]}: two images of this name would overwrite each other's files; "
             "segment them one by one with another --output"
         )
-    output = pathlib.Path(folder)
+    return names
+
+
+def make_output(folder: str) -> epath.Path:
+    """The directory for the files of all images.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    output = epath.Path(folder)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -152,38 +204,64 @@ def make_output(folder: str, images: list[str]) -> pathlib.Path:
     return output
 
 
-def resize(image: np.ndarray, protocol: Protocol) -> np.ndarray:
-    """Resizes to the protocol's size."""
-    return resize_uint8(tf.constant(image), tf.constant(protocol.resized(*image.shape[:2]))).numpy()
-
-
 def write_files(
-    prediction: Prediction, image: np.ndarray, classes: tuple[str, ...], output: pathlib.Path
+    result: Segmentation, output: epath.Path, stem: str, options: argparse.Namespace
 ) -> None:
-    """Writes the files of one image, and says what is in it."""
-    stem = pathlib.Path(prediction.key).stem
-    colours = distinct_colours(len(classes))
-    shares = np.bincount(prediction.labels.reshape(-1), minlength=len(classes))
-    shares = (shares / prediction.labels.size).tolist()
-    overlay = add_legend(draw_overlay(image, prediction.labels, colours), classes, colours, shares)
-    overlay.save(output / f"{stem}_overlay.png")
-    for stage, groups in enumerate((prediction.first_groups, prediction.groups), start=1):
-        groups = renumber(groups)
-        picture = draw_overlay(image, groups, distinct_colours(int(groups.max()) + 1, start=0.1))
-        picture.save(output / f"{stem}_groups_{stage}.png")
-    write_prediction(output, f"{stem}_labels", prediction.labels, range(len(classes)), colours)
+    """Writes the files of one image, and prints what is in it.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    _write_picture(output / f"{stem}_overlay.png", result.overlay())
+    for stage, groups in enumerate((result.prediction.first_groups, result.prediction.groups), 1):
+        if groups is not None:
+            groups = renumber(groups)
+            tints = distinct_colours(int(groups.max()) + 1, start=0.1)
+            picture = draw_overlay(result.picture, groups, tints)
+            _write_picture(output / f"{stem}_groups_{stage}.png", picture)
+    ids = range(len(result.classes))
+    write_prediction(output, f"{stem}_labels", result.labels, ids, result.colours)
+    if options.scores:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, scores=result.scores, classes=np.array(result.classes))
+        write_file(output / f"{stem}_scores.npz", buffer.getvalue())
+    if options.masks:
+        write_file(output / f"{stem}_masks.json", json.dumps(coco_masks(result)))
     found = [
         {"label": label, "name": name, "share": round(share, 4), "colour": colour}
         for label, (name, share, colour) in enumerate(
-            zip(classes, shares, colours.tolist(), strict=True)
+            zip(result.classes, result.shares, result.colours.tolist(), strict=True)
         )
     ]
-    height, width = prediction.labels.shape
-    record = {"image": prediction.key, "width": width, "height": height, "classes": found}
-    (output / f"{stem}.json").write_text(json.dumps(record, indent=2) + "\n")
+    height, width = result.labels.shape
+    record = {"image": result.name, "width": width, "height": height, "classes": found}
+    write_file(output / f"{stem}.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     largest = sorted(found, key=lambda entry: -entry["share"])[:3]
     summary = ", ".join(f"{entry['name']} {entry['share']:.0%}" for entry in largest)
     print(f"{output / stem}_overlay.png  {summary}")
+
+
+def coco_masks(result: Segmentation) -> dict:
+    """A mask of every class that occurs, in COCO's results format with names."""
+    annotations = []
+    for label in np.flatnonzero(result.shares).tolist():
+        encoded = coco_mask.encode(np.asfortranarray(result.labels == label).view(np.uint8))
+        annotations.append(
+            {
+                "category_id": label,
+                "category_name": result.classes[label],
+                "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode()},
+                "area": int(coco_mask.area(encoded)),
+                "bbox": coco_mask.toBbox(encoded).tolist(),
+            }
+        )
+    return {"image": result.name, "annotations": annotations}
+
+
+def _write_picture(path: epath.Path, picture) -> None:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    write_file(path, buffer.getvalue())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from eval.fonts import choose_font
+from eval.geometry import nearest
 
 _INK, _PAPER = (38, 42, 48), (255, 255, 255)
 
@@ -27,12 +30,12 @@ def draw_overlay(
     """
     picture = Image.fromarray(image)
     scale = long_side / max(labels.shape)
-    size = round(labels.shape[1] * scale), round(labels.shape[0] * scale)
+    size = [max(round(side * scale), 1) for side in labels.shape[::-1]]
     base = np.asarray(picture.resize(size, Image.Resampling.BICUBIC)).astype(np.float32)
     grey = base.mean(-1, keepdims=True)
     base = 0.35 * base + 0.65 * grey  # or the image's own colours would be taken for classes
-    chosen = Image.fromarray(labels.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
-    chosen = np.asarray(chosen)
+    columns, rows = (nearest(*sides) for sides in zip(labels.shape[::-1], size, strict=True))
+    chosen = labels[rows][:, columns]
     mixed = (1 - strength) * base + strength * colours[chosen]
     mixed[_outlines(chosen)] = 255
     return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
@@ -46,6 +49,8 @@ def add_legend(
 ) -> Image.Image:
     """Writes the names under the picture, most frequent first; classes without pixels are left out.
 
+    A name that no font at hand can write is shown as its number.
+
     Args:
         picture: the picture.
         names: class names.
@@ -53,20 +58,21 @@ def add_legend(
         shares: their shares of the pixels, 0..1.
     """
     unit = min(max(picture.width // 60, 10), 16)
-    font = ImageFont.load_default(size=1.15 * unit)
     shown = [index for index in np.argsort(shares)[::-1] if shares[index] > 0]
     places, x, y = [], unit, unit
     for index in shown:
-        text = f"{names[index]}  {100 * shares[index]:.0f}%"
+        text, font = choose_font(names[index], 1.15 * unit)
+        text = text or f"class {index}"
+        text = f"{text}  {100 * shares[index]:.0f}%"
         width = round(font.getlength(text)) + 3 * unit
         if x > unit and x + width > picture.width - unit:
             x, y = unit, y + 2 * unit
-        places.append((x, y, index, text))
+        places.append((x, y, index, text, font))
         x += width + unit
     sheet = Image.new("RGB", (picture.width, picture.height + y + 2 * unit + unit // 2), _PAPER)
     sheet.paste(picture, (0, 0))
     draw = ImageDraw.Draw(sheet)
-    for x, y, index, text in places:
+    for x, y, index, text, font in places:
         top = picture.height + y
         box = (x, top, x + 1.8 * unit, top + 1.3 * unit)
         draw.rounded_rectangle(box, radius=0.4 * unit, fill=tuple(colours[index].tolist()))
@@ -77,7 +83,7 @@ def add_legend(
 def side_by_side(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
     """Pictures of one height in a row, each under its title."""
     unit = min(max(pictures[0].width // 40, 10), 16)
-    font = ImageFont.load_default(size=1.2 * unit)
+    _, font = choose_font("".join(titles), 1.2 * unit)
     width = sum(picture.width for picture in pictures) + unit * (len(pictures) + 1)
     sheet = Image.new("RGB", (width, max(p.height for p in pictures) + 4 * unit), _PAPER)
     draw = ImageDraw.Draw(sheet)

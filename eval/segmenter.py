@@ -202,7 +202,8 @@ def make_segmenter(
     graphdef, state = nnx.split(model)
     state = replicate(state, mesh)
     texts = method.embed(nnx.merge(graphdef, state), tuple(classes), tokenizer)
-    tokens = _CPU_TOKENS if mesh.devices.flat[0].platform == "cpu" else _ACCELERATOR_TOKENS
+    platform = mesh.devices.flat[0].platform
+    forward = windows_per_forward or windows_per_device(platform, protocol.crop, patch)
     return Segmenter(
         graphdef=graphdef,
         state=state,
@@ -211,8 +212,14 @@ def make_segmenter(
         protocol=protocol,
         mesh=mesh,
         num_classes=len(classes),
-        windows_per_forward=windows_per_forward or max(1, tokens // (protocol.crop // patch) ** 2),
+        windows_per_forward=forward,
     )
+
+
+def windows_per_device(platform: str, crop: int, patch: int) -> int:
+    """How many windows keep a device of this platform busy."""
+    tokens = _CPU_TOKENS if platform == "cpu" else _ACCELERATOR_TOKENS
+    return max(1, tokens // (crop // patch) ** 2)
 
 
 def choose_method(model: nnx.Module, classes: tuple[str, ...], protocol: Protocol) -> Any:

@@ -2,19 +2,17 @@
 
 import importlib
 import json
-import pathlib
 import shutil
 
 import dense_oracle
 import numpy as np
 import pytest
 from etils import epath
-from miniature import CLASSES, make_images, make_model
+from miniature import make_images, make_model
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 from two_processes import run_two_processes
 
-from cocu_jax import segment
 from cocu_jax.errors import UserError
 from cocu_jax.files import safe_name
 from cocu_jax.models.weights.huggingface import save_groupvit
@@ -173,7 +171,6 @@ def test_keys_never_leave_the_folder(key, tmp_path):
 
 
 _PROCESS = """
-import pathlib
 from configs.evaluate import get_config
 from eval.job import evaluate
 config = get_config()
@@ -280,53 +277,3 @@ def test_published_settings_are_those_of_the_eight_benchmarks():
         "voc": 0.95, "context": 0.35, "coco_object": 0.95,
         "imagenet_s_50": 0.95, "imagenet_s_300": 0.75,
     }  # fmt: skip
-
-
-def test_segment_writes_overlay_groups_labels_and_json(checkpoint, tmp_path, capsys):
-    (image, _), *_ = make_images([(50, 80)], 3)
-    Image.fromarray(image).save(tmp_path / "photo.png")
-    arguments = ["--classes", ", ".join(CLASSES[1:]), "--checkpoint", checkpoint]
-    status = segment.main([str(tmp_path / "photo.png"), *arguments, "--output", str(tmp_path)])
-    assert status == 0
-    record = json.loads((tmp_path / "photo.json").read_text())
-    labels = np.asarray(Image.open(tmp_path / "photo_labels.png"))
-    assert labels.shape == (50, 80)
-    shares = np.bincount(labels.reshape(-1), minlength=len(record["classes"])) / labels.size
-    for entry, name, share in zip(record["classes"], CLASSES[1:], shares, strict=True):
-        assert entry["name"] == name and entry["share"] == pytest.approx(share, abs=1e-4)
-    for kind in ("overlay", "groups_1", "groups_2"):
-        picture = Image.open(tmp_path / f"photo_{kind}.png")
-        assert picture.width == 960 and len(picture.getcolors(2**24)) > 1
-    best = max(record["classes"], key=lambda entry: entry["share"])
-    assert best["name"] in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "changes,words",
-    [
-        ({"images": "missing.jpg"}, "missing.jpg: no such file"),
-        ({"images": __file__}, "not an image"),
-        ({"classes": " , "}, "--classes is empty"),
-        ({"classes": "dog, dog"}, "'dog'"),
-        ({"classes": "background, dog", "background": "0.5"}, "take it out of --classes"),
-        ({"checkpoint": "/nowhere"}, "/nowhere"),
-        ({"output": __file__}, "choose another --output"),
-    ],
-)
-def test_segment_errors_are_one_line(changes, words, checkpoint, tmp_path, capsys):
-    picture = tmp_path / "photo.png"
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(picture)
-    options = {"images": str(picture), "classes": "dog", "checkpoint": checkpoint}
-    options |= {"output": str(tmp_path)} | changes
-    image = options.pop("images")
-    flags = [f"--{name}={value}" for name, value in options.items()]
-    assert segment.main([image, *flags]) == 2
-    message = capsys.readouterr().err.strip()
-    assert message.startswith("error: ") and words in message and "\n" not in message
-
-
-def test_class_names_for_segment_come_from_a_file_too(tmp_path):
-    file = pathlib.Path(tmp_path / "names.txt")
-    file.write_text("dog\ngrass # green\n")
-    assert segment.parse_classes(str(file)) == ("dog", "grass")
-    assert segment.parse_classes("dog,  traffic light ,") == ("dog", "traffic light")

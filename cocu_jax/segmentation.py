@@ -1,0 +1,202 @@
+"""Segments photos with words, from Python.
+
+from cocu_jax.segmentation import Segmenter
+
+segmenter = Segmenter.load("openai/clip-vit-base-patch16", ["dog", "grass", "sky"])
+result = segmenter("photo.jpg")
+result.labels, result.scores, result.overlay()
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+from etils import epath
+from jaxtyping import Float16, UInt8, UInt16
+from PIL import Image
+
+from cocu_jax.errors import UserError
+from cocu_jax.input.images import read_image, upright_rgb
+from cocu_jax.models.clip import CLIP
+from cocu_jax.models.tokenizer import Tokenizer
+from eval import segmenter as engine
+from eval.checkpoint import load_checkpoint
+from eval.groups import GroupMethod
+from eval.images import EvaluatedImage, resize_uint8
+from eval.palettes import distinct_colours
+from eval.pictures import add_legend, draw_overlay
+from eval.prediction import Prediction, predict
+from eval.protocol import Protocol
+from eval.scores import class_scores
+
+# Weights under the MIT licence; read by `Protocol.dense`, see docs/evaluation.md.
+DEFAULT_CHECKPOINT = "openai/clip-vit-base-patch16"
+_DRAWN = 960  # long side of pictures
+_ROWS = 256  # of a label map that are counted at once
+
+Photo = epath.PathLike | Image.Image | UInt8[np.ndarray, "h w 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """One segmented photo.
+
+    Attributes:
+        name: of the photo.
+        classes: class names in label order.
+        labels: class of every pixel of the photo.
+        picture: the photo, not larger than pictures are drawn.
+        prediction: the model's answer in full.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: UInt16[np.ndarray, "h w"]
+    picture: UInt8[np.ndarray, "ph pw 3"]
+    prediction: Prediction
+    _engine: engine.Segmenter
+
+    @functools.cached_property
+    def scores(self) -> Float16[np.ndarray, "c eh ew"]:
+        """Scores of every class, at the size at which the model saw the photo."""
+        return class_scores(self._engine, self.prediction)
+
+    @functools.cached_property
+    def shares(self) -> tuple[float, ...]:
+        """Share of the pixels that each class has, 0..1."""
+        counts = np.zeros(len(self.classes), np.int64)
+        for row in range(0, len(self.labels), _ROWS):
+            part = self.labels[row : row + _ROWS].reshape(-1)
+            counts += np.bincount(part, minlength=len(counts))
+        return tuple((counts / self.labels.size).tolist())
+
+    @property
+    def colours(self) -> UInt8[np.ndarray, "c 3"]:
+        """Colours of the classes in pictures."""
+        return distinct_colours(len(self.classes))
+
+    def overlay(self) -> Image.Image:
+        """The photo under its classes, with a legend."""
+        picture = draw_overlay(self.picture, self.labels, self.colours, _DRAWN)
+        return add_legend(picture, self.classes, self.colours, self.shares)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segmenter:
+    """A checkpoint bound to class names; made by `load`.
+
+    Attributes:
+        classes: class names in label order; with a background, that one first.
+        engine: what runs it on the devices.
+    """
+
+    classes: tuple[str, ...]
+    engine: engine.Segmenter
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str = DEFAULT_CHECKPOINT,
+        classes: Sequence[str] = (),
+        *,
+        background: float | None = None,
+        templates: str = "",
+        crop: int = 0,
+        short_side: int = 0,
+        with_groups: bool = False,
+    ) -> "Segmenter":
+        """Opens a checkpoint and reads the class names.
+
+        Args:
+            checkpoint: a training run, a Hugging Face folder or hub id of a GroupViT or a CLIP, or
+                an authors' `.pth` file.
+            classes: class names.
+            background: threshold of a background class that is added; None adds none.
+            templates: prompts, see `Protocol`; default: "simple" for a GroupViT, "full" for a CLIP.
+            crop: side of a window; 0: what suits the model.
+            short_side: what photos are resized to; 0: what suits the model.
+            with_groups: keep the groups of a GroupViT's first stage too.
+
+        Raises:
+            UserError: there is no such checkpoint, or the classes or settings do not fit.
+        """
+        classes = tuple(classes)
+        if background is not None:
+            if "background" in classes:
+                raise UserError("a background adds a class of that name; take it out of --classes")
+            classes = ("background", *classes)
+        model, processing = load_checkpoint(str(checkpoint))
+        size, is_clip = model.config.image_size, isinstance(model, CLIP)
+        crop = crop or (448 if size == 224 and not is_clip else size)
+        protocol = Protocol(
+            crop=crop,
+            stride=max(crop // 2, 1),
+            resize_long_short=(2048, short_side or (crop * 3 // 2 if is_clip else crop)),
+            has_background=background is not None,
+            bg_thresh=background,
+            templates=templates or ("full" if is_clip else "simple"),
+            mean=processing.mean,
+            std=processing.std,
+        )
+        method = None if is_clip else GroupMethod(protocol, with_first=with_groups)
+        bound = engine.make_segmenter(model, classes, protocol, Tokenizer(), method=method)
+        return cls(classes, bound)
+
+    def __call__(self, photo: Photo) -> Segmentation:
+        """Segments one photo.
+
+        Args:
+            photo: a path, local or in a bucket, a Pillow image, or RGB pixels (uint8).
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        (result,) = self.stream([("" if hasattr(photo, "shape") else str(photo), photo)])
+        return result
+
+    def stream(self, photos: Iterable[tuple[str, Photo]]) -> Iterator[Segmentation]:
+        """Segments named photos; landscape and portrait ones come back each in their order.
+
+        Photos are read when the model wants them, so that any number of them fits the memory.
+        """
+        pictures = {}
+
+        def prepare() -> Iterator[EvaluatedImage]:
+            for number, (name, photo) in enumerate(photos):
+                pixels = _pixels(photo)
+                size, protocol = pixels.shape[:2], self.engine.protocol
+                target = tf.constant(protocol.resized(*size))
+                resized = resize_uint8(tf.constant(pixels), target).numpy()
+                pictures[number] = name, _for_drawing(pixels)
+                del pixels, photo
+                yield EvaluatedImage(str(number), resized, size)
+
+        for prediction in predict(self.engine, prepare()):
+            name, picture = pictures.pop(int(prediction.key))
+            yield Segmentation(
+                name, self.classes, prediction.labels, picture, prediction, self.engine
+            )
+
+
+def _pixels(photo: Photo) -> UInt8[np.ndarray, "h w 3"]:
+    if isinstance(photo, Image.Image):
+        return np.asarray(upright_rgb(photo))
+    if isinstance(photo, np.ndarray):
+        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
+            raise UserError(
+                f"an image of {photo.dtype} and shape {photo.shape}; "
+                "give RGB pixels of uint8 and shape (height, width, 3)"
+            )
+        return photo
+    return read_image(photo)
+
+
+def _for_drawing(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "ph pw 3"]:
+    scale = _DRAWN / max(pixels.shape[:2])
+    if scale >= 1:
+        return pixels.copy()
+    size = [max(round(side * scale), 1) for side in pixels.shape[1::-1]]
+    picture = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC, reducing_gap=3)
+    return np.asarray(picture)

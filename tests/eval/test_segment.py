@@ -1,0 +1,192 @@
+"""`cocu_jax.segment` and its Python API, from encoded files to files."""
+
+import errno
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from miniature import CLASSES, make_images, make_model
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from cocu_jax import files, segment
+from cocu_jax.errors import UserError
+from cocu_jax.models.weights.huggingface import save_groupvit
+from cocu_jax.segmentation import Segmenter
+from eval.fonts import choose_font
+
+NAMES = CLASSES[1:]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    save_groupvit(make_model(), str(run / "export"))
+    return str(run)
+
+
+@pytest.fixture(scope="module")
+def segmenter(checkpoint):
+    return Segmenter.load(checkpoint, NAMES)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with a landscape, a portrait and a row of pixels, and two files that are none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    sizes = [(50, 80), (80, 50), (1, 4000)]
+    for (image, _), name in zip(make_images(sizes, 3), "abc", strict=True):
+        Image.fromarray(image).save(folder / f"{name}.png")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def run(images, checkpoint, output, *flags):
+    arguments = [*map(str, images), "--classes", ", ".join(NAMES), "--checkpoint", checkpoint]
+    return segment.main([*arguments, "--output", str(output), *flags])
+
+
+def test_a_folder_is_segmented_and_what_cannot_be_read_is_one_line(
+    photos, checkpoint, tmp_path, capsys
+):
+    assert run([photos], checkpoint, tmp_path / "out", "--scores", "--masks", "coco") == 2
+    output, errors = capsys.readouterr()
+    assert errors.count("\n") == 1 and "broken.jpg" in errors and len(output.splitlines()) == 3
+    for stem, size in (("a", (50, 80)), ("b", (80, 50)), ("c", (1, 4000))):
+        labels = np.asarray(Image.open(tmp_path / f"out/{stem}_labels.png"))
+        assert labels.shape == size
+        record = json.loads((tmp_path / f"out/{stem}.json").read_text())
+        shares = np.bincount(labels.reshape(-1), minlength=len(NAMES)) / labels.size
+        assert [entry["name"] for entry in record["classes"]] == list(NAMES)
+        assert [entry["share"] for entry in record["classes"]] == pytest.approx(shares, abs=1e-4)
+        for kind in ("overlay", "groups_1", "groups_2"):
+            assert max(Image.open(tmp_path / f"out/{stem}_{kind}.png").size) >= 960
+        masks = json.loads((tmp_path / f"out/{stem}_masks.json").read_text())["annotations"]
+        assert {mask["category_id"] for mask in masks} == set(np.unique(labels).tolist())
+        for mask in masks:
+            decoded = coco_mask.decode(mask["segmentation"])
+            np.testing.assert_array_equal(decoded, labels == mask["category_id"])
+            assert mask["area"] == decoded.sum()
+        with np.load(tmp_path / f"out/{stem}_scores.npz") as arrays:
+            assert arrays["scores"].dtype == np.float16 and list(arrays["classes"]) == list(NAMES)
+            assert len(arrays["scores"]) == len(NAMES)
+
+
+def test_the_python_api_gives_what_the_command_writes(
+    segmenter, photos, checkpoint, tmp_path, capsys
+):
+    assert run([photos / "*[ab].png"], checkpoint, tmp_path) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    for name in "ab":
+        result = segmenter(photos / f"{name}.png")
+        written = np.asarray(Image.open(tmp_path / f"{name}_labels.png"))
+        np.testing.assert_array_equal(result.labels, written)
+        pixels = np.asarray(Image.open(photos / f"{name}.png"))
+        for same in (pixels, Image.fromarray(pixels)):
+            np.testing.assert_array_equal(segmenter(same).labels, written)
+        overlay = np.asarray(Image.open(tmp_path / f"{name}_overlay.png"))
+        np.testing.assert_array_equal(np.asarray(result.overlay()), overlay)
+    with pytest.raises(UserError, match="uint8"):
+        segmenter(np.zeros((4, 4), np.float32))
+
+
+def test_scores_decide_the_labels(segmenter):
+    """At its own size, a photo's labels are the argmax of its scores."""
+    ((image, _),) = make_images([(32, 53)], 3)  # the size that the model sees
+    result = segmenter(image)
+    assert result.scores.shape == (len(NAMES), 32, 53)
+    best = result.scores.astype(np.float32)
+    chosen = np.take_along_axis(best, result.labels[None].astype(int), 0)[0]
+    assert (best.max(0) - chosen).max() <= 2**-10 and len(np.unique(result.labels)) > 1
+
+
+def test_photos_are_read_one_after_the_other(segmenter):
+    """A thousand photos of 12 megapixels would take 36 GB."""
+    (photo, _), *_ = make_images([(32, 53)], 3)
+    read, most, finished = 0, 0, 0
+
+    def photos():
+        nonlocal read, most
+        for number in range(60):
+            read, most = read + 1, max(most, read + 1 - finished)
+            yield str(number), photo
+
+    for _ in segmenter.stream(photos()):
+        finished += 1
+    per_block = segmenter.engine.windows_per_forward * segmenter.engine.mesh.size
+    assert finished == 60 or most <= 4 * per_block
+    names = [result.name for result in segmenter.stream((str(i), photo) for i in range(3))]
+    assert names == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    "changes,words",
+    [
+        ({"images": "missing.jpg"}, "missing.jpg: no such file"),
+        ({"images": __file__}, "not an image"),
+        ({"images": "nothing*.jpg"}, "no file is like this"),
+        ({"classes": " , "}, "--classes is empty"),
+        ({"classes": "dog, dog"}, "'dog'"),
+        ({"classes": "my/names"}, "my/names: cannot read class names"),
+        ({"classes": "names.tx"}, "names.tx: cannot read class names"),
+        ({"classes": "background, dog", "background": "0.5"}, "take it out of --classes"),
+        ({"checkpoint": "/nowhere"}, "/nowhere"),
+        ({"output": __file__}, "choose another --output"),
+    ],
+)
+def test_segment_errors_are_one_line(changes, words, checkpoint, tmp_path, capsys):
+    picture = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(picture)
+    options = {"images": str(picture), "classes": "dog", "checkpoint": checkpoint}
+    options |= {"output": str(tmp_path)} | changes
+    image = options.pop("images")
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    assert segment.main([image, *flags]) == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("error: ") and words in message and "\n" not in message
+
+
+def test_a_full_disk_is_one_line(photos, checkpoint, tmp_path, capsys, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "_write_local", full)
+    assert run([photos / "a.png"], checkpoint, tmp_path / "out") == 2
+    message = capsys.readouterr().err.strip()
+    assert "No space left on device" in message and "\n" not in message
+
+
+def test_class_names_for_segment_come_from_a_file_too(tmp_path):
+    file = pathlib.Path(tmp_path / "names.txt")
+    file.write_bytes("\ufeffdog\n# all green\ngrass # green\nc# code\n犬\n".encode())
+    assert segment.parse_classes(str(file)) == ("dog", "grass", "c# code", "犬")
+    file.rename(tmp_path / "names")
+    assert segment.parse_classes(str(tmp_path / "names"))[0] == "dog"
+    assert segment.parse_classes("dog,  traffic light ,") == ("dog", "traffic light")
+    assert segment.parse_classes("and/or, st. bernard") == ("and/or", "st. bernard")
+    assert segment.parse_classes("dog") == ("dog",)
+
+
+def test_files_of_equal_names_do_not_overwrite_each_other():
+    assert segment.name_outputs(["x/a.jpg", "x/a.png", "x/b.png"]) == {
+        "x/a.jpg": "a_jpg", "x/a.png": "a_png", "x/b.png": "b",
+    }  # fmt: skip
+    with pytest.raises(UserError, match="two images of this name"):
+        segment.name_outputs(["x/a.jpg", "y/a.jpg"])
+
+
+@pytest.mark.parametrize("name", ["dog", "Köln", "犬", "山水", "개", "كلب", "ёж"])
+def test_legends_can_write_the_name(name):
+    text, font = choose_font(name, 20)
+    assert text == name
+    boxes = bytes(font.getmask("\U0010fffe"))
+    shapes = [bytes(font.getmask(character)) for character in name]
+    assert boxes not in shapes and len(set(shapes)) == len(set(name))
+
+
+def test_a_name_that_no_font_can_write_is_told():
+    assert choose_font("\U0010fffd\U0001f9ff\U000e0041\u0001", 20)[1] is not None
