@@ -1,5 +1,6 @@
 """A small GroupViT whose groups and names vary, and small datasets on disk."""
 
+import io
 import pathlib
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from flax import nnx
+from PIL import Image, ImageOps
 
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
@@ -58,6 +60,28 @@ def make_model(image_size: int = 32, seed: int = 0) -> GroupViT:
     return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(draw, state))
 
 
+def encode_photos(images: list[np.ndarray]) -> list[bytes]:
+    """JPEG files as cameras and programs write them: colour at half size, turned, grey, CMYK."""
+    files = []
+    for number, image in enumerate(images):
+        picture, settings = Image.fromarray(image), {}
+        if number % 4 == 1:
+            picture = picture.transpose(Image.Transpose.ROTATE_90)
+            settings["exif"] = Image.Exif()
+            settings["exif"][0x0112] = 6  # to be turned back
+        elif number % 4:
+            picture = picture.convert({2: "L", 3: "CMYK"}[number % 4])
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=85, **settings)
+        files.append(buffer.getvalue())
+    return files
+
+
+def decode_photo(encoded: bytes) -> np.ndarray:
+    """RGB pixels by Pillow alone."""
+    return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))).convert("RGB"))
+
+
 def make_images(
     sizes: list[tuple[int, int]], classes: int, seed: int = 0
 ) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -74,14 +98,26 @@ def make_images(
     return pairs
 
 
+def resize_exactly(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear without smoothing, half-pixel centres, in float64; not rounded."""
+    for axis in (0, 1):
+        centre = (np.arange(size[axis]) + 0.5) * image.shape[axis] / size[axis] - 0.5
+        centre = np.clip(centre, 0, image.shape[axis] - 1)
+        low = np.floor(centre).astype(int)
+        high = np.minimum(low + 1, image.shape[axis] - 1)
+        share = np.expand_dims(centre - low, [i for i in range(image.ndim) if i != axis])
+        image = image.take(low, axis) * (1 - share) + image.take(high, axis) * share
+    return image
+
+
 def write_corpus(
     folder: pathlib.Path,
-    pairs: list[tuple[np.ndarray, np.ndarray]],
+    pairs: list[tuple[np.ndarray | bytes, np.ndarray]],
     classes: tuple[str, ...],
     has_background: bool,
     shards: int = 2,
 ) -> Corpus:
-    """Stores images and masks as a segmentation dataset does, without TFDS's bookkeeping."""
+    """Stores images (pixels, or files) and masks as a dataset does, without TFDS's bookkeeping."""
     features = tfds.features.FeaturesDict(
         {
             "key": tfds.features.Text(),

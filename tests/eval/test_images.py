@@ -4,25 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from miniature import make_images, write_corpus
+from miniature import make_images, resize_exactly, write_corpus
 
 from eval.benchmarks import benchmarks
 from eval.confusion import IGNORE
 from eval.images import read_images
 from eval.protocol import Protocol
 from eval.tasks import _without_background
-
-
-def resize_exactly(image, size):
-    """Bilinear without smoothing, half-pixel centres, in float64."""
-    for axis in (0, 1):
-        centre = (np.arange(size[axis]) + 0.5) * image.shape[axis] / size[axis] - 0.5
-        centre = np.clip(centre, 0, image.shape[axis] - 1)
-        low = np.floor(centre).astype(int)
-        high = np.minimum(low + 1, image.shape[axis] - 1)
-        share = np.expand_dims(centre - low, [i for i in range(image.ndim) if i != axis])
-        image = image.take(low, axis) * (1 - share) + image.take(high, axis) * share
-    return image
 
 
 def test_large_images_are_decided_at_a_long_side_of_exactly_1000():
