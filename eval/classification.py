@@ -1,5 +1,6 @@
 """Zero-shot classification: which class's text is nearest to the image."""
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
@@ -90,19 +91,22 @@ def evaluate_classification(
     texts, statistics = replicate((texts, statistics), mesh)
     rows = images_per_device * mesh.size
     index, processes = jax.process_index(), jax.process_count()
-    counts, done = np.zeros(2, np.int64), 0
+    counts, done, waiting = np.zeros(2, np.int64), 0, collections.deque()
     images_in_all = min(corpus.num_examples, limit or corpus.num_examples)
     share, mine = (len(range(first, images_in_all, processes)) for first in (0, index))
     with progress_bar(title, mine, "images") as bar:
         for batch in _read_batches(corpus, processing, rows, index, processes, limit):
             images, labels = jax.device_put(batch, NamedSharding(mesh, P("data")))
             hits = _count_hits(state, texts, statistics, images, labels, graphdef=graphdef)
-            counts += np.asarray(hits)
+            waiting.append(hits)
+            if len(waiting) > 2:  # the host prepares the next batches while the devices work
+                counts += np.asarray(waiting.popleft())
             members = int((batch[1] >= 0).sum())
             done += members
             bar.update(members)
             if stop and stop(members):
                 raise Stopped(f"{title}: stopped after {done} images; run the same command again")
+    counts += sum((np.asarray(hits) for hits in waiting), np.zeros(2, np.int64))
     if processes > 1 and stop and stop(share - done):
         raise Stopped(f"{title}: stopped after {done} images; run the same command again")
     sums = np.array([*counts, done], np.int32)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -92,6 +93,21 @@ def test_the_python_api_gives_what_the_command_writes(
         np.testing.assert_array_equal(np.asarray(result.overlay()), overlay)
     with pytest.raises(UserError, match="uint8"):
         segmenter(np.zeros((4, 4), np.float32))
+
+
+def test_photos_come_from_a_bucket_and_results_go_there(photos, checkpoint, bucket, tmp_path):
+    (photos / "broken.jpg").unlink()
+    shutil.copytree(photos, bucket.folder / "photos")
+    assert run(["gs://bucket/photos"], checkpoint, "gs://bucket/folder") == 0
+    assert run(["gs://bucket/photos/*.png"], checkpoint, "gs://bucket/pattern") == 0
+    assert run([photos], checkpoint, tmp_path / "local") == 0
+    local = {file.name for file in (tmp_path / "local").iterdir()}
+    for place in ("folder", "pattern"):
+        found = {file.name for file in (bucket.folder / place).iterdir()}
+        assert found == local and "a_overlay.png" in found
+    same = (f"{place}/b_labels.png" for place in ("folder", "pattern"))
+    written = (tmp_path / "local/b_labels.png").read_bytes()
+    assert all((bucket.folder / name).read_bytes() == written for name in same)
 
 
 def test_scores_decide_the_labels(segmenter):
