@@ -25,6 +25,7 @@ from etils import epath
 from cocu_jax.errors import UserError
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest
+from data_prep.place_errors import place_error
 
 _CLASSES_FILE = pathlib.Path(__file__).with_name("imagenet_classes.txt")
 _FOLDERS = ("val", "validation", "ILSVRC/Data/CLS-LOC/val", "")
@@ -147,8 +148,7 @@ def prepare_imagenet(root: str, data_dir: str) -> str:
                 download_config=tfds.download.DownloadConfig(manual_dir=root)
             )
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{data_dir}: cannot write there ({reason}); choose another") from None
+        raise place_error(error, data_dir) from None
     return str(builder.data_path)
 
 

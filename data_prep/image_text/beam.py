@@ -1,6 +1,5 @@
 """Preparing units with Apache Beam: here in several processes, or wherever its runners run."""
 
-import contextlib
 import threading
 from collections.abc import Sequence
 
@@ -11,7 +10,6 @@ from etils import epath
 
 from cocu_jax.errors import UserError
 from cocu_jax.progress import progress_bar
-from cocu_jax.quiet import quiet_libraries
 from cocu_jax.stopping import Stopped, StopRequest
 from data_prep.image_text.readers import Unit
 from data_prep.image_text.units import Recipe, UnitPreparer, shard_files
@@ -85,12 +83,7 @@ def prepare_units(
 
     thread = threading.Thread(target=run, daemon=True)
     done = len(units) - len(todo)
-    quiet = contextlib.nullcontext() if runner is None else quiet_libraries()
-    with (
-        quiet,
-        StopRequest() as stop,
-        progress_bar("Preparing", len(units), "files", done) as bar,
-    ):
+    with StopRequest() as stop, progress_bar("Preparing", len(units), "files", done) as bar:
         thread.start()
         while thread.is_alive():
             thread.join(_POLL_SECONDS)

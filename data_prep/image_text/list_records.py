@@ -11,7 +11,13 @@ from etils import epath
 from cocu_jax.errors import UserError
 from data_prep.image_text.formats import KEY_COLUMNS, PATH_COLUMNS, Dropped, Reading
 from data_prep.image_text.list_lines import SEPARATORS, Line, read_lines, split_fields
-from data_prep.image_text.texts import captions_in, captions_in_fields, key_in
+from data_prep.image_text.texts import (
+    NOT_UTF8,
+    captions_in,
+    captions_in_fields,
+    decode_text,
+    key_in,
+)
 
 LIST_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".token")
 _JSON_LINES = (".jsonl", ".ndjson")
@@ -159,9 +165,12 @@ def _token_lines(path: epath.Path, lines: Iterator[Line]) -> Iterator[Record | D
 
 def _document(path: epath.Path, reading: Reading) -> Iterator[Record | Dropped]:
     """One JSON document: COCO's captions, Karpathy's splits, or an array of objects."""
+    text = decode_text(path.read_bytes())
+    if text is None:
+        raise UserError(f"{path}: {NOT_UTF8}")
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
         lines = read_lines(path)  # JSON lines are called .json, too
         yield from _objects(path, _json_lines(path, lines), reading)
         return

@@ -24,7 +24,8 @@ from etils import epath
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from cocu_jax.errors import UserError
-from cocu_jax.files import cannot_write, write_file
+from cocu_jax.files import write_file
+from cocu_jax.quiet import quiet_libraries
 from data_prep.gallery.gallery import DEFAULT_GALLERY, Gallery
 from data_prep.gallery.nouns import load_tagger
 from data_prep.image_text.assembly import REPORT_FILE, assemble
@@ -33,6 +34,7 @@ from data_prep.image_text.images import ImageRecipe
 from data_prep.image_text.readers import Unit
 from data_prep.image_text.sources import find_units
 from data_prep.image_text.units import Recipe, features
+from data_prep.place_errors import place_error
 
 _LAYOUT = 2  # of examples; units of another layout are not gone on with
 _CORPORA = {
@@ -173,10 +175,7 @@ def prepare_image_text(name: str, preparation: Preparation, data_dir: str) -> st
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download here
             builder.download_and_prepare()
     except OSError as error:
-        place = os.fspath(error.filename or data_dir)
-        if place.startswith(data_dir):
-            raise cannot_write(place, error) from None
-        raise UserError(f"{place}: cannot be read ({error.strerror or error})") from None
+        raise place_error(error, data_dir) from None
     stored = tfds.builder_from_directory(builder.data_path).info.metadata
     settings = preparation.recipe.settings
     if differing := [name for name, value in settings.items() if stored.get(name) != value]:
@@ -269,5 +268,7 @@ def run(arguments: argparse.Namespace) -> None:
     logging.set_verbosity(logging.ERROR)
     stdlib_logging.getLogger().setLevel(stdlib_logging.ERROR)  # of Beam and its workers
     tfds.disable_progress_bar()
-    directory = epath.Path(prepare_image_text(name, preparation, arguments.data_dir))
+    # Other runners than Beam's own tell things here that matter.
+    with contextlib.nullcontext() if arguments.beam else quiet_libraries():
+        directory = epath.Path(prepare_image_text(name, preparation, arguments.data_dir))
     print(f"{directory}\n{(directory / REPORT_FILE).read_text()}")

@@ -11,6 +11,7 @@ from etils import epath
 
 from cocu_jax.errors import UserError
 from cocu_jax.progress import progress
+from data_prep.image_text.texts import decode_text
 
 # Columns of photo id, hash, title and description by the number of columns: with line number and
 # hash as the dataset is handed out now, and without as it was first.
@@ -55,9 +56,15 @@ def _rows(table: str, wanted: np.ndarray | None) -> Iterator[tuple[str, str | No
         photo, digest, title, description = _LAYOUTS[len(fields)]
         if wanted is not None and not _contains(wanted, fields[photo]):
             continue
-        texts = [urllib.parse.unquote_plus(fields[place]).strip() for place in (title, description)]
+        texts = [_unquoted(fields[place]) for place in (title, description)]
         if caption := ". ".join(text.rstrip(".") for text in texts if text):
             yield fields[photo], None if digest is None else fields[digest], caption
+
+
+def _unquoted(field: str) -> str:
+    """The text of a URL-quoted field; "" for what is none."""
+    quoted = field.replace("+", " ").encode("utf-8", "surrogateescape")
+    return (decode_text(urllib.parse.unquote_to_bytes(quoted)) or "").strip()
 
 
 def _subset_ids(subset: str) -> np.ndarray:
@@ -84,6 +91,6 @@ def _lines(path: str) -> Iterator[list[str]]:
         with epath.Path(path).expanduser().open("rb") as file:
             lines = bz2.BZ2File(file) if path.endswith(".bz2") else file
             for line in lines:
-                yield line.decode("utf-8", "replace").rstrip("\r\n").split("\t")
+                yield line.decode("utf-8", "surrogateescape").rstrip("\r\n").split("\t")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None

@@ -19,6 +19,7 @@ from etils import epath
 from cocu_jax.errors import UserError
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest
+from data_prep.place_errors import place_error
 from data_prep.segmentation.files import Sample, find_samples
 from data_prep.segmentation.ids import IGNORE
 from data_prep.segmentation.masks import open_image, require_same_size, to_classes
@@ -186,8 +187,7 @@ def _prepare(config: str | SegmentationConfig, root: str | None, data_dir: str) 
                 download_config=tfds.download.DownloadConfig(manual_dir=root or data_dir)
             )
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{data_dir}: cannot write there ({reason}); choose another") from None
+        raise place_error(error, data_dir) from None
     return str(builder.data_path)
 
 

@@ -13,7 +13,7 @@ import raw_corpora as raw
 import tensorflow as tf
 from etils import epath
 from PIL import Image
-from prepared_corpora import GALLERY, prepare, report
+from prepared_corpora import GALLERY, keys_and_captions, prepare, report
 
 from cocu_jax.errors import UserError
 from data_prep.image_text import formats, list_lines
@@ -160,11 +160,15 @@ def json_list(root):
 def photos_of_yfcc(root):
     fields = [""] * 25
     fields[1], fields[2], fields[8] = "9001", "f" * 32, urllib.parse.quote_plus("A dog")
-    (root / "table").write_text("\t".join(fields))
-    members = [("000/9001.jpg", raw.picture(0)), ("000/9002.jpg", raw.picture(1)), ("a.txt", b"")]
-    raw.write_zip(root / "000.zip", members)
+    lines = ["\t".join(fields)]
+    for photo, title in (("9003", "caf%E9+au+lait"), ("9004", "%81%8D%8F+%FF%90")):
+        fields[1], fields[2], fields[8] = photo, photo * 8, title
+        lines.append("\t".join(fields))
+    (root / "table").write_text("\n".join(lines))
+    members = [(f"000/900{n}.jpg", raw.picture(n)) for n in range(1, 5)]
+    raw.write_zip(root / "000.zip", [*members, ("a.txt", b"")])
     not_listed = "photo without caption in YFCC's table, or not in the subset"
-    return "000.zip", 1, {not_listed: 1, "no photo by its ending": 1}
+    return "000.zip", 2, {not_listed: 2, "no photo by its ending": 1}
 
 
 @pytest.mark.parametrize(
@@ -180,6 +184,16 @@ def test_captions_kept_and_pairs_dropped_are_what_was_there(write, tmp_path):
     assert found["captions"] == captions
     assert set(found["first dropped"]) == set(dropped)
     assert all(place.startswith(str(tmp_path)) for place in found["first dropped"].values())
+
+
+def test_nothing_is_stored_as_replacement_characters(tmp_path):
+    for write in (tar, folder, records, csv_list, photos_of_yfcc):
+        root = tmp_path / write.__name__
+        root.mkdir()
+        yfcc = (str(root / "table"), "") if write is photos_of_yfcc else None
+        directory = prepare(root, root / write(root)[0], yfcc=yfcc)
+        captions = [text for _, text in keys_and_captions(directory)]
+        assert captions and not any("\N{REPLACEMENT CHARACTER}" in text for text in captions)
 
 
 def test_wrong_value_is_told_with_file_and_row(tmp_path):
