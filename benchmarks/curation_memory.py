@@ -52,7 +52,7 @@ def main() -> None:
         return _run(*arguments.run)
     with tempfile.TemporaryDirectory() as folder:
         small, large, fixed = (
-            _bare_corpus(folder, rows) for rows in (arguments.small, arguments.large, FIXED_ROWS)
+            bare_corpus(folder, rows) for rows in (arguments.small, arguments.large, FIXED_ROWS)
         )
         text = TextConfig(width=32, heads=2, layers=1)
         model = CLIPConfig(32, 16, 32, 1, 2, projection_dim=WIDTH, text=text)
@@ -93,7 +93,7 @@ def _run(config: str, workdir: str) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
 
 
-def _bare_corpus(folder: str, rows: int) -> str:
+def bare_corpus(folder: str, rows: int) -> str:
     """The metadata of an image-text dataset, without its records; returns its directory."""
     features, directory = tfds.features, f"{folder}/corpus_{rows}/1.0.0"
     os.makedirs(directory)
