@@ -15,6 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.corpus = ml_collections.ConfigDict({"directory": "", "split": "train"})
     # Where neighbours are looked for: more dictionaries like `corpus`; empty: the corpus itself.
+    # A split here may be a part, by whole shards: "train[:10%]", "train[8shard:]", "train[::4]".
     config.index = ()
     config.clip = ""  # Hugging Face folder or hub id, e.g. openai/clip-vit-base-patch32
     config.prompt = "a photo of a {}"

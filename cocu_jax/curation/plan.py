@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 import ml_collections
@@ -16,6 +16,7 @@ from cocu_jax.curation.images import check_processing
 from cocu_jax.curation.staging import Staging
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus, open_corpus
+from cocu_jax.input.corpus_part import part_of, split_and_part
 from cocu_jax.models.clip import CLIP
 from cocu_jax.models.groupvit import GroupViT
 from cocu_jax.models.siglip import Siglip
@@ -105,12 +106,13 @@ class Plan:
         return {"made_from": self.embeddings.name}
 
     def corpora(self) -> list[Corpus]:
-        """The corpora to embed, each once."""
+        """All corpora, each once."""
         return list({corpus.fingerprint: corpus for corpus in (*self.index, self.corpus)}.values())
 
     def embedding_file(self, corpus: Corpus, shard: int) -> epath.Path:
-        """Embeddings of a shard."""
-        return self.embeddings / corpus.fingerprint / f"{shard:05d}.safetensors"
+        """Embeddings of a shard; the same file whichever part of a corpus has the shard."""
+        fingerprint, number = corpus.in_whole(shard)
+        return self.embeddings / fingerprint / f"{number:05d}.safetensors"
 
     def open_arrays(self, path: epath.Path) -> dict[str, np.ndarray]:
         """A file's arrays, memory-mapped, from a copy on disk where the file is in a bucket."""
@@ -118,14 +120,18 @@ class Plan:
 
     def embedding_identity(self, corpus: Corpus, shard: int) -> dict[str, str]:
         """What a shard's embeddings were computed from."""
-        return {**self.concepts_identity, "corpus": corpus.fingerprint, "shard": str(shard)}
+        fingerprint, number = corpus.in_whole(shard)
+        return {**self.concepts_identity, "corpus": fingerprint, "shard": str(number)}
 
     def embedding_shards(self, own: bool) -> Iterator[tuple[Corpus, int]]:
         """Shards of all corpora that this process embeds, or those of the other processes."""
+        met = set()
         for corpus in self.corpora():
             for shard in range(corpus.num_shards):
-                if self.share.owns(shard) == own:
+                whole = corpus.in_whole(shard)
+                if whole not in met and self.share.owns(whole[1]) == own:
                     yield corpus, shard
+                met.add(whole)
 
 
 def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
@@ -138,7 +144,7 @@ def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
     share = Share.parse(config.share)
     directory = open_workdir(workdir, config, _FREE_FIELDS, writer=share.first)
     corpus = _open(config.corpus.directory, config.corpus.split)
-    index = tuple(_open(entry["directory"], entry["split"]) for entry in config.index) or (corpus,)
+    index = tuple(_open_part(entry) for entry in config.index) or (corpus,)
     gallery = tuple(corpus.metadata["gallery"])
     for other in index:
         if tuple(other.metadata["gallery"]) != gallery:
@@ -215,6 +221,12 @@ def _check_fields(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.cells={config.cells} must be at least 1, or 0 for 2 sqrt(index)")
     if not 0 < config.recall <= 1:
         raise UserError(f"config.recall={config.recall} must be above 0 and at most 1")
+
+
+def _open_part(entry: Mapping[str, str]) -> Corpus:
+    split, part = split_and_part(entry["split"])
+    corpus = _open(entry["directory"], split)
+    return part_of(corpus, part) if part else corpus
 
 
 def _open(directory: str, split: str) -> Corpus:

@@ -25,6 +25,8 @@ class Corpus:
         shard_lengths: number of examples of every shard.
         fingerprint: hash of name, version, features and shard sizes; equal for equal data, and kept
             by a copy to another place.
+        part_of: fingerprint of the whole split, if this is a part of it (see `corpus_part`).
+        part: the numbers of its shards in the whole split; empty if it is the whole.
     """
 
     directory: str
@@ -34,6 +36,8 @@ class Corpus:
     shard_files: tuple[str, ...]
     shard_lengths: tuple[int, ...]
     fingerprint: str
+    part_of: str = ""
+    part: tuple[int, ...] = ()
 
     @property
     def num_examples(self) -> int:
@@ -44,6 +48,10 @@ class Corpus:
     def num_shards(self) -> int:
         """Number of shards."""
         return len(self.shard_files)
+
+    def in_whole(self, shard: int) -> tuple[str, int]:
+        """(fingerprint of the whole split, number of the shard in it)."""
+        return (self.part_of, self.part[shard]) if self.part else (self.fingerprint, shard)
 
 
 def open_corpus(directory: str, split: str) -> Corpus:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 
 import curation_oracle as oracle
@@ -268,6 +269,26 @@ def test_several_index_corpora_are_joined(fields, corpus, tmp_path):
     assert retrieved <= known
     assert {len(key) for key in retrieved} == {len(b"key-1xx")}
     assert any(b"key-1" in key for key in retrieved) and any(b"key-2" in key for key in retrieved)
+
+
+def test_index_may_be_parts_of_the_corpus_without_embedding_again(
+    fields, finished, corpus, tmp_path
+):
+    parts = ("train[::3]", "train[5shard:]")  # shards 0, 3 and 5
+    index = tuple({"directory": corpus.directory, "split": part} for part in parts)
+    embeddings = tmp_path / "embeddings"
+    shutil.copytree(finished[0] / "embeddings", embeddings)
+    before = sorted(embeddings.rglob("*"))
+    curate(fields, tmp_path / "run", index=index, embeddings=str(embeddings))
+    assert sorted(embeddings.rglob("*")) == before
+    images, _ = embedded(finished[0], corpus)
+    keys = [e["key"] for e in examples_of(corpus)]
+    shard = np.repeat(np.arange(SHARDS), corpus.shard_lengths)
+    rows = np.flatnonzero(np.isin(shard, [0, 3, 5]) & (images != 0).any(1))
+    annotations = examples_of(open_annotations(str(tmp_path / "run" / "annotations"), corpus))
+    for i, found in enumerate(annotations):
+        near = rows[oracle.nearest(images[i], images[rows], 5)] if i not in DAMAGED else []
+        assert found["neighbours"].tolist() == [keys[row] for row in near]
 
 
 @pytest.mark.parametrize(

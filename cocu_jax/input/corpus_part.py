@@ -1,0 +1,76 @@
+"""Parts of a corpus, by whole shards, without a copy: `train[:10%]`, `train[::4]`."""
+
+import dataclasses
+import hashlib
+import re
+from fractions import Fraction
+
+from cocu_jax.errors import UserError
+from cocu_jax.input.corpus import Corpus
+
+_PLACE = r"(\d+(?:\.\d+)?%|\d+shard)?"
+_SLICE = re.compile(rf"\[{_PLACE}:{_PLACE}(?::(\d+))?\]")
+
+
+def split_and_part(text: str) -> tuple[str, str]:
+    """("train", "[:10%]") of "train[:10%]"; the part is empty where there is none."""
+    split, bracket, part = text.partition("[")
+    return split, bracket + part
+
+
+def shards_of_part(part: str, shards: int, where: str) -> tuple[int, ...]:
+    """Numbers of the shards in a part.
+
+    Args:
+        part: `[start:stop]` or `[start:stop:step]`; start and stop in per cent of the shards,
+            rounded to the nearest, or as numbers of shards (`8shard`). At least one shard.
+        shards: how many there are.
+        where: what an error names.
+
+    Raises:
+        UserError: not such a part, or nothing is left.
+    """
+    match = _SLICE.fullmatch(part)
+    step = int(match.group(3) or 1) if match else 0
+    if not step:
+        raise UserError(
+            f"{where}: {part!r} is not a part like [:10%], [10%:20%], [8shard:] or [::4], "
+            "which is every fourth shard"
+        )
+    start, stop = _place(match.group(1), shards, 0), _place(match.group(2), shards, shards)
+    if start < shards and match.group(2) and not match.group(2).startswith("0"):
+        stop = max(stop, start + 1)
+    numbers = tuple(range(start, min(stop, shards), step))
+    if not numbers:
+        raise UserError(f"{where}: {part!r} leaves none of its {shards} shards")
+    return numbers
+
+
+def part_of(corpus: Corpus, part: str) -> Corpus:
+    """The corpus cut down to some of its shards, which keep their numbers and embeddings.
+
+    Raises:
+        UserError: see `shards_of_part`.
+    """
+    where = f"{corpus.directory}, split {corpus.split}"
+    numbers = shards_of_part(part, corpus.num_shards, where)
+    if len(numbers) == corpus.num_shards:
+        return corpus
+    identity = f"{corpus.fingerprint} {numbers}".encode()
+    return dataclasses.replace(
+        corpus,
+        shard_files=tuple(corpus.shard_files[i] for i in numbers),
+        shard_lengths=tuple(corpus.shard_lengths[i] for i in numbers),
+        fingerprint=hashlib.sha256(identity).hexdigest()[:16],
+        part_of=corpus.fingerprint,
+        part=numbers,
+    )
+
+
+def _place(text: str | None, shards: int, default: int) -> int:
+    if not text:
+        return default
+    if text.endswith("shard"):
+        return min(int(text.removesuffix("shard")), shards)
+    share = Fraction(text.removesuffix("%")) / 100
+    return min(int(share * shards + Fraction(1, 2)), shards)
