@@ -19,6 +19,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.index = ()
     config.clip = ""  # Hugging Face folder or hub id, e.g. openai/clip-vit-base-patch32
     config.prompt = "a photo of a {}"
+    # Image embeddings that are there already, made with this CLIP: a local or mounted directory of
+    # img_emb_*.npy and metadata_*.parquet as clip-retrieval writes them, joined by key. Else empty.
+    config.image_embeddings = ""
 
     config.neighbours = 8
     # "clustered": only images of cells (k-means) near an image's own are compared with it; exact

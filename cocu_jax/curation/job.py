@@ -27,8 +27,9 @@ from etils import epath
 
 from cocu_jax.curation.annotate import Annotator
 from cocu_jax.curation.cell_search import search_by_cells
-from cocu_jax.curation.embed import Encoder, embed_concepts, embed_shards
+from cocu_jax.curation.embed import EmbeddedShard, Encoder, embed_concepts, embed_shards
 from cocu_jax.curation.finish import finish
+from cocu_jax.curation.given import GivenEmbeddings
 from cocu_jax.curation.index import Index, shard_arrays, usable
 from cocu_jax.curation.plan import Plan, make_plan
 from cocu_jax.curation.ragged import starts_of
@@ -86,6 +87,8 @@ def _embed(plan: Plan, stop: StopRequest) -> np.ndarray:
 
     wait_for([plan.concepts_file], see_concepts, has_concepts, "Wait for concepts", stop)
     concepts = np.array(plan.open_arrays(plan.concepts_file)["embeddings"])
+    if plan.given:
+        plan.given.check_width(concepts.shape[1], plan.config.clip)
     relation = substring_relation(plan.gallery) if plan.config.match == "substring" else None
     own = list(plan.embedding_shards(own=True))
     missing = _not_embedded(plan, own, stop)
@@ -93,14 +96,25 @@ def _embed(plan: Plan, stop: StopRequest) -> np.ndarray:
     with progress_bar("Embed images", images, "images", done=images - left) as bar:
         for corpus in plan.corpora():
             shards = [s for c, s in missing if c is corpus]
-            source = encoder, corpus, shards, plan.processing
-            for shard, embedded in embed_shards(*source, bar.update) if shards else ():
+            if plan.given:
+                source = _given_shards(plan.given, corpus, shards, bar.update)
+            else:
+                source = embed_shards(encoder, corpus, shards, plan.processing, bar.update)
+            for shard, embedded in source if shards else ():
                 arrays = shard_arrays(embedded, concepts, relation)
                 identity = plan.embedding_identity(corpus, shard)
                 write_arrays(plan.embedding_file(corpus, shard), arrays, identity)
                 _check_stop(stop, "embedding")
     _wait_for_embeddings(plan, stop)
     return concepts
+
+
+def _given_shards(
+    given: GivenEmbeddings, corpus: Corpus, shards: list[int], on_images: Callable[[int], None]
+) -> Iterator[tuple[int, EmbeddedShard]]:
+    for shard in shards:
+        yield shard, given.of_shard(corpus, shard)
+        on_images(corpus.shard_lengths[shard])
 
 
 def _not_embedded(

@@ -12,6 +12,7 @@ from etils import epath
 
 from cocu_jax.curation import shard_files
 from cocu_jax.curation.embed import parameters_hash
+from cocu_jax.curation.given import GivenEmbeddings, open_given
 from cocu_jax.curation.images import check_processing
 from cocu_jax.curation.staging import Staging
 from cocu_jax.errors import UserError
@@ -74,6 +75,7 @@ class Plan:
         embeddings: directory of all that depends on the model, the gallery and its prompt.
         provenance: what the annotations belong to; saved with them.
         share: of this process.
+        given: image embeddings that are read instead of computed.
         staging: local copies of a bucket's files.
     """
 
@@ -88,6 +90,7 @@ class Plan:
     embeddings: epath.Path
     provenance: dict
     share: Share
+    given: GivenEmbeddings | None
     staging: Staging
 
     @property
@@ -169,6 +172,9 @@ def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
         "match": config.match,
         "version": VERSION,
     }
+    given = open_given(config.image_embeddings) if config.image_embeddings else None
+    if given:
+        made_from["image_embeddings"] = given.fingerprint
     fields = ("prompt", "neighbours", "match", "capacity", "clusters", "recall", "seed")
     if config.search == "clustered":
         fields += ("search", "cells", "cell_recall")
@@ -190,8 +196,10 @@ def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
             "clip": checkpoint,
             "config": {**{field: config[field] for field in fields}, "dtype": dtype},
             "version": VERSION,
+            **({"image_embeddings": given.fingerprint} if given else {}),
         },
         share=share,
+        given=given,
         staging=Staging(config.staging, int(config.staging_gb * 1e9)),
     )
 

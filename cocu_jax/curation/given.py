@@ -1,0 +1,212 @@
+"""Image embeddings that somebody else has computed, as clip-retrieval and LAION keep them.
+
+    DIRECTORY/img_emb/img_emb_0000.npy     float16 or float32 [rows, d], unit norm
+    DIRECTORY/metadata/metadata_0000.parquet     the same rows: the column `key`, or `image_path`
+
+or all of them in one directory. Files are memory-mapped; what is kept of a row is its key.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import re
+
+import numpy as np
+import pyarrow.parquet
+import tensorflow as tf
+from jaxtyping import Float16
+
+from cocu_jax.curation.embed import EmbeddedShard
+from cocu_jax.curation.images import damaged_file
+from cocu_jax.curation.ragged import Ragged, starts_of
+from cocu_jax.errors import UserError
+from cocu_jax.input.corpus import Corpus, read_shard
+
+_UNIT = 0.02  # by how much a norm may be off 1; float16 rounds by less
+_READ = 1024  # examples at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenEmbeddings:
+    """Embeddings in some files, found by key.
+
+    Attributes:
+        directory: where they were given.
+        files: the arrays, in the order of their numbers.
+        starts: the first row of each file, plus the total at the end.
+        keys: of all rows, sorted.
+        rows: the row of each of these keys.
+        fingerprint: hash of the files' names, sizes and keys.
+    """
+
+    directory: str
+    files: tuple[str, ...]
+    starts: np.ndarray
+    keys: np.ndarray
+    rows: np.ndarray
+    fingerprint: str
+
+    def check_width(self, width: int, model: str) -> None:
+        """Compares d with that of a model's text embeddings.
+
+        Raises:
+            UserError: they differ in some file.
+        """
+        for number, file in enumerate(self.files):
+            if self._array(number).shape[1] != width:
+                raise UserError(
+                    f"{file}: embeddings of {self._array(number).shape[1]} numbers, but those of "
+                    f"{model} have {width}; set config.clip to the model that made them"
+                )
+
+    def of_shard(self, corpus: Corpus, shard: int) -> EmbeddedShard:
+        """A shard's images as if they had been embedded here; those not given are unreadable.
+
+        Raises:
+            UserError: none of its keys is there, a norm is not 1, or the corpus's file is damaged.
+        """
+        keys, concepts = _read(corpus, shard)
+        place = np.searchsorted(self.keys, keys)
+        place = np.minimum(place, len(self.keys) - 1)
+        there = self.keys[place] == keys
+        if len(keys) and not there.any():
+            raise UserError(
+                f"{self.directory}: has none of the keys of {corpus.shard_files[shard]}, such as "
+                f"{keys[0].decode(errors='replace')!r} (there: "
+                f"{self.keys[0].decode(errors='replace')!r}); give the embeddings of this corpus"
+            )
+        embeddings = np.zeros((len(keys), self._array(0).shape[1]), np.float16)
+        embeddings[there] = self._take(self.rows[place[there]])
+        readable = there & np.isfinite(embeddings).all(1) & (embeddings != 0).any(1)
+        return EmbeddedShard(
+            embeddings=np.where(readable[:, None], embeddings, np.float16(0)),
+            readable=readable,
+            keys=Ragged.from_bytes(keys.tolist()),
+            concepts=concepts,
+        )
+
+    def _take(self, rows: np.ndarray) -> Float16[np.ndarray, "n d"]:
+        found = np.zeros((len(rows), self._array(0).shape[1]), np.float32)
+        file = np.searchsorted(self.starts, rows, side="right") - 1
+        for number in np.unique(file):
+            here = np.flatnonzero(file == number)
+            local = rows[here] - self.starts[number]
+            order = np.argsort(local)
+            part = self._array(number)[local[order]].astype(np.float32)
+            norms = np.linalg.norm(part, axis=1)
+            wrong = np.flatnonzero((np.abs(norms - 1) > _UNIT) & (norms != 0))
+            if len(wrong):
+                raise UserError(
+                    f"{self.files[number]}: row {local[order[wrong[0]]]} has norm "
+                    f"{norms[wrong[0]]:.4g}; embeddings must have norm 1, divide them by theirs"
+                )
+            found[here[order]] = part
+        return found.astype(np.float16)
+
+    def _array(self, number: int) -> np.ndarray:
+        return np.load(self.files[number], mmap_mode="r")
+
+
+def open_given(directory: str) -> GivenEmbeddings:
+    """Opens and checks a directory of embeddings, local or mounted.
+
+    Raises:
+        UserError: there are none, or files do not belong together.
+    """
+    root = pathlib.Path(directory)
+    arrays, tables = _numbered(root, "img_emb", "npy"), _numbered(root, "metadata", "parquet")
+    if not arrays:
+        raise UserError(f"{directory}: no img_emb_*.npy here or in its folder img_emb")
+    for number, file in arrays.items():
+        if number not in tables:
+            raise UserError(f"{file}: there is no metadata_{number}.parquet to tell its keys")
+    numbers = sorted(arrays, key=lambda number: (int(number), number))
+    keys, lengths = [], []
+    for number in numbers:
+        keys.append(_keys(tables[number]))
+        lengths.append(_checked_rows(arrays[number], tables[number], len(keys[-1])))
+    joined = np.concatenate(keys)
+    order = np.argsort(joined, kind="stable")
+    joined = joined[order]
+    twice = np.flatnonzero(joined[1:] == joined[:-1])
+    if len(twice):
+        key = joined[twice[0]].decode(errors="replace")
+        raise UserError(f"{directory}: key {key!r} is there twice; keys must be unique")
+    files = [arrays[number] for number in numbers]
+    digest = hashlib.sha256(joined.tobytes())
+    for file in files:
+        digest.update(f"{file.name} {os.path.getsize(file)} ".encode())
+    return GivenEmbeddings(
+        directory=directory,
+        files=tuple(map(str, files)),
+        starts=starts_of(lengths),
+        keys=joined,
+        rows=order,
+        fingerprint=digest.hexdigest()[:16],
+    )
+
+
+def _numbered(root: pathlib.Path, kind: str, ending: str) -> dict[str, pathlib.Path]:
+    """Files of a kind by their number, in the directory or in its folder of the kind's name."""
+    folder = root / kind if (root / kind).is_dir() else root
+    if not folder.is_dir():
+        return {}
+    found = {}
+    for file in sorted(folder.iterdir()):
+        match = re.fullmatch(rf"{kind}_(\d+)\.{ending}", file.name)
+        if match:
+            found[match.group(1)] = file
+    return found
+
+
+def _keys(table: pathlib.Path) -> np.ndarray:
+    """Keys of a metadata file as byte strings of one width."""
+    try:
+        names = pyarrow.parquet.read_schema(table).names
+        name = next((name for name in ("key", "image_path") if name in names), None)
+        if name is None:
+            raise UserError(f"{table}: no column key or image_path among {', '.join(names)}")
+        column = pyarrow.parquet.read_table(table, columns=[name])[name]
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{table}: not a Parquet file ({str(error).splitlines()[0]})") from None
+    if column.null_count:
+        raise UserError(f"{table}: {column.null_count} rows have no {name}")
+    keys = np.array(column.cast("binary").to_pylist(), dtype=bytes)
+    if name == "image_path":  # the key, or a file called after it
+        keys = np.array([os.path.splitext(os.path.basename(key))[0] for key in keys.tolist()])
+    return keys if keys.size else np.zeros(0, "S1")
+
+
+def _checked_rows(array: pathlib.Path, table: pathlib.Path, keys: int) -> int:
+    """Number of rows of an array of embeddings that belongs to a table of keys."""
+    try:
+        embeddings = np.load(array, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{array}: not an array of numbers ({reason})") from None
+    if embeddings.ndim != 2 or embeddings.dtype not in (np.float16, np.float32):
+        raise UserError(
+            f"{array}: {embeddings.dtype} {list(embeddings.shape)}, not float16 or float32 rows"
+        )
+    if len(embeddings) != keys:
+        raise UserError(f"{array}: {len(embeddings)} rows, but {table.name} has {keys}")
+    return keys
+
+
+def _read(corpus: Corpus, shard: int) -> tuple[np.ndarray, Ragged]:
+    """Keys and caption concepts of a shard."""
+    examples = read_shard(corpus, shard).map(lambda e: (e["key"], e["caption_concepts"]))
+    padding = (b"", np.int32(-1))
+    batches = examples.padded_batch(_READ, padding_values=padding).as_numpy_iterator()
+    keys, concepts = [], []
+    try:
+        for batch_keys, batch_concepts in batches:
+            keys.extend(batch_keys.tolist())
+            used = batch_concepts >= 0
+            concepts.append(Ragged(batch_concepts[used], starts_of(used.sum(1))))
+    except tf.errors.OpError as error:
+        raise damaged_file(corpus, shard, error) from None
+    if not keys:
+        return np.zeros(0, "S1"), Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64))
+    return np.array(keys, dtype=bytes), Ragged.join(concepts)
