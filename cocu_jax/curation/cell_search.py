@@ -139,7 +139,7 @@ def search_by_cells(plan: Plan, index: Index, stop: StopRequest) -> Neighbours:
     ]
     own = [i for i in range(len(units)) if plan.share.owns(i)]
     missing = [i for i in own if not is_complete(files[i], identities[i])]
-    settings = ClusteredSettings(plan.config.neighbours, plan.config.tile_rows)
+    settings = ClusteredSettings(plan.config.neighbours)
     sizes = [int(table.queries.sizes[first:last].sum()) for first, last in units]
     total, left = (sum(sizes[i] for i in part) for part in (own, missing))
     with progress_bar("Search images", total, "images", done=total - left) as bar:

@@ -37,7 +37,7 @@ class ClusteredSettings:
     """
 
     neighbours: int = 8
-    tile_rows: int = 2560
+    tile_rows: int = 2048
     chunk_rows: int = 2**18
 
 
