@@ -2,9 +2,9 @@
 
 Measured on this machine: reading (256 x 256 JPEGs to 224 x 224 pixels), embedding (ViT-B/32),
 searching, annotating and writing. Computed from that: hours and gigabytes for known corpora on
-known hardware, where accelerators are taken to reach 40% of their peak rates, decoding is spread
-over the host's cores, and annotating and writing take as long on every host as they do here. One
-JSON object per line.
+known hardware. Decoding and annotating are spread over the host's cores; writing takes as long on
+every host as it does here, on one. Rates of accelerators, each with its reason, are the constants
+below. One JSON object per line.
 """
 
 import argparse
@@ -38,8 +38,15 @@ from cocu_jax.models.weights.image_processing import ImageProcessing
 CORPORA = {"CC3M": 2_751_755, "CC12M": 9_716_186, "400M": 400_000_000}
 ENCODER_FLOP = 8.8e9  # of one image in ViT-B/32
 WIDTH = 512
-REACHED = 0.4  # share of an accelerator's peak rate
-DISK = 1e9  # bytes per second that a host reads the index with
+# Shares of peak rates. CLIP embedding as published reaches 7 to 16% of an A100's; plain products of
+# large blocks 40%; streams through device memory 80%.
+ENCODE_REACHED, MULTIPLY_REACHED, STREAM_REACHED = 0.12, 0.4, 0.8
+# Of the index, in the cells that are looked in (`curation_scale` at 500,000 rows; less with more),
+# and what blocks that are not full add.
+PROBED, PADDED = 0.0125, 1.1
+DISK = 1e9  # bytes per second that a host reads and writes with
+HASH = 0.54e9  # bytes per second that a core verifies finished files with
+START = 120.0  # seconds to start, open, and compile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +57,10 @@ class Machine:
         hosts: computers, one process each.
         cores: of all hosts together.
         encode: FLOP/s of bfloat16 products, all chips together.
-        multiply: FLOP/s of float32 products, the search's.
+        multiply: FLOP/s of the search's products.
+        memory: bytes per second of device memory, all chips together.
+        pair_bytes: of device memory that a product of two rows and its ranking move, in the exact
+            search and in the clustered one.
         search_rows: `config.search_rows`.
     """
 
@@ -58,15 +68,18 @@ class Machine:
     cores: int
     encode: float
     multiply: float
-    search_rows: int = 65_536
+    memory: float
+    pair_bytes: tuple[float, float]
+    search_rows: int = 2**24
 
 
-# H100 SXM: 989 TFLOP/s bfloat16, 67 float32. v5e: 197 bfloat16, and float32 takes six products.
+# H100 SXM: 989 TFLOP/s in bfloat16 and float16. v5e: 197 in bfloat16, and a product of float16
+# rows takes four. Bytes: the programs compiled for v5e (an exact tile of 1,024 x 65,536; what a task
+# of the clustered search takes more for more rows); on a GPU a product is written, read and ranked.
 # A TPU host's virtual CPU counts as half a core.
 MACHINES = {
-    "one H100, 16 cores": Machine(1, 16, 989e12, 67e12, 2**20),
-    "v5e-8": Machine(1, 112, 8 * 197e12, 8 * 197e12 / 6, 2**20),
-    "v5e-256": Machine(64, 64 * 56, 256 * 197e12, 256 * 197e12 / 6, 2**20),
+    "one H100, 16 cores": Machine(1, 16, 989e12, 989e12, 3.35e12, (12, 12)),
+    "v5e-8": Machine(1, 112 // 2, 8 * 197e12, 8 * 197e12 / 4, 8 * 0.82e12, (56, 40)),
 }
 
 COST_UNITS = {"multiply": "FLOP/s", "bytes_kept": "bytes"}  # the others are seconds
@@ -197,13 +210,33 @@ def hours(costs: Costs, images: int, machine: Machine) -> dict[str, float]:
     """Hours per stage on other hardware."""
     passes = -(-images // (machine.hosts * machine.search_rows))
     embed = max(
-        images * costs.read / machine.cores, images * ENCODER_FLOP / (REACHED * machine.encode)
+        images * costs.read / machine.cores,
+        images * ENCODER_FLOP / (ENCODE_REACHED * machine.encode),
     )
-    look = max(
-        2 * WIDTH * images**2 / (REACHED * machine.multiply), passes * images * 2 * WIDTH / DISK
+    products = 2 * WIDTH / (MULTIPLY_REACHED * machine.multiply)
+    exact, clustered = (
+        max(products, moved / (STREAM_REACHED * machine.memory)) for moved in machine.pair_bytes
     )
-    finish = images * (costs.annotate + costs.write) / machine.hosts
-    return _hours(embed, look, finish)
+    stream = passes * images * 2 * WIDTH / DISK
+    # Sorting reads and writes every row once; the sample is compared with all of them.
+    by_cells = PROBED * PADDED * images**2 * clustered
+    sort = 3 * images * 2 * WIDTH / DISK / machine.hosts
+    finish = images * (
+        costs.annotate * os.cpu_count() / machine.cores + costs.write / machine.hosts
+    )
+    verify = images * costs.bytes_kept / HASH / machine.hosts
+    searches = {
+        "exact": max(images**2 * exact, stream),
+        "clustered": max(by_cells, stream) + sort,
+    }
+    found = {}
+    for name, look in searches.items():
+        given = START + verify + look + finish
+        found[f"{name}/search_hours"] = _in_hours(look)
+        found[f"{name}/embeddings_at_hand_hours"] = _in_hours(given)
+        found[f"{name}/all_hours"] = _in_hours(given + embed)
+    rest = {"embed": embed, "annotate_and_write": finish, "verify_and_start": verify + START}
+    return found | {f"{stage}_hours": _in_hours(seconds) for stage, seconds in rest.items()}
 
 
 def hours_here(costs: Costs, images: int) -> dict[str, float]:
@@ -221,7 +254,11 @@ def disk(costs: Costs, images: int) -> dict[str, float]:
 def _hours(embed: float, search: float, rest: float) -> dict[str, float]:
     stages = {"embed": embed, "search": search, "annotate_and_write": rest}
     stages["all"] = sum(stages.values())
-    return {f"{stage}_hours": float(f"{seconds / 3600:.3g}") for stage, seconds in stages.items()}
+    return {f"{stage}_hours": _in_hours(seconds) for stage, seconds in stages.items()}
+
+
+def _in_hours(seconds: float) -> float:
+    return float(f"{seconds / 3600:.3g}")
 
 
 def _seconds(run: Callable[[], object], rounds: int = 3) -> float:
