@@ -74,9 +74,9 @@ class Machine:
 
 
 # H100 SXM: 989 TFLOP/s in bfloat16 and float16. v5e: 197 in bfloat16, and a product of float16
-# rows takes four. Bytes: the programs compiled for v5e (an exact tile of 1,024 x 65,536; what a task
-# of the clustered search takes more for more rows); on a GPU a product is written, read and ranked.
-# A TPU host's virtual CPU counts as half a core.
+# rows takes four. Bytes: the programs compiled for v5e (an exact tile of 1,024 x 65,536; what a
+# task of the clustered search takes more for more rows); on a GPU a product is written, read and
+# ranked. A TPU host's virtual CPU counts as half a core.
 MACHINES = {
     "one H100, 16 cores": Machine(1, 16, 989e12, 989e12, 3.35e12, (12, 12)),
     "v5e-8": Machine(1, 112 // 2, 8 * 197e12, 8 * 197e12 / 4, 8 * 0.82e12, (56, 40)),
@@ -221,9 +221,8 @@ def hours(costs: Costs, images: int, machine: Machine) -> dict[str, float]:
     # Sorting reads and writes every row once; the sample is compared with all of them.
     by_cells = PROBED * PADDED * images**2 * clustered
     sort = 3 * images * 2 * WIDTH / DISK / machine.hosts
-    finish = images * (
-        costs.annotate * os.cpu_count() / machine.cores + costs.write / machine.hosts
-    )
+    annotate = images * costs.annotate * os.cpu_count() / machine.cores
+    finish = annotate + images * costs.write / machine.hosts
     verify = images * costs.bytes_kept / HASH / machine.hosts
     searches = {
         "exact": max(images**2 * exact, stream),
