@@ -81,6 +81,7 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
     model.layer_norm_eps = 1e-5
     model.dtype = "bfloat16"
     model.remat = False
+    model.fused_attention = False
     model.dense_init_std = 0.02
     model.assign_init_std = 0.02
     model.assign_logit_scale = 1.0
@@ -119,6 +120,8 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
     config.accumulate = 1  # parts in which the towers see a batch; the loss is exact
     config.nonfinite_limit = 20  # steps in a row without a finite loss and gradient
 
+    # On TPUs: recompute activations and fuse attention as suits the chip, whatever `model` says.
+    config.tuned = True
     config.mesh = ml_collections.ConfigDict(dict(data=-1, fsdp=1))  # -1: all that are left
 
     config.log_every = 50

@@ -46,10 +46,19 @@ class CrossAttention(nnx.Module):
     """Segment queries look at the image tokens; norms follow instead of preceding."""
 
     def __init__(
-        self, width: int, heads: int, hidden: int, *, init: Initializer, eps, dtype, rngs: nnx.Rngs
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        init: Initializer,
+        eps: float,
+        dtype: str,
+        rngs: nnx.Rngs,
+        fused: bool = False,
     ):
         self.attention = Attention(
-            width, heads, init_in=init, init_out=init, dtype=dtype, rngs=rngs
+            width, heads, init_in=init, init_out=init, fused=fused, dtype=dtype, rngs=rngs
         )
         self.norm2 = layer_norm(width, eps, dtype, rngs)
         self.mlp = Mlp(
@@ -130,6 +139,7 @@ class GroupingBlock(nnx.Module):
         eps: float,
         dtype: str,
         rngs: nnx.Rngs,
+        fused: bool = False,
     ):
         shared = dict(dtype=dtype, rngs=rngs)
         mlp = dict(init_in=init, init_out=init, activation="gelu", **shared)
@@ -137,7 +147,9 @@ class GroupingBlock(nnx.Module):
         self.norm_x = layer_norm(width, eps, **shared)
         self.mlp_tokens = Mlp(group_tokens, width // 2, segments, **mlp)
         self.norm_post_tokens = layer_norm(width, eps, **shared)
-        self.cross_attention = CrossAttention(width, heads, hidden, init=init, eps=eps, **shared)
+        self.cross_attention = CrossAttention(
+            width, heads, hidden, init=init, eps=eps, fused=fused, **shared
+        )
         self.assign = Assignment(
             width, init=init, init_value=init_value, logit_scale=logit_scale, **shared
         )

@@ -58,6 +58,8 @@ class GroupViTConfig:
         drop_path: rate of the last block; it rises linearly from 0 over all blocks.
         dtype: "float32" or "bfloat16", the type of matrix products.
         remat: compute each block again in the backward pass instead of keeping its activations.
+        fused_attention: train with the attention kernel for TPUs, `fused_attention.py`; programs
+            other than a training step, such as evaluation, do without.
         dense_init_std: deviation of the image tower's kernels and position embedding.
         assign_init_std: deviation of the value and output projections of the assignments.
         assign_logit_scale: factor on assignment logits, which drown in the Gumbel noise in small
@@ -79,6 +81,7 @@ class GroupViTConfig:
     layer_norm_eps: PositiveAmount = 1e-5
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Flag = False
+    fused_attention: Flag = False
     dense_init_std: Amount = 0.02
     assign_init_std: Amount = 0.02
     assign_logit_scale: PositiveAmount = 1.0
@@ -116,6 +119,7 @@ class Stage(nnx.Module):
                 eps=config.layer_norm_eps,
                 drop_path=config.drop_path * (first + i) / last,
                 remat=config.remat,
+                fused=config.fused_attention,
                 dtype=config.dtype,
                 rngs=rngs,
             )
@@ -148,6 +152,7 @@ class Stage(nnx.Module):
             init_value=truncated_normal(config.assign_init_std),
             logit_scale=config.assign_logit_scale,
             eps=config.layer_norm_eps,
+            fused=config.fused_attention,
             **shared,
         )
 
@@ -225,7 +230,8 @@ class GroupViT(nnx.Module):
         project = dict(hidden=config.projection_hidden, out=config.projection_dim)
         shared = dict(dtype=config.dtype, rngs=rngs)
         self.image = ImageTower(config, rngs=rngs)
-        self.text = TextTransformer(config.text, remat=config.remat, **shared)
+        programs = dict(remat=config.remat, fused=config.fused_attention)
+        self.text = TextTransformer(config.text, **programs, **shared)
         self.image_projector = Projector(config.width, **project, **shared)
         self.text_projector = Projector(config.text.width, **project, **shared)
         self.log_scale = nnx.Param(jnp.array(math.log(1 / 0.07)))

@@ -22,6 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from cocu_jax.models.attention import dot_product_attention, precision_of
+from cocu_jax.models.fused_attention import fused_attention, is_fusible
 from cocu_jax.models.keys import split_rows
 
 Initializer = Callable[..., Array]
@@ -112,11 +113,14 @@ class Attention(nnx.Module):
         dtype: str,
         rngs: nnx.Rngs,
         causal: bool = False,
+        fused: bool = False,
     ):
+        """Args: `fused` runs `fused_attention`, a kernel for TPUs, where it can."""
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.heads = heads
         self.causal = causal
+        self.fused = fused
         self.query, self.key, self.value = (
             Dense(width, width, kernel_init=init_in, dtype=dtype, rngs=rngs) for _ in range(3)
         )
@@ -133,10 +137,10 @@ class Attention(nnx.Module):
         Causal attention of some rows of `context` over all of it needs their `positions` there.
         """
         context = x if context is None else context
-        q, k, v = (
-            y.reshape(*y.shape[:2], self.heads, -1)
-            for y in (self.query(x), self.key(context), self.value(context))
-        )
+        q, k, v = self.query(x), self.key(context), self.value(context)
+        if self.fused and positions is None and is_fusible(q.shape[1], k.shape[1]):
+            return self.out(fused_attention(q, k, v, self.heads, self.causal))
+        q, k, v = (y.reshape(*y.shape[:2], self.heads, -1) for y in (q, k, v))
         if self.causal and positions is not None:
             mask = positions[:, None, :, None] >= jnp.arange(context.shape[1])
             attended = dot_product_attention(q, k, v, mask=mask)
@@ -196,6 +200,7 @@ class Block(nnx.Module):
         causal: bool = False,
         drop_path: float = 0.0,
         remat: bool = False,
+        fused: bool = False,
     ):
         self.drop_path = drop_path
         self.remat = remat
@@ -206,6 +211,7 @@ class Block(nnx.Module):
             init_in=inits.attention_in,
             init_out=inits.attention_out,
             causal=causal,
+            fused=fused,
             dtype=dtype,
             rngs=rngs,
         )

@@ -40,7 +40,13 @@ class TextTransformer(nnx.Module):
     """Token ids -> feature at the end token (Radford et al., 2021, section 2.4)."""
 
     def __init__(
-        self, config: TextConfig, *, rngs: nnx.Rngs, dtype: str = "float32", remat: bool = False
+        self,
+        config: TextConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: str = "float32",
+        remat: bool = False,
+        fused: bool = False,
     ):
         self.config = config
         self.dtype = dtype
@@ -62,6 +68,7 @@ class TextTransformer(nnx.Module):
                 causal=True,
                 dtype=dtype,
                 remat=remat,
+                fused=fused,
                 rngs=rngs,
             )
             for _ in range(config.layers)

@@ -48,7 +48,7 @@ def compile_for(config: ml_collections.ConfigDict, name: str) -> dict[str, Cost]
     costs = {}
     start = time.monotonic()
     plan = make_plan(config, examples=100 * config.batch_size, devices=devices)
-    costs["train step"] = cost_of(_compile_step(plan, config))
+    costs["train step"] = cost_of(compile_step_for(plan, config))
     sizes = " ".join(f"{axis}={size}" for axis, size in plan.mesh.shape.items())
     print(f"{target.name}: {len(devices)} devices, global batch {config.batch_size}, mesh {sizes}")
     _report("train step", costs["train step"], target, plan.flops / len(devices), start)
@@ -66,7 +66,8 @@ def compile_for(config: ml_collections.ConfigDict, name: str) -> dict[str, Cost]
     return costs
 
 
-def _compile_step(plan: Plan, config: ml_collections.ConfigDict) -> jax.stages.Compiled:
+def compile_step_for(plan: Plan, config: ml_collections.ConfigDict) -> jax.stages.Compiled:
+    """The plan's step, compiled for its devices, which need not exist."""
     rows = NamedSharding(plan.mesh, BATCH)
     batch = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows)

@@ -61,6 +61,7 @@ class TrainConfig:
     clip_norm: PositiveAmount
     ema_decay: ShareBelowOne
     accumulate: PositiveCount
+    tuned: Flag
     nonfinite_limit: PositiveCount
     init_from: str
     init_partial: Flag

@@ -69,7 +69,8 @@ def make_gradients(
         return value, metrics | jax.tree.map(jnp.mean, seen), grads, new_stats
 
     def gradients(params: Arrays, stats: Arrays, batch: Batch) -> Gradients:
-        result = (at_once if accumulate == 1 else in_parts)(*whole((params, stats)), batch)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for `fused_attention`
+            result = (at_once if accumulate == 1 else in_parts)(*whole((params, stats)), batch)
         # Without this a gradient that is kept in parts has its inputs, the activations, gathered.
         return whole(result)
 

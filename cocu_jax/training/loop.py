@@ -61,10 +61,12 @@ FREE_FIELDS = (
     "keep",
     "log_every",
     "mesh",
+    "model.fused_attention",
     "model.remat",
     "nonfinite_limit",
     "profile_at",
     "profile_steps",
+    "tuned",
 )
 
 # Steps given to the devices ahead of the one that is finished; bounds memory and hides the host.

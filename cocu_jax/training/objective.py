@@ -20,6 +20,7 @@ from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
 from cocu_jax.models.keys import Keys, split_rows
 from cocu_jax.models.losses import contrastive_loss, multi_label_loss, normalize, temperature_scale
 from cocu_jax.training.config import model_settings
+from cocu_jax.training.programs import tune
 
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
@@ -57,10 +58,11 @@ class Objective(NamedTuple):
     loss: Callable[[nnx.Module, Features, Gather], tuple[Float[Array, ""], Metrics]]
 
 
-def make_objective(config) -> Objective:
+def make_objective(config, device_kind: str = "") -> Objective:
     """The objective of a train config.
 
     Args:
+        device_kind: JAX's name of the devices, which `config.tuned` chooses programs for.
         config: `objective`, `model` (fields of `GroupViTConfig` or `CLIPConfig`), and of `data` the
             fields `augment`, `mean` and `std`.
 
@@ -68,6 +70,8 @@ def make_objective(config) -> Objective:
         UserError: a field of the model is unknown or has a value that is not allowed.
     """
     settings = model_settings(config)
+    if config.tuned:
+        settings = tune(settings, device_kind)
     model_class, features, loss = {
         "groupvit": (GroupViT, groupvit_features, groupvit_loss),
         "clip": (CLIP, clip_features, clip_loss),

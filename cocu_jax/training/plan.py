@@ -81,7 +81,8 @@ def make_plan(config, examples: int, devices=None) -> Plan:
             f"config.accumulate={config.accumulate}: it must divide the {rows} rows of a device "
             f"(config.batch_size={config.batch_size} over {mesh.size} devices)"
         )
-    objective, attention = agree_on_attention(make_objective(config), batch_shapes(config))
+    objective = make_objective(config, mesh.devices.flat[0].device_kind)
+    objective, attention = agree_on_attention(objective, batch_shapes(config))
     schedule = schedule_from(config, total_steps, steps_per_epoch)
     optimizer = make_optimizer(
         schedule,

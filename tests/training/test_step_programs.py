@@ -1,0 +1,63 @@
+"""The programs that TPUs run instead compute the same step."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental import pallas
+
+from cocu_jax.models.keys import Keys
+from cocu_jax.training.gradients import make_gradients
+from cocu_jax.training.mesh import make_mesh, put_batch
+from cocu_jax.training.objective import make_objective
+from cocu_jax.training.programs import PROGRAMS, tune
+from cocu_jax.training.state import split_model
+
+
+@pytest.mark.slow
+def test_recomputed_and_fused_gradients_are_the_plain_ones(tiny_config, random_batch, monkeypatch):
+    interpreted = functools.partial(pallas.pallas_call, interpret=True)
+    monkeypatch.setattr(pallas, "pallas_call", interpreted)
+    config = tiny_config()
+    config.batch_size = 16
+    config.model.dtype = "float32"
+    mesh = make_mesh(2, 1, 16, jax.devices()[:2])
+    batch = put_batch(mesh, random_batch(config))
+    results = []
+    for kind in ("cpu", "TPU v5 lite"):
+        objective = make_objective(config, kind)
+        _, params, stats = split_model(objective.build(Keys(0)))
+        gradients = jax.jit(make_gradients(objective, 1, mesh))
+        text = str(jax.make_jaxpr(gradients)(params, stats, batch))
+        results.append(gradients(params, stats, batch))
+        assert ("pallas_call" in text) == (kind != "cpu")
+
+    plain, tuned = results
+    assert abs(plain[0] - tuned[0]) < 1e-6 * abs(plain[0])
+    largest = max(np.abs(g).max() for g in plain[2].values())
+    for name, gradient in plain[2].items():
+        error = np.linalg.norm(gradient - tuned[2][name])
+        # Batch normalisation over few rows amplifies rounding: 1e-4 as against torch.
+        assert error < 1e-4 * max(np.linalg.norm(gradient), 1e-3 * largest), name
+
+
+def test_programs_are_chosen_by_the_chip_unless_the_config_says_otherwise(tiny_config):
+    config = tiny_config()
+
+    on_tpu = make_objective(config, "TPU v5 lite").settings
+    on_gpu = make_objective(config, "NVIDIA H100 80GB HBM3").settings
+    config.tuned = False
+    as_said = make_objective(config, "TPU v5 lite").settings
+
+    assert on_tpu.remat and on_tpu.fused_attention
+    assert not (on_gpu.remat or on_gpu.fused_attention)
+    assert as_said == on_gpu
+
+
+def test_every_choice_is_a_field_of_a_model(tiny_config):
+    settings = make_objective(tiny_config(), "cpu").settings
+
+    for kind, chosen in PROGRAMS.items():
+        tuned = tune(settings, kind)
+        assert {name: getattr(tuned, name) for name in chosen} == chosen
