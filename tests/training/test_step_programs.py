@@ -34,7 +34,7 @@ def test_recomputed_and_fused_gradients_are_the_plain_ones(tiny_config, random_b
         assert ("pallas_call" in text) == (kind != "cpu")
 
     plain, tuned = results
-    assert abs(plain[0] - tuned[0]) < 1e-6 * abs(plain[0])
+    assert abs(plain[0] - tuned[0]) < 1e-5 * abs(plain[0])
     largest = max(np.abs(g).max() for g in plain[2].values())
     for name, gradient in plain[2].items():
         error = np.linalg.norm(gradient - tuned[2][name])
