@@ -29,9 +29,9 @@ from cocu_jax.input.crop import NUM_DRAWS, crop_window
 from cocu_jax.input.pipeline import train_batches
 from cocu_jax.models.tokenizer import Tokenizer
 
-# As in real corpora, a virtual reader (of 64) reads shards of its own from their beginning; the
-# images of the small benchmark appear in several of them.
-SHARDS, RECORDS_PER_SHARD = 64, 128
+# As in real corpora, a virtual reader has many windows to an epoch: there are few of them here. The
+# images of the small benchmark appear in several shards.
+SHARDS, RECORDS_PER_SHARD, LANES = 64, 128, 16
 SIZE, STORED = 224, 256
 AREA = (0.08, 1.0)
 GALLERY = tuple(
@@ -152,7 +152,7 @@ def pipeline(folder: str, batch: int, augment: str, start_step: int = 0) -> Iter
     """The whole input of one process."""
     corpus = dict(directory=f"{folder}/corpus", split="train", annotations=f"{folder}/annotations")
     data = ml_collections.ConfigDict(
-        dict(corpora=(corpus,), concepts="cluster", augment=augment, image_size=SIZE)
+        dict(corpora=(corpus,), concepts="cluster", augment=augment, image_size=SIZE, lanes=LANES)
     )
     return train_batches(data, batch, seed=0, start_step=start_step)
 

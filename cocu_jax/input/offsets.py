@@ -12,6 +12,7 @@ import io
 import os
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 from etils import epath
 from jaxtyping import Int
@@ -20,7 +21,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.files import write_file
 from cocu_jax.input.corpus import Corpus
 
-GRID = 8  # the place of every so many records is kept; those between are passed over
+GRID = 4  # the place of every so many records is kept; those between are passed over
 
 _DIRECTORY = "offsets"
 _CACHE = "~/.cache/cocu_jax/offsets"
@@ -32,13 +33,15 @@ _FRAME = 16  # bytes around a record's data: its length, and checksums of the le
 class Offsets:
     """Places of the records of all shards of a corpus.
 
+    Tensors, so that the functions of a dataset share them instead of holding copies.
+
     Attributes:
         bytes: byte at which records 0, GRID, 2 GRID … of a shard begin, shard after shard.
         first: where in `bytes` the places of each shard begin.
     """
 
-    bytes: Int[np.ndarray, "places"]
-    first: Int[np.ndarray, "shards"]
+    bytes: Int[tf.Tensor, "places"]
+    first: Int[tf.Tensor, "shards"]
 
 
 def open_offsets(corpus: Corpus, process_index: int = 0, process_count: int = 1) -> Offsets:
@@ -58,7 +61,7 @@ def open_offsets(corpus: Corpus, process_index: int = 0, process_count: int = 1)
         found = dict(zip(turn, pool.map(lambda shard: _of_shard(corpus, shard), turn), strict=True))
     places = [found[shard] for shard in range(corpus.num_shards)]
     first = np.cumsum([0, *map(len, places)], dtype=np.int64)[:-1]
-    return Offsets(np.concatenate(places), first)
+    return Offsets(tf.constant(np.concatenate(places)), tf.constant(first))
 
 
 def _of_shard(corpus: Corpus, shard: int) -> Int[np.ndarray, "places"]:

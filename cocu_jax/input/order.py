@@ -95,19 +95,27 @@ class Order:
             axis=0,
         )
         windows = tf.maximum(whole // at_once, 1)
-        starts = tf.range(windows + 1) * tf.size(segments, tf.int64) // windows
+        # The first `more` windows have one segment more than the others.
+        each, more = tf.size(segments, tf.int64) // windows, tf.size(segments, tf.int64) % windows
+        starts = tf.range(windows + 1) * each + tf.minimum(tf.range(windows + 1), more)
         begin = tf.searchsorted(starts[:-1] * size, [skip], side="right", out_type=tf.int64)[0] - 1
         place, pieces = self._pieces(epoch, first, last, size, segments)
         ends = tf.searchsorted(place, starts, out_type=tf.int64)
 
-        def read_window(window):
-            window_pieces = [part[ends[window] : ends[window + 1]] for part in pieces]
-            records = self._read_pieces(tf.data.Dataset.from_tensor_slices(tuple(window_pieces)))
-            stream = mix(self.seed, epoch, lane, _WINDOW_DRAW, window)
-            all_of_it = (starts[window + 1] - starts[window]) * size
-            return records.batch(all_of_it).map(lambda *x: _take_turns(x, size, stream))
+        # A function of a dataset costs milliseconds when the dataset is opened: windows of one size
+        # are read by one, not each by its own.
+        def read_windows(from_, to, count):
+            part = tuple(numbers[ends[from_] : ends[to]] for numbers in pieces)
+            records = self._read_pieces(tf.data.Dataset.from_tensor_slices(part))
+            return records.batch(count * size)
 
-        read = tf.data.Dataset.range(begin, windows).flat_map(read_window).prefetch(1)
+        def take_turns(window, records):
+            stream = mix(self.seed, epoch, lane, _WINDOW_DRAW, window)
+            return _take_turns(records, size, stream)
+
+        larger = read_windows(tf.minimum(begin, more), more, each + 1)
+        others = read_windows(tf.maximum(begin, more), windows, each)
+        read = larger.concatenate(others).enumerate(begin).map(take_turns).prefetch(1)
         return rows_of(read).skip(skip - starts[begin] * size)
 
     def _pieces(self, epoch, first, last, size, segments):
@@ -134,8 +142,6 @@ class Order:
     def _read_pieces(self, pieces: tf.data.Dataset) -> tf.data.Dataset:
         """Records and annotation records of pieces (shard, first record, number), in order."""
 
-        # Nothing in here but ready-made datasets: each function of a dataset costs a millisecond
-        # whenever the dataset is opened.
         def read(shard, skip, take):
             records = _records_from(self.corpus, self.offsets, shard, skip)
             if self.annotations is None:
@@ -155,14 +161,14 @@ class Order:
 
 def _records_from(corpus: Corpus, offsets: Offsets, shard, skip) -> tf.data.Dataset:
     """Records of a shard from number `skip` on."""
-    place = tf.gather(tf.constant(offsets.first), shard) + skip // GRID
+    place = tf.gather(offsets.first, shard) + skip // GRID
     records = tf.data.experimental.from_variant(
         # What `tf.data.TFRecordDataset` makes, which has no argument for the place to begin at.
         tf.raw_ops.TFRecordDatasetV2(
             filenames=tf.gather(tf.constant(corpus.shard_files), shard)[None],
             compression_type="",
             buffer_size=tf.constant(_BUFFER, tf.int64),
-            byte_offsets=tf.gather(tf.constant(offsets.bytes), place)[None],
+            byte_offsets=tf.gather(offsets.bytes, place)[None],
         ),
         tf.TensorSpec([], tf.string),
     )

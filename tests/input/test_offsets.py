@@ -27,7 +27,7 @@ def places_by_hand(corpus):
     return places
 
 
-def test_places_are_those_of_every_eighth_record(corpus):
+def test_places_are_those_of_every_fourth_record(corpus):
     offsets, expected = open_offsets(corpus), places_by_hand(corpus)
     np.testing.assert_array_equal(offsets.bytes, np.concatenate(expected))
     np.testing.assert_array_equal(offsets.first, np.cumsum([0, *map(len, expected)])[:-1])
