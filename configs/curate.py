@@ -17,7 +17,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Where neighbours are looked for: more dictionaries like `corpus`; empty: the corpus itself.
     # A split here may be a part, by whole shards: "train[:10%]", "train[8shard:]", "train[::4]".
     config.index = ()
-    config.clip = ""  # Hugging Face folder or hub id, e.g. openai/clip-vit-base-patch32
+    # A CLIP or SigLIP: Hugging Face's or open_clip's folder or hub id, or OpenAI's .pt file; e.g.
+    # openai/clip-vit-base-patch32 or google/siglip2-base-patch16-224.
+    config.clip = ""
     config.prompt = "a photo of a {}"
     # Image embeddings that are there already, made with this CLIP: a local or mounted directory of
     # img_emb_*.npy and metadata_*.parquet as clip-retrieval writes them, joined by key. Else empty.

@@ -21,7 +21,7 @@ from cocu_jax.input.corpus_part import part_of, split_and_part
 from cocu_jax.models.clip import CLIP
 from cocu_jax.models.groupvit import GroupViT
 from cocu_jax.models.siglip import Siglip
-from cocu_jax.models.weights.checkpoint import open_checkpoint
+from cocu_jax.models.weights.checkpoint import Checkpoint, open_checkpoint
 from cocu_jax.models.weights.image_processing import ImageProcessing
 from cocu_jax.models.weights.text_rows import TextRows
 from cocu_jax.workdir import open_workdir
@@ -171,6 +171,7 @@ def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
         "prompt": config.prompt,
         "match": config.match,
         "version": VERSION,
+        **_tokenizer(opened),
     }
     given = open_given(config.image_embeddings) if config.image_embeddings else None
     if given:
@@ -194,6 +195,7 @@ def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
             "corpus": corpus.fingerprint,
             "index": [other.fingerprint for other in index],
             "clip": checkpoint,
+            **_tokenizer(opened),
             "config": {**{field: config[field] for field in fields}, "dtype": dtype},
             "version": VERSION,
             **({"image_embeddings": given.fingerprint} if given else {}),
@@ -202,6 +204,14 @@ def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
         given=given,
         staging=Staging(config.staging, int(config.staging_gb * 1e9)),
     )
+
+
+def _tokenizer(checkpoint: Checkpoint) -> dict[str, str]:
+    """What tells a tokenizer that came with the model from another; CLIP's needs no telling."""
+    if checkpoint.has_clip_vocabulary():
+        return {}
+    files = sorted(checkpoint.tokenizer_files.items())
+    return {"tokenizer": _hash({name: content.hex() for name, content in files})}
 
 
 def _check_fields(config: ml_collections.ConfigDict) -> None:

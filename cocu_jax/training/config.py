@@ -10,6 +10,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.input.config import InputConfig, input_config
 from cocu_jax.models.clip import CLIPConfig
 from cocu_jax.models.groupvit import GroupViTConfig
+from cocu_jax.models.tokenizer import EOT
 from cocu_jax.settings import (
     Amount,
     Count,
@@ -115,6 +116,12 @@ def model_settings(config: ml_collections.ConfigDict) -> GroupViTConfig | CLIPCo
             other = {"groupvit": "configs/cocu.py", "clip": "configs/clip.py"}[config.objective]
             hint = f" in a model of objective {config.objective!r}; {other} has all of them"
         raise UserError(f"{error}{hint}") from None
+    tokens = EOT + 1
+    if model.text.vocab_size < tokens:
+        raise UserError(
+            f"config.model.text.vocab_size={model.text.vocab_size}: it must be at least {tokens}, "
+            "the tokens of CLIP's vocabulary"
+        )
     towers = {"config.model.text.": (model.text.width, model.text.heads)}
     if isinstance(model, CLIPConfig):
         towers["config.model.vision_"] = model.vision_width, model.vision_heads

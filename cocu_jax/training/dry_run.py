@@ -21,6 +21,7 @@ from cocu_jax.training.compiled import Cost, cost_of
 from cocu_jax.training.config import check_config
 from cocu_jax.training.evaluation import open_evaluations
 from cocu_jax.training.hardware import chip_of
+from cocu_jax.training.initial import initial_arrays
 from cocu_jax.training.mesh import put_batch
 from cocu_jax.training.plan import Plan, make_plan
 
@@ -41,6 +42,7 @@ def dry_run(config: ml_collections.ConfigDict) -> None:
     evaluations = open_evaluations(config)
     examples = count_examples(config.data)
     plan = make_plan(config, examples)
+    given = initial_arrays(plan, config.init_from, config.init_partial)
     processes = jax.process_index(), jax.process_count()
     rows = train_batches(config.data, config.batch_size, config.seed, 0, *processes, with_keys=True)
     batch = next(rows)
@@ -48,6 +50,8 @@ def dry_run(config: ml_collections.ConfigDict) -> None:
     if first:
         print(parameter_overview.get_parameter_overview(plan.shapes.params, include_stats=False))
         print(_summary(plan, config, examples))
+        if given:
+            print(f"begins with {len(given)} arrays of {config.init_from}")
         for evaluation in evaluations:
             images = evaluation.settings.limit or evaluation.corpus.num_examples
             print(f"{evaluation.prefix}: {images} images of {evaluation.corpus.directory}")

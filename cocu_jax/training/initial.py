@@ -57,17 +57,25 @@ class Differences(NamedTuple):
 def initial_state(plan: Plan, init_from: str, init_partial: bool) -> TrainState:
     """The state before the first step; the optimiser and the step are new in any case.
 
+    Arguments and errors as `initial_arrays`.
+    """
+    arrays = initial_arrays(plan, init_from, init_partial)
+    return _with_arrays(plan, arrays) if arrays else plan.init()
+
+
+def initial_arrays(plan: Plan, init_from: str, init_partial: bool) -> Arrays:
+    """The parameters and statistics that a run takes from another model, by path, on this host.
+
     Args:
         plan: of the run.
-        init_from: a checkpoint as `open_checkpoint` takes it, whose weights to begin with; "" for
-            random ones.
+        init_from: a checkpoint as `open_checkpoint` takes it; "" for none.
         init_partial: take what fits, leave the rest random; else everything must fit.
 
     Raises:
         UserError: there is no such model, or it does not fit.
     """
     if not init_from:
-        return plan.init()
+        return {}
     model = open_checkpoint(init_from).model
     _, params, stats = split_model(model)
     theirs = params | stats
@@ -87,7 +95,7 @@ def initial_state(plan: Plan, init_from: str, init_partial: bool) -> TrainState:
         raise UserError(f"config.init_from={init_from}: nothing in it fits the model trained here")
     if any(found):
         logging.warning("%s: took %d of %d arrays; %s", init_from, len(fitting), len(ours), found)
-    return _with_arrays(plan, fitting)
+    return fitting
 
 
 def differences(
