@@ -59,8 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--checkpoint",
         default=DEFAULT_CHECKPOINT,
-        help="a training run, a Hugging Face folder or hub id of a GroupViT or a CLIP, or an "
-        f"authors' .pth file; default: {DEFAULT_CHECKPOINT}",
+        help="a training run or RUN@STEP, a folder or hub id of a GroupViT or a CLIP, or an "
+        f"authors' .pth or .pt file; default: {DEFAULT_CHECKPOINT}",
     )
     parser.add_argument("--output", default=".", help="directory; default: the current one")
     parser.add_argument(

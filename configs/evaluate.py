@@ -12,7 +12,8 @@ def get_config() -> ml_collections.ConfigDict:
     """Published settings; the benchmarks' own are in eval/benchmarks.json."""
     config = ml_collections.ConfigDict()
     config.job = "evaluate"
-    # A training run of ours, a Hugging Face folder or hub id, or an authors' .pth file.
+    # A training run of ours or one of its checkpoints (RUN@STEP), a folder or hub id of Hugging
+    # Face or open_clip, or a file: the authors' .pth, OpenAI's .pt.
     config.checkpoint = ""
     # A comma list of: voc, context, coco_object, imagenet_s_50, imagenet_s_300, cityscapes,
     # ade20k, coco_stuff; voc20 and context59 (no background); imagenet (classification); or

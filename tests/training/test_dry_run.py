@@ -39,6 +39,14 @@ def test_missing_data_is_one_line(scenes_config):
     assert "\n" not in str(caught.value)
 
 
+def test_missing_initial_weights_are_one_line(scenes_config):
+    config = scenes_config.copy_and_resolve_references()
+    config.init_from = "/nowhere/run@100"
+    with pytest.raises(UserError, match="/nowhere/run@100: no such folder") as caught:
+        dry_run(config)
+    assert "\n" not in str(caught.value)
+
+
 def test_texts_are_read_back_from_their_tokens():
     tokenizer = Tokenizer()
     texts = ["a photo of a dog", "caf\u00e9 \u732b on the table !"]

@@ -151,6 +151,11 @@ def test_zeros_that_are_allowed_make_a_plan(tiny_config):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
+        (
+            "model.text.vocab_size",
+            100,
+            r"config.model.text.vocab_size=100: it must be at least 49408",
+        ),
         ("data.augment", "all", r"config.data.augment='all': it must be 'none', 'crop' or 'full'"),
         ("data.concepts", "", r"config.data.concepts='': it must be 'cluster', 'top', "),
         ("data.crop_area", (0.5, 0.1), r"config.data.crop_area=\(0.5, 0.1\): the smallest share"),
