@@ -2,7 +2,8 @@
 
 A corpus of 256 x 256 JPEGs is written and read through the whole pipeline (records, annotations
 joined by key, cluster-guided concepts, prompts, crops, RandAugment, batches), in turns with the
-least that any input must do: decode a random part of the same JPEGs and resize it. Shares are
+least that any input must do: decode a random part of the same JPEGs and resize it to bytes. What
+the accurate DCT costs is timed on whole JPEGs, in turns with TensorFlow's fast one. Shares are
 medians over rounds of rate over rate; rates per core are images per second of processor time, so
 that other work on the machine does not count. One JSON line per figure.
 """
@@ -24,6 +25,7 @@ from etils import epath
 from PIL import Image
 
 from benchmarks.figures import print_figure
+from cocu_jax.input import image_graph
 from cocu_jax.input.corpus import open_corpus
 from cocu_jax.input.crop import NUM_DRAWS, crop_window
 from cocu_jax.input.pipeline import train_batches
@@ -69,6 +71,36 @@ def main() -> None:
         rates = race(contestants, options)
         report(rates)
         resume(folder, options.batch)
+        decoding(jpegs)
+
+
+def decoding(jpegs: list[bytes]) -> None:
+    """Time to decode a whole JPEG on one core: by each DCT, and by our reader."""
+
+    def by_dct(method: str) -> Callable[[tf.Tensor], tf.Tensor]:
+        return lambda jpeg: tf.io.decode_jpeg(jpeg, channels=3, dct_method=method)
+
+    contestants = {
+        "fast_dct": by_dct("INTEGER_FAST"),
+        "accurate_dct": by_dct("INTEGER_ACCURATE"),
+        "reader": image_graph.decode,
+    }
+    signature = [tf.TensorSpec([], tf.string)]
+    functions = {
+        name: tf.function(decode, input_signature=signature) for name, decode in contestants.items()
+    }
+    times = {name: [] for name in functions}
+    for repeat in range(6):
+        for name, function in functions.items():
+            started = time.process_time()
+            for jpeg in jpegs:
+                function(jpeg)
+            times[name].append((time.process_time() - started) / len(jpegs))
+        if not repeat:
+            times = {name: [] for name in functions}  # that one has compiled them
+    for name, measured in times.items():
+        value = 1e6 * statistics.median(measured)
+        print_figure(f"input/decode/{name}", value, "us/image", better="lower")
 
 
 def photographs(count: int) -> list[bytes]:
@@ -140,8 +172,10 @@ def bare(jpegs: list[bytes], batch: int) -> Iterator:
     windows = tf.map_fn(lambda row: crop_window(STORED, STORED, row, AREA), draws, tf.int32)
 
     def decode(jpeg, window):
-        part = tf.image.decode_and_crop_jpeg(jpeg, window, channels=3)
-        return tf.image.resize(part, [SIZE, SIZE])
+        part = tf.image.decode_and_crop_jpeg(
+            jpeg, window, channels=3, dct_method="INTEGER_ACCURATE"
+        )
+        return tf.cast(tf.image.resize(part, [SIZE, SIZE]) + 0.5, tf.uint8)
 
     source = tf.data.Dataset.from_tensor_slices((jpegs, windows)).repeat()
     images = source.map(decode, num_parallel_calls=tf.data.AUTOTUNE)

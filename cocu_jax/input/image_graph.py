@@ -37,15 +37,29 @@ def decode(encoded: tf.Tensor, window_of: WindowOf | None = None) -> UInt8[tf.Te
     Raises:
         tf.errors.InvalidArgumentError: in the graph, where the image cannot be read.
     """
-    small = tf.debugging.Assert(tf.strings.length(encoded) <= MAX_BYTES, ["too many bytes"])
-    with tf.control_dependencies([small]):
+    with tf.control_dependencies([_check(tf.strings.length(encoded) <= MAX_BYTES, "bytes")]):
         encoded = tf.identity(encoded)
+    # Every condition on the way costs as much as a tenth of decoding a small image: one for most.
     image = tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: _decode_jpeg(encoded, window_of),
-        lambda: _part(_decode_other(encoded), window_of),
+        _is_plain_jpeg(encoded),
+        lambda: _decode_jpeg(encoded, window_of, _upright),
+        lambda: tf.cond(
+            tf.io.is_jpeg(encoded),
+            lambda: _decode_jpeg(encoded, window_of, _jpeg_orientation),
+            lambda: _part(_decode_other(encoded), window_of),
+        ),
     )
     return tf.ensure_shape(image, (None, None, 3))
+
+
+def _is_plain_jpeg(encoded):
+    """Whether the JFIF header is followed by the tables at once: nothing asks for a turn."""
+    start = tf.strings.join([tf.strings.substr(encoded, 0, 22), b"\0" * 22])  # it may be shorter
+    return tf.reduce_all(tf.strings.substr(start, [0, 20], [6, 2]) == [_JFIF, _TABLES[0]])
+
+
+def _upright(encoded):
+    return tf.constant(1)
 
 
 def _part(image, window_of):
@@ -55,10 +69,11 @@ def _part(image, window_of):
     return image[top : top + height, left : left + width]
 
 
-def _decode_jpeg(encoded, window_of):
+def _decode_jpeg(encoded, window_of, orientation_of):
     height, width, channels = tf.unstack(tf.io.extract_jpeg_shape(encoded))
     with tf.control_dependencies([_check_size(height, width)]):
-        turn = _jpeg_orientation(encoded)
+        encoded = tf.identity(encoded)
+        turn = orientation_of(encoded)
 
     def as_stored():
         if window_of is None:
@@ -103,12 +118,7 @@ def _jpeg_part(encoded, height, width, window):
 
 def _jpeg_orientation(encoded) -> Int[tf.Tensor, ""]:
     """EXIF's orientation 1 to 8, or `_PILLOW` where metadata are of an unusual kind."""
-    plain = tf.equal(tf.strings.substr(encoded, 0, 6), _JFIF)
-    plain &= tf.equal(tf.strings.substr(encoded, 20, 2), _TABLES[0])
-    return tf.cond(plain, lambda: 1, lambda: _orientation_in_segments(encoded))
 
-
-def _orientation_in_segments(encoded):
     def marker(place):
         return tf.strings.substr(encoded, place, 2)
 
@@ -194,7 +204,7 @@ def _decode_png(encoded):
 
 def _decode_by_pillow(encoded):
     image, reason = tf.numpy_function(_pixels_or_reason, [encoded], [tf.uint8, tf.string])
-    with tf.control_dependencies([tf.debugging.Assert(tf.equal(reason, b""), [reason])]):
+    with tf.control_dependencies([tf.raw_ops.Assert(condition=reason == b"", data=[reason])]):
         return tf.ensure_shape(tf.identity(image), (None, None, 3))
 
 
@@ -208,8 +218,12 @@ def _pixels_or_reason(encoded: bytes | np.ndarray) -> tuple[np.ndarray, bytes]:
 
 def _check_size(height, width):
     height, width = tf.cast(height, tf.int64), tf.cast(width, tf.int64)
-    allowed: Bool[tf.Tensor, ""] = (height > 0) & (width > 0) & (height * width <= MAX_PIXELS)
-    return tf.debugging.Assert(allowed, ["no pixels, or too many:", height, width])
+    return _check((height > 0) & (width > 0) & (height * width <= MAX_PIXELS), "pixels")
+
+
+def _check(allowed: Bool[tf.Tensor, ""], what: str) -> tf.Operation:
+    # tf.debugging.Assert makes a condition of it, which costs more.
+    return tf.raw_ops.Assert(condition=allowed, data=[f"no {what}, or too many"])
 
 
 def _number(encoded, place, count: int, big_endian: bool) -> Int[tf.Tensor, ""]:
