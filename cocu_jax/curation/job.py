@@ -205,8 +205,10 @@ def _search(
     with progress_bar(f"Search {title}", total, "blocks") as bar:
 
         def on_turn(state: Callable[[], SearchState]) -> None:
-            saved.offer(state, now=stop.requested)
-            _check_stop(stop, "searching")
+            stopping = stop.requested  # asked once: a stop between two looks would save nothing
+            saved.offer(state, now=stopping)
+            if stopping:
+                _check_stop(stop, "searching")
 
         found = search(
             queries,

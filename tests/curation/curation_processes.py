@@ -2,10 +2,11 @@
 
 Reads rounds from standard input, one per line: a JSON list of children that run at the same time.
 A child has `config` (flattened fields), `workdir`, and perhaps `devices`, `distributed` (arguments
-of `jax.distributed.initialize`), `kill_after` (seconds until it gets a SIGKILL), `files` (the
-seconds count from when its work directory holds that many) and `comes_back` (to be started again
-once it was killed). Answers each round with its children's exit codes, a list per child, -9 where
-it was killed. Children are forks, so that imports are paid once.
+of `jax.distributed.initialize`), `shutdown_timeout` (of its barrier, seconds; such a child is not
+recoverable), `lingers` (seconds that its last step takes longer), `kill_after` (seconds until it
+gets a SIGKILL), `files` (the seconds count from when its work directory holds that many) and
+`comes_back` (to be started again once it was killed). Answers each round with its children's exit
+codes, a list per child, -9 where it was killed. Children are forks, so that imports are paid once.
 """
 
 import contextlib
@@ -18,19 +19,25 @@ import time
 
 import jax
 
-from cocu_jax.curation.job import curate
+from cocu_jax.curation import job
 from configs.curate import get_config
 
 
 def run_child(child):
     jax.config.update("jax_num_cpu_devices", child.get("devices", 2))
     if child.get("distributed"):
-        jax.config.update("jax_enable_recoverability", True)  # as JAX_ENABLE_RECOVERABILITY=1
-        jax.distributed.initialize(*child["distributed"])
+        timeout = child.get("shutdown_timeout")
+        # as JAX_ENABLE_RECOVERABILITY=1
+        jax.config.update("jax_enable_recoverability", timeout is None)
+        options = {"shutdown_timeout_seconds": timeout} if timeout else {}
+        jax.distributed.initialize(*child["distributed"], **options)
     config = get_config()
     config.update_from_flattened_dict(child["config"])
+    if child.get("lingers"):
+        finish = job.finish
+        job.finish = lambda *args: time.sleep(child["lingers"]) or finish(*args)
     with open(f"{child['workdir']}.log", "a") as log, contextlib.redirect_stderr(log):
-        curate(config, child["workdir"])
+        job.curate(config, child["workdir"])
 
 
 def run_to_its_end(child, codes):

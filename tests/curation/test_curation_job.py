@@ -15,6 +15,8 @@ from curation_corpus import GALLERY, encoded, example, write_clip, write_corpus
 from PIL import Image
 
 from cocu_jax.curation import job
+from cocu_jax.curation.embed import Encoder
+from cocu_jax.curation.saved_search import SavedSearch
 from cocu_jax.curation.shard_files import open_arrays
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus, read_shard
@@ -221,6 +223,68 @@ def test_sigterm_finishes_the_shard_and_says_how_to_go_on(fields, finished, tmp_
     assert result(tmp_path) == result(finished[0])
 
 
+def test_sigterm_in_a_search_keeps_the_turns_that_are_done(fields, finished, tmp_path, monkeypatch):
+    embeddings = {"embeddings": str(finished[0] / "embeddings")}
+    cut_up = {**fields, **embeddings, "tile_rows": 1, "search_rows": IMAGES}
+    turns, offer, stop_at = [], SavedSearch.offer, None
+
+    def counted(self, state, now):
+        turns.append(state().turn)
+        if len(turns) == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        offer(self, state, now)
+
+    monkeypatch.setattr(SavedSearch, "offer", counted)
+    curate(cut_up, tmp_path / "whole")
+    whole = turns.copy()
+    turns.clear()
+    stop_at = 2
+    with pytest.raises(Stopped, match="searching.*run the same command"):
+        curate(cut_up, tmp_path / "stopped")
+    assert list((tmp_path / "stopped" / "searches").iterdir())
+    assert not list((tmp_path / "stopped").glob("reports/*"))
+    stop_at = None
+    curate(cut_up, tmp_path / "stopped")
+    assert len(whole) > 3 and turns == whole  # none again
+    assert not list((tmp_path / "stopped" / "searches").iterdir())
+    assert result(tmp_path / "stopped") == result(tmp_path / "whole") == result(finished[0])
+
+
+@pytest.mark.parametrize(
+    "value", [np.nan, *(pytest.param(v, marks=pytest.mark.slow) for v in (np.inf, -np.inf, 0))]
+)
+def test_an_embedding_without_direction_is_an_unreadable_image(
+    fields, finished, corpus, tmp_path, monkeypatch, value
+):
+    """Of the damaged images and one more; neighbours and concepts are as if that one were gone."""
+    images, seen = Encoder.images, 0
+
+    def broken(self, pixels):
+        nonlocal seen
+        embeddings = np.array(images(self, pixels))
+        for row in range(len(pixels)):
+            if seen + row == 10:
+                embeddings[row, :: 1 if value == 0 else 5] = value
+        seen += len(pixels)
+        return embeddings
+
+    monkeypatch.setattr(Encoder, "images", broken)
+    summary = curate(fields, tmp_path)
+    assert summary["unreadable_images"] == [f"key-{i}" for i in sorted([*DAMAGED, 10])]
+    assert summary["unreadable_count"] == len(DAMAGED) + 1
+    ours, theirs = (
+        examples_of(open_annotations(str(folder / "annotations"), corpus))
+        for folder in (tmp_path, finished[0])
+    )
+    assert ours[10]["neighbours"].size == ours[10]["concepts"].size == 0
+    for mine, their in zip(ours, theirs, strict=True):
+        assert b"key-10" not in mine["neighbours"]
+        assert (mine["concepts"] < len(GALLERY)).all() and np.isfinite(mine["scores"]).all()
+        if mine["key"] != b"key-10" and b"key-10" not in their["neighbours"]:
+            np.testing.assert_array_equal(mine["concepts"], their["concepts"])
+            np.testing.assert_array_equal(mine["neighbours"], their["neighbours"])
+
+
 def test_corrupted_finished_files_are_redone(fields, finished, tmp_path):
     curate(fields, tmp_path)
     damaged = [
@@ -229,6 +293,7 @@ def test_corrupted_finished_files_are_redone(fields, finished, tmp_path):
         next(tmp_path.glob("annotations/*00003-of-*")),
         next(tmp_path.glob("parquet/*00001-of-*")),
         tmp_path / "reports" / "00004.json",
+        tmp_path / "reports" / "tally-00000.json",
         tmp_path / "annotations" / "dataset_info.json",
     ]
     before = [path.read_bytes() for path in damaged]

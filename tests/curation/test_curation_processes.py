@@ -114,6 +114,29 @@ def test_any_number_of_joined_processes_gives_identical_bytes(
     assert result(workdir) == undisturbed[0]
 
 
+def test_joined_processes_that_finish_far_apart_leave_cleanly(
+    fields, undisturbed, run_round, tmp_path
+):
+    """Farther than the barrier at JAX's shutdown waits, which would abort all of them."""
+    address, workdir = f"localhost:{free_port()}", tmp_path / "run"
+    child = {"config": fields, "workdir": str(workdir), "shutdown_timeout": 3}
+    children = [{**child, "distributed": [address, 2, i], "lingers": 10} for i in range(2)]
+    assert run_round(*children) == [[0], [0]]
+    assert result(workdir) == undisturbed[0]
+
+
+def test_two_runs_embed_into_one_directory_at_the_same_time(
+    fields, undisturbed, run_round, tmp_path
+):
+    shared = {**fields, "embeddings": str(tmp_path / "shared")}
+    folders = [tmp_path / name for name in ("one", "other")]
+    codes = run_round(*({"config": shared, "workdir": str(folder)} for folder in folders))
+    assert codes == [[0], [0]]
+    for folder in folders:
+        os.symlink(tmp_path / "shared", folder / "embeddings")
+        assert result(folder) == undisturbed[0]
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 def test_any_number_of_devices_gives_identical_bytes(
     fields, undisturbed, run_round, tmp_path, devices
