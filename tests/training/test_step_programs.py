@@ -38,8 +38,9 @@ def test_recomputed_and_fused_gradients_are_the_plain_ones(tiny_config, random_b
     largest = max(np.abs(g).max() for g in plain[2].values())
     for name, gradient in plain[2].items():
         error = np.linalg.norm(gradient - tuned[2][name])
-        # Batch normalisation over few rows amplifies rounding: 1e-4 as against torch.
-        assert error < 1e-4 * max(np.linalg.norm(gradient), 1e-3 * largest), name
+        # As against torch: batch normalisation over few rows amplifies rounding, and biases before
+        # a norm have a gradient of nothing but rounding, which the largest gradient scales.
+        assert error < 1e-4 * max(np.linalg.norm(gradient), 0.1 * largest), name
 
 
 def test_programs_are_chosen_by_the_chip_unless_the_config_says_otherwise(tiny_config):
