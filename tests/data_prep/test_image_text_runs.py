@@ -1,10 +1,12 @@
 """Runs that stop go on; several processes give what one gives."""
 
 import io
+import os
 import re
+import signal
 import subprocess
 import sys
-import threading
+import time
 
 import pytest
 import raw_corpora as raw
@@ -45,22 +47,21 @@ def test_stopped_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
 def test_stop_request_keeps_finished_units(tmp_path, monkeypatch):
     for number in range(3):
         raw.webdataset(tmp_path / f"{number}.tar", [number])
-    stopped = threading.Event()
+    done, original = [], UnitPreparer.prepare
 
-    class OneStop:
-        def __enter__(self):
-            self.requested = True
-            return self
+    def watched(self, unit, target):
+        original(self, unit, target)
+        done.append(unit.path)
+        if len(done) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(2)  # the stop is passed on every half second
 
-        def __exit__(self, *_):
-            stopped.set()
-
-    monkeypatch.setattr("data_prep.image_text.beam.StopRequest", OneStop)
-    with pytest.raises(Stopped, match="of 3 files; run the same command to go on"):
+    monkeypatch.setattr(UnitPreparer, "prepare", watched)
+    with pytest.raises(Stopped, match="stopped after 1 of 3 files; run the same command to go on"):
         prepare(tmp_path, tmp_path / "*.tar")
-    monkeypatch.undo()
-    assert stopped.is_set()
+    assert len(done) == 1
     assert len(keys_and_captions(prepare(tmp_path, tmp_path / "*.tar"))) == 3
+    assert sorted(done) == [str(tmp_path / f"{number}.tar") for number in range(3)]  # none twice
 
 
 @pytest.mark.slow  # every process imports TensorFlow and Beam
