@@ -133,6 +133,7 @@ def groupvit(scenes, tiny_config, tmp_path_factory):
     return config, nnx.merge(graph, state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "official"])
 def test_groupvit_begins_with_published_weights(groupvit, tmp_path, monkeypatch, kind):
     config, model = groupvit

@@ -5,8 +5,6 @@ import json
 import pickle
 import resource
 import struct
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
@@ -16,6 +14,7 @@ import torch
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.weights import source
+from cocu_jax.models.weights.__main__ import main
 from cocu_jax.models.weights.checkpoint import open_checkpoint
 from cocu_jax.models.weights.inert_pickle import read_pickle
 from cocu_jax.models.weights.safetensors_file import open_safetensors
@@ -176,14 +175,10 @@ def test_clip_with_its_own_tokenizer_is_read_with_it(tmp_path):
         open_checkpoint(str(tmp_path)).text_rows()
 
 
-def test_existing_file_is_not_called_a_missing_folder(tmp_path):
+def test_existing_file_is_not_called_a_missing_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "model").write_text("not a model")
-    done = subprocess.run(
-        [sys.executable, "-m", "cocu_jax.models.weights", "import", "model", "out"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(source.__file__).rpartition("/cocu_jax/")[0], "PATH": "/usr/bin"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "no such folder" not in done.stderr and "no torch checkpoint" in done.stderr
+    assert main(["import", "model", "out"]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "no such folder" not in line and "no torch checkpoint" in line
