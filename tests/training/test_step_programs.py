@@ -35,12 +35,15 @@ def test_recomputed_and_fused_gradients_are_the_plain_ones(tiny_config, random_b
 
     plain, tuned = results
     assert abs(plain[0] - tuned[0]) < 1e-5 * abs(plain[0])
-    largest = max(np.abs(g).max() for g in plain[2].values())
+    norm = np.linalg.norm
+    errors = {name: norm(g - tuned[2][name]) for name, g in plain[2].items()}
+    total = norm([norm(g) for g in plain[2].values()])
+    assert norm(list(errors.values())) < 1e-4 * total
     for name, gradient in plain[2].items():
-        error = np.linalg.norm(gradient - tuned[2][name])
-        # As against torch: batch normalisation over few rows amplifies rounding, and biases before
-        # a norm have a gradient of nothing but rounding, which the largest gradient scales.
-        assert error < 1e-4 * max(np.linalg.norm(gradient), 0.1 * largest), name
+        # A bias before a norm has no gradient but rounding, which is small in both. Elsewhere batch
+        # normalisation over few rows amplifies rounding.
+        rounding = 1e-4 * total
+        assert errors[name] < 1e-3 * norm(gradient) or norm(tuned[2][name]) < rounding, name
 
 
 def test_programs_are_chosen_by_the_chip_unless_the_config_says_otherwise(tiny_config):
