@@ -10,7 +10,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from cocu_jax.errors import UserError
+from cocu_jax.files import write_file
 from cocu_jax.progress import progress
+from cocu_jax.stopping import Stopped, StopRequest
 from data_prep.image_text.units import UnitReport, shard_files
 
 REPORT_FILE = "report.json"
@@ -19,7 +21,10 @@ REPORT_FILE = "report.json"
 def assemble(
     targets: Sequence[epath.Path], template: tfds.core.ShardedFileTemplate, split: str
 ) -> tfds.core.SplitInfo:
-    """Moves units to where TFDS looks for them and writes the report beside them.
+    """Moves units to their final names, where a stopped call goes on, and writes the report there.
+
+    A unit's file of keys and its report stay beside it until the caller removes them, so that each
+    call plans the same moves. Every shard is renamed once, which in a bucket is one copy.
 
     Args:
         targets: the finished units, in order: the first with a key keeps it.
@@ -31,22 +36,30 @@ def assemble(
 
     Raises:
         UserError: nothing is left of any unit.
+        Stopped: an interrupt was requested.
     """
     reports = [UnitReport.load(shard_files(target)[2]) for target in targets]
-    for target, report, repeated in zip(targets, reports, _repeated(targets), strict=True):
-        if repeated.any():
-            _remove(target, report, repeated)
-    filled = [pair for pair in zip(targets, reports, strict=True) if pair[1].kept]
+    repeated = _repeated(targets)
+    filled = [number for number, known in enumerate(repeated) if not known.all()]
+    with StopRequest() as stop:
+        moves = progress(enumerate(filled), "Moving shards", len(filled), "shards")
+        for position, number in moves:
+            if stop.requested:
+                raise Stopped(
+                    f"stopped after moving {position} of {len(filled)} shards; "
+                    "run the same command to go on"
+                )
+            place = template.sharded_filepath(shard_index=position, num_shards=len(filled))
+            reports[number] = _move(targets[number], reports[number], repeated[number], place)
+    for number in set(range(len(targets))).difference(filled):
+        if len(repeated[number]):
+            reports[number] = _without(targets[number], reports[number], repeated[number])
     if not filled:
         raise UserError(f"no pair is left to write; {summary(reports)}")
-    moves = progress(enumerate(filled), "Moving shards", len(filled), "shards")
-    for number, (target, _) in moves:
-        place = template.sharded_filepath(shard_index=number, num_shards=len(filled))
-        shard_files(target)[0].rename(place)
-    template.data_dir.joinpath(REPORT_FILE).write_text(json.dumps(totals(reports), indent=1))
+    write_file(template.data_dir / REPORT_FILE, json.dumps(totals(reports), indent=1))
     return tfds.core.SplitInfo(
         name=split,
-        shard_lengths=[report.kept for _, report in filled],
+        shard_lengths=[reports[number].kept for number in filled],
         num_bytes=sum(report.bytes for report in reports),
         filename_template=template,
     )
@@ -94,13 +107,35 @@ def _repeated(targets: Sequence[epath.Path]) -> list[np.ndarray]:
     return np.split(repeated, np.cumsum([len(part) for part in hashes])[:-1])
 
 
-def _remove(target: epath.Path, report: UnitReport, repeated: np.ndarray) -> None:
-    """Writes a unit anew without the repeated examples."""
-    shard, keys, report_file = shard_files(target)
-    fewer = shard.with_suffix(".fewer")
+def _move(
+    target: epath.Path, report: UnitReport, repeated: np.ndarray, place: epath.Path
+) -> UnitReport:
+    """Brings a unit's shard to its place, unless it is there, without the repeated examples.
+
+    Returns:
+        The report of what is at the place.
+    """
+    shard = shard_files(target)[0]
+    wanted = shard
+    if repeated.any():
+        report = _without(target, report, repeated)
+        wanted = _files_without(target)[0]
+    if wanted.exists():
+        wanted.replace(place)
+    elif not place.exists():
+        raise UserError(f"{place}: is gone; remove {target.parent} to prepare it again")
+    shard.unlink(missing_ok=True)
+    return report
+
+
+def _without(target: epath.Path, report: UnitReport, repeated: np.ndarray) -> UnitReport:
+    """Writes a unit anew without the repeated examples, and a report; both only once."""
+    fewer, report_file = _files_without(target)
+    if report_file.exists():
+        return UnitReport.load(report_file)
     report.kept, report.captions, report.bytes = 0, 0, 0
     with tf.io.TFRecordWriter(str(fewer)) as writer:
-        records = tf.data.TFRecordDataset(str(shard)).as_numpy_iterator()
+        records = tf.data.TFRecordDataset(str(shard_files(target)[0])).as_numpy_iterator()
         for record, known in zip(records, repeated, strict=True):
             example = tf.train.Example.FromString(record).features.feature
             captions = len(example["caption_lengths"].int64_list.value)
@@ -112,11 +147,10 @@ def _remove(target: epath.Path, report: UnitReport, repeated: np.ndarray) -> Non
             writer.write(record)
             report.kept += 1
             report.bytes += len(record)
-    with keys.open("rb") as file:
-        left = np.load(file)[~repeated]
-    # In this order an interruption leaves at worst a unit that has to be prepared again.
-    report_file.unlink()
-    fewer.replace(shard)
-    with keys.open("wb") as file:
-        np.save(file, left)
     report.save(report_file)
+    return report
+
+
+def _files_without(target: epath.Path) -> tuple[epath.Path, epath.Path]:
+    """A unit's examples without the repeated ones, and the report that they are all written."""
+    return tuple(target.parent / f"{target.name}.fewer.{end}" for end in ("tfrecord", "json"))

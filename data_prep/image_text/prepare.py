@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import logging as stdlib_logging
 import os
@@ -24,7 +23,7 @@ from etils import epath
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from cocu_jax.errors import UserError
-from cocu_jax.files import write_file
+from cocu_jax.files import remove_temporaries, write_file
 from cocu_jax.quiet import quiet_libraries
 from data_prep.gallery.gallery import DEFAULT_GALLERY, Gallery
 from data_prep.gallery.nouns import load_tagger
@@ -36,6 +35,8 @@ from data_prep.image_text.sources import find_units
 from data_prep.image_text.units import Recipe, features
 from data_prep.place_errors import place_error
 
+_INFO_FILE = "dataset_info.json"
+_MOVING_FILE = "moving"
 _LAYOUT = 2  # of examples; units of another layout are not gone on with
 _CORPORA = {
     "cc3m": "Conceptual Captions (Sharma et al., 2018)",
@@ -94,33 +95,57 @@ class ImageText(FileReaderBuilder):
             metadata=tfds.core.MetadataDict(**recipe.settings),
         )
 
+    def download_and_prepare(self, **_) -> None:
+        """Prepares the dataset, unless it is there; a stopped call goes on where it was.
+
+        TFDS would write into a temporary directory that it deletes on any exception and renames at
+        the end, which in a bucket copies everything. Here units are prepared beside the dataset and
+        moved to their final names, and `dataset_info.json`, without which there is no dataset, is
+        written last.
+        """
+        if not (self.data_path / _INFO_FILE).exists():
+            self._download_and_prepare(None, None)
+
     def _download_and_prepare(self, dl_manager, download_config) -> None:
-        """Prepares units beside the final place, which survive a stop, then moves them there."""
         # Reading a prepared dataset does not need Beam.
         from data_prep.image_text.beam import prepare_units, unit_target
 
         if self._preparation is None:
             raise UserError("image_text is prepared by: python -m data_prep image_text --help")
-        wanted = self._preparation
+        wanted, scratch = self._preparation, self.scratch
         if wanted.recipe.nouns:
             load_tagger()  # what it lacks is told here, not by some worker
-        scratch = self._scratch
         scratch.mkdir(parents=True, exist_ok=True)
         units = self._units(scratch)
-        prepare_units(units, wanted.recipe, scratch, wanted.workers, list(wanted.beam_options))
         template = tfds.core.ShardedFileTemplate(
             data_dir=self.data_path,
             dataset_name=self.name,
             split=wanted.split,
             filetype_suffix="tfrecord",
         )
+        moving = scratch / _MOVING_FILE
+        if not moving.exists():  # otherwise all units are prepared, and some have been moved
+            prepare_units(units, wanted.recipe, scratch, wanted.workers, list(wanted.beam_options))
+            self.data_path.mkdir(parents=True, exist_ok=True)
+            for left in self.data_path.glob(f"{self.name}-*.tfrecord-*"):
+                left.unlink()  # of a run whose scratch folder somebody has removed
+            write_file(moving, "")
         targets = [unit_target(scratch, number) for number in range(len(units))]
         split = assemble(targets, template, wanted.split)
         self.info.set_splits(tfds.core.splits.SplitDict([split]))
-        scratch.rmtree()
+        self._write_info(scratch / "info")
+
+    def _write_info(self, aside: epath.Path) -> None:
+        """Writes TFDS's files, each whole, first in a folder aside; `dataset_info.json` last."""
+        aside.mkdir(exist_ok=True)
+        self.info.write_to_directory(aside)
+        remove_temporaries(self.data_path)
+        for file in sorted(aside.iterdir(), key=lambda file: file.name == _INFO_FILE):
+            write_file(self.data_path / file.name, file.read_bytes())
 
     @property
-    def _scratch(self) -> epath.Path:
+    def scratch(self) -> epath.Path:
+        """Where the work of an unfinished run is."""
         return self.data_dir_root / self.name / f"{self.builder_config.name}.unfinished"
 
     def _units(self, scratch: epath.Path) -> tuple[Unit, ...]:
@@ -172,17 +197,18 @@ def prepare_image_text(name: str, preparation: Preparation, data_dir: str) -> st
         epath.Path(data_dir).mkdir(parents=True, exist_ok=True)
         config = name if name in _CORPORA else tfds.core.BuilderConfig(name=name)
         builder = ImageText(config=config, data_dir=data_dir, preparation=preparation)
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download here
-            builder.download_and_prepare()
+        builder.download_and_prepare()
+        stored = tfds.builder_from_directory(builder.data_path).info.metadata
+        settings = preparation.recipe.settings
+        if differing := [name for name, value in settings.items() if stored.get(name) != value]:
+            raise UserError(
+                f"{builder.data_path}: is there already, prepared with another --{differing[0]}; "
+                "remove it, or give another --name or --data_dir"
+            )
+        if builder.scratch.exists():  # the dataset is complete
+            builder.scratch.rmtree()
     except OSError as error:
         raise place_error(error, data_dir) from None
-    stored = tfds.builder_from_directory(builder.data_path).info.metadata
-    settings = preparation.recipe.settings
-    if differing := [name for name, value in settings.items() if stored.get(name) != value]:
-        raise UserError(
-            f"{builder.data_path}: is there already, prepared with another --{differing[0]}; "
-            "remove it, or give another --name or --data_dir"
-        )
     return str(builder.data_path)
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
+from cocu_jax.files import write_file
 from cocu_jax.input.images import UnreadableImage
 from cocu_jax.models.tokenizer import EOT, SOT, Tokenizer
 from data_prep.gallery.concepts import ConceptExtractor
@@ -98,7 +99,7 @@ class UnitReport:
 
     def save(self, path: epath.Path) -> None:
         """Writes the report as JSON."""
-        path.write_text(json.dumps(dataclasses.asdict(self)))
+        write_file(path, json.dumps(dataclasses.asdict(self)))
 
 
 def features(nouns: bool = False) -> tfds.features.FeaturesDict:
