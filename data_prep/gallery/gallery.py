@@ -1,13 +1,19 @@
 """The gallery of visual concepts: what captions are searched for and curation ranks."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from etils import epath
 
 from cocu_jax.errors import UserError
+from cocu_jax.files import write_file
+
+if TYPE_CHECKING:
+    import inflect
 
 DEFAULT_GALLERY = epath.resource_path("data_prep") / "gallery" / "default_gallery.json"
 
@@ -85,7 +91,7 @@ class Gallery:
 
     def save(self, path: epath.PathLike) -> None:
         """Writes the concepts as JSON that `load` reads back unchanged."""
-        epath.Path(path).write_text(json.dumps({"concept": self.concepts}, indent=1))
+        write_file(path, json.dumps({"concept": self.concepts}, indent=1))
 
 
 def plural(concept: str) -> str:
@@ -101,11 +107,26 @@ def _plural_word(word: str) -> str:
         return f"{word}es"
     if word.endswith("s") or not word or word[-1] > _LAST_LATIN:
         return word
-    import inflect  # takes two seconds, and only building a gallery needs it
-
-    engine = inflect.engine()
+    engine = _inflect()
     # What ends in s is decided above, because inflect takes "bus" for the plural of "bu".
     return word if engine.singular_noun(word) else engine.plural_noun(word).lower()
+
+
+def possible_singulars(word: str) -> set[str]:
+    """Words of which `word` may be the plural; which they are is for `plural` to say."""
+    found = {one for one, many in _PLURALS.items() if many == word}
+    if word.endswith("s"):
+        found |= {word[:-1], word[:-2], f"{word[:-3]}y", f"{word[:-2]}is"}
+    if word and word[-1] <= _LAST_LATIN:
+        found.add(_inflect().singular_noun(word) or "")
+    return found - {"", word}
+
+
+@functools.cache
+def _inflect() -> "inflect.engine":
+    import inflect  # takes two seconds, and only building a gallery needs it
+
+    return inflect.engine()
 
 
 def _concatenated(lists: object) -> list[str]:

@@ -10,13 +10,16 @@ import argparse
 import collections
 import dataclasses
 import itertools
+import pathlib
+import tempfile
 from collections.abc import Iterable, Iterator
 
 from etils import epath
 
 from cocu_jax.errors import UserError
 from cocu_jax.progress import progress
-from data_prep.gallery.gallery import Gallery, plural
+from data_prep.gallery.counts import Counts
+from data_prep.gallery.gallery import Gallery, plural, possible_singulars
 from data_prep.gallery.words import Words
 
 _OPENERS = frozenset(
@@ -43,7 +46,6 @@ STOP_WORDS = frozenset(
 )
 _NOUN_SHARE = 0.04  # of a noun's occurrences, at least so many stand right after an article
 _MOST_WORDS = 3
-_MOST_COUNTERS = 2_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,9 @@ class MiningSettings:
 def mine_gallery(captions: Iterable[str], settings: MiningSettings) -> Gallery:
     """The most frequent noun phrases, plurals counted with their singulars.
 
+    All counts are exact. Memory does not grow with the captions: counts of rare phrases go to
+    temporary files, about 100 bytes a caption.
+
     Args:
         captions: all captions, read once.
         settings: how many, how frequent.
@@ -71,21 +76,23 @@ def mine_gallery(captions: Iterable[str], settings: MiningSettings) -> Gallery:
     Raises:
         UserError: no phrase is frequent enough.
     """
-    words, nouns, phrases = _count(captions, settings.stop_words)
-    singular_of = {plural(word): word for word in nouns if plural(word) != word}
-
-    def folded(phrase: str) -> str:
-        before, space, last = phrase.rpartition(" ")
-        return before + space + singular_of.get(last, last)
-
-    heads = {word for word, count in nouns.items() if count >= _NOUN_SHARE * words[word]}
-    totals = collections.Counter()
-    for phrase, count in phrases.items():
-        if (concept := folded(phrase)).rpartition(" ")[2] in heads:
-            totals[concept] += count
+    with tempfile.TemporaryDirectory(prefix="gallery-") as folder:
+        words, nouns, phrases = (
+            Counts(pathlib.Path(folder, name)) for name in ("words", "nouns", "phrases")
+        )
+        _count(captions, settings.stop_words, words, nouns, phrases)
+        singular_of = _singulars(phrases, nouns, settings.min_count)
+        totals = _folded(phrases, singular_of, settings.min_count)
+        last_words = {concept.rpartition(" ")[2] for concept in totals}
+        occurrences = words.of(last_words)
+        heads = {
+            word
+            for word, count in nouns.of(last_words).items()
+            if count >= _NOUN_SHARE * occurrences[word]
+        }
     # Equal counts in alphabetical order, so that the result does not depend on the captions' order.
     frequent = sorted(
-        (concept for concept, count in totals.items() if count >= settings.min_count),
+        (concept for concept in totals if concept.rpartition(" ")[2] in heads),
         key=lambda concept: (-totals[concept], concept),
     )
     if not frequent:
@@ -96,24 +103,62 @@ def mine_gallery(captions: Iterable[str], settings: MiningSettings) -> Gallery:
     return Gallery.build(frequent[: settings.size])
 
 
-def _count(captions: Iterable[str], stop_words: frozenset[str]) -> tuple[collections.Counter, ...]:
-    """How often words occur, words fill "a … ,", and runs of words end where a phrase ends."""
+def _count(
+    captions: Iterable[str],
+    stop_words: frozenset[str],
+    words: Counts,
+    nouns: Counts,
+    phrases: Counts,
+) -> None:
+    """Counts words, words that fill "a … ,", and runs of words that end where a phrase ends."""
     split = Words()
-    words, nouns, phrases = (collections.Counter() for _ in range(3))
     for caption in captions:
-        tokens = ["", *split(caption), "."]
-        for run, opened in _runs(tokens):
-            words.update(run)
+        found, after_article, ends = [], [], []
+        for run, opened in _runs(["", *split(caption), "."]):
+            found += run
             if run[-1] in stop_words:
                 continue
             if opened and len(run) == 1:
-                nouns[run[0]] += 1
+                after_article += run
             for start in range(max(0, len(run) - _MOST_WORDS), len(run)):
                 if run[start] not in stop_words:
-                    phrases[" ".join(run[start:])] += 1
-        if len(phrases) > _MOST_COUNTERS:
-            _forget_rare(phrases)
-    return words, nouns, phrases
+                    ends.append(" ".join(run[start:]))
+        words.update(found)
+        nouns.update(after_article)
+        phrases.update(ends)
+
+
+def _singulars(phrases: Counts, nouns: Counts, min_count: int) -> dict[str, str]:
+    """Plurals of nouns, each with its singular, of all words that a concept may end with.
+
+    Of a concept's singular and plural, one has half of the occurrences that both need; only such
+    words are inflected, because that takes half a millisecond a word.
+    """
+    last_words = {
+        phrase.rpartition(" ")[2]
+        for part in phrases.parts()
+        for phrase, count in part.items()
+        if 2 * count >= min_count
+    }
+    candidates = last_words.union(*map(possible_singulars, last_words))
+    singular_of = {}
+    for word in sorted(nouns.of(candidates)):
+        many = plural(word)
+        if many != word and many[0] == word[0]:  # "we" is no plural to count with "i"
+            singular_of[many] = word
+    return singular_of
+
+
+def _folded(phrases: Counts, singular_of: dict[str, str], min_count: int) -> dict[str, int]:
+    """Occurrences of the frequent phrases, plurals counted with their singulars."""
+    frequent = {}
+    for part in phrases.parts():
+        totals = collections.Counter()
+        for phrase, count in part.items():
+            before, space, last = phrase.rpartition(" ")
+            totals[before + space + singular_of.get(last, last)] += count
+        frequent |= {phrase: count for phrase, count in totals.items() if count >= min_count}
+    return frequent
 
 
 def _runs(tokens: list[str]) -> Iterator[tuple[list[str], bool]]:
@@ -129,13 +174,6 @@ def _kind(token: str) -> str:
     if token in _OPENERS:
         return "opener"
     return "word" if token not in _CLOSERS and token.replace("-", "").isalpha() else "closer"
-
-
-def _forget_rare(counts: collections.Counter) -> None:
-    """Drops the rarer half, which keeps memory flat; what is frequent in the end loses little."""
-    limit = sorted(counts.values())[len(counts) // 2]
-    for phrase in [phrase for phrase, count in counts.items() if count <= limit]:
-        del counts[phrase]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -169,8 +207,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _captions(corpus: str, split: str) -> Iterator[str]:
     path = epath.Path(corpus).expanduser()
     if path.exists() and not path.is_dir():
-        with path.open("r") as lines:
-            yield from progress(lines, "Captions", None, "captions")
+        yield from _lines(path)
         return
     # Text files do not need TensorFlow.
     from cocu_jax.input.corpus import open_corpus, read_shard
@@ -179,3 +216,16 @@ def _captions(corpus: str, split: str) -> Iterator[str]:
     for shard in progress(range(dataset.num_shards), "Shards", dataset.num_shards, "shards"):
         for example in read_shard(dataset, shard):
             yield from example["caption"].numpy().decode().split("\n")  # a caption a line
+
+
+def _lines(path: epath.Path) -> Iterator[str]:
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(progress(lines, "Captions", None, "captions"), 1):
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError:
+        raise UserError(
+            f"{path}, line {number}: not UTF-8; convert it, e.g. iconv -f LATIN1 -t UTF-8"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None

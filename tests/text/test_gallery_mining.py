@@ -1,13 +1,14 @@
 """A gallery mined from captions has their frequent nouns, and little else."""
 
 import argparse
+import collections
 import random
 
 import pytest
 
 from cocu_jax.errors import UserError
-from data_prep.gallery import mining
-from data_prep.gallery.gallery import Gallery
+from data_prep.gallery import counts, mining
+from data_prep.gallery.gallery import Gallery, plural
 from data_prep.gallery.mining import MiningSettings, mine_gallery
 
 NOUNS = "dog cat woman man boy street beach tree bicycle kitchen truck racket cub".split()
@@ -66,10 +67,50 @@ def test_size_and_order_are_by_frequency_whatever_the_order_of_captions():
     assert len(gallery.concepts) <= 20
 
 
-def test_memory_bound_keeps_what_is_frequent(monkeypatch):
-    monkeypatch.setattr(mining, "_MOST_COUNTERS", 60)
-    gallery = mine_gallery(captions(), MiningSettings(size=500, min_count=30))
-    assert set(NOUNS) <= set(gallery.concepts)
+def test_counts_on_disk_give_the_same_gallery(monkeypatch):
+    settings = MiningSettings(size=500, min_count=3)
+    texts = [*captions(1500), *(f"a rare{'abcdefghij'[n % 10] * (n // 10)}." for n in range(900))]
+    expected = mine_gallery(texts, settings)
+    written, write = [], counts.Counts._write
+    monkeypatch.setattr(counts, "_MOST_COUNTERS", 60)
+    monkeypatch.setattr(counts.Counts, "_write", lambda self: (written.append(1), write(self)))
+    assert mine_gallery(texts, settings) == expected
+    assert len(written) > 20
+
+
+def test_counts_are_those_of_a_counter(tmp_path, monkeypatch):
+    monkeypatch.setattr(counts, "_MOST_COUNTERS", 50)
+    draw = random.Random(1)
+    texts = [f"big {'abc'[draw.randrange(3)]}{int(draw.paretovariate(0.5))}" for _ in range(2000)]
+    ours, expected = counts.Counts(tmp_path / "x"), collections.Counter(texts)
+    for start in range(0, len(texts), 7):
+        ours.update(texts[start : start + 7])
+    assert sum(ours.parts(), collections.Counter()) == expected
+    assert ours.of(["nothing", *texts[:9]]) == {text: expected[text] for text in texts[:9]}
+
+
+def test_only_words_that_may_be_kept_are_inflected(monkeypatch):
+    inflected = []
+    monkeypatch.setattr(mining, "plural", lambda word: inflected.append(word) or plural(word))
+    rare = [
+        f"a {'abcdefghijklmnopqrst'[n % 20]}{'xyz'[n % 3] * (n // 20 + 2)}." for n in range(400)
+    ]
+    common = (
+        ["a dog."] * 9 + ["two people."] * 9 + ["a person."] + ["two wolves."] * 9 + ["a wolf."]
+    )
+    gallery = mine_gallery([*rare, *common], MiningSettings(9, 6))
+    assert set(gallery.concepts) == {"dog", "dogs", "person", "people", "wolf", "wolves"}
+    assert len(inflected) < 10
+
+
+def test_latin_1_is_told_in_one_line(tmp_path):
+    (tmp_path / "captions.txt").write_bytes("a dog\na café\n".encode("latin-1"))
+    parser = argparse.ArgumentParser()
+    mining.add_arguments(parser)
+    flags = ["--corpus", f"{tmp_path}/captions.txt", "--output", f"{tmp_path}/g.json"]
+    with pytest.raises(UserError, match="captions.txt, line 2: not UTF-8; convert it"):
+        mining.run(parser.parse_args(flags))
+    assert not (tmp_path / "g.json").exists()
 
 
 def test_nothing_frequent_is_an_error():
