@@ -9,12 +9,13 @@ result.labels, result.scores, result.overlay()
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 from etils import epath
-from jaxtyping import Float16, UInt8, UInt16
+from flax import nnx
+from jaxtyping import Float, Float16, UInt8, UInt16
 from PIL import Image
 
 from cocu_jax.errors import UserError
@@ -23,6 +24,7 @@ from cocu_jax.models.clip import CLIP
 from cocu_jax.models.tokenizer import Tokenizer
 from eval import segmenter as engine
 from eval.checkpoint import load_checkpoint
+from eval.dense import dense_method
 from eval.groups import GroupMethod
 from eval.images import EvaluatedImage, resize_uint8
 from eval.palettes import distinct_colours
@@ -122,11 +124,7 @@ class Segmenter:
         Raises:
             UserError: there is no such checkpoint, or the classes or settings do not fit.
         """
-        classes = tuple(classes)
-        if background is not None:
-            if "background" in classes:
-                raise UserError("a background adds a class of that name; take it out of --classes")
-            classes = ("background", *classes)
+        classes = _with_background(tuple(classes), background)
         model, processing = load_checkpoint(str(checkpoint))
         size, is_clip = model.config.image_size, isinstance(model, CLIP)
         crop = crop or (448 if size == 224 and not is_clip else size)
@@ -143,6 +141,49 @@ class Segmenter:
         method = None if is_clip else GroupMethod(protocol, with_first=with_groups)
         bound = engine.make_segmenter(model, classes, protocol, Tokenizer(), method=method)
         return cls(classes, bound)
+
+    def with_classes(
+        self,
+        classes: Sequence[str],
+        background: float | None,
+        embed: Callable[[str], Float[np.ndarray, "w p"]],
+    ) -> "Segmenter":
+        """The same model on the same devices, bound to other class names.
+
+        Args:
+            classes: class names.
+            background: as in `load`.
+            embed: `embed_class`, or what remembers its results.
+
+        Raises:
+            UserError: the classes do not fit.
+        """
+        if not classes:
+            raise UserError("no class names to look for (background does not count)")
+        named = _with_background(tuple(classes), background)
+        protocol = dataclasses.replace(
+            self.engine.protocol, has_background=background is not None, bg_thresh=background
+        )
+        if isinstance(self.engine.method, GroupMethod):
+            method = dataclasses.replace(self.engine.method, protocol=protocol)
+        else:
+            method = dense_method(named, protocol)
+        texts = np.concatenate([embed(name) for name in classes])
+        bound = dataclasses.replace(
+            self.engine,
+            texts=engine.replicate(texts, self.engine.mesh),
+            method=method,
+            protocol=protocol,
+            num_classes=len(named),
+        )
+        return Segmenter(named, bound)
+
+    def embed_class(self, name: str) -> Float[np.ndarray, "w p"]:
+        """Unit-norm embeddings of one class's words, as the method reads them."""
+        model = nnx.merge(self.engine.graphdef, self.engine.state)
+        protocol = dataclasses.replace(self.engine.protocol, has_background=False, bg_thresh=None)
+        method = dataclasses.replace(self.engine.method, protocol=protocol)
+        return method.embed(model, (name,), Tokenizer())
 
     def __call__(self, photo: Photo) -> Segmentation:
         """Segments one photo.
@@ -178,6 +219,14 @@ class Segmenter:
             yield Segmentation(
                 name, self.classes, prediction.labels, picture, prediction, self.engine
             )
+
+
+def _with_background(classes: tuple[str, ...], background: float | None) -> tuple[str, ...]:
+    if background is None:
+        return classes
+    if "background" in classes:
+        raise UserError("a background adds a class of that name; take it out of the classes")
+    return ("background", *classes)
 
 
 def _pixels(photo: Photo) -> UInt8[np.ndarray, "h w 3"]:

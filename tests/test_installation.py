@@ -120,7 +120,7 @@ def test_overview_and_unknown_command(installed, tmp_path):
     unknown = _cocu(installed, tmp_path, "trian")
 
     assert overview.returncode == 0
-    for command in ("segment", "prepare", "weights", "run"):
+    for command in ("segment", "app", "prepare", "weights", "run"):
         assert re.search(rf"^  {command} ", overview.stdout, re.MULTILINE)
     assert unknown.returncode == 2
     assert "no command 'trian'" in unknown.stderr

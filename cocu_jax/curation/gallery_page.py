@@ -25,8 +25,8 @@ Place = tuple[Corpus, int, int]  # corpus, shard, row within the shard
 _VERSION = 1  # of the page; raise it when the same samples give another one
 _SIDE = 128
 _LONGEST_CAPTION = 300
-_SHOWN_NEIGHBOURS = 16
-_STYLE = """
+SHOWN_NEIGHBOURS = 16
+STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; padding: 0 1rem;
        max-width: 76rem; color: #222 }
 article { display: grid; grid-template-columns: 180px 1fr; gap: 1rem; padding: 1rem 0;
@@ -63,15 +63,15 @@ def write_page(
         located = [index.locate(i) for i in near if i >= 0]
         places = [(*files[file], there) for file, there in located]
         samples.append(((plan.corpus, shard, row), places))
-    wanted = (place for anchor, near in samples for place in (anchor, *near[:_SHOWN_NEIGHBOURS]))
-    examples = _read(wanted, stop)
+    wanted = (place for anchor, near in samples for place in (anchor, *near[:SHOWN_NEIGHBOURS]))
+    examples = read_places(wanted, stop)
     articles = []
     for anchor, near in samples:
-        shown = [examples[_name(place)] for place in near[:_SHOWN_NEIGHBOURS]]
+        shown = [examples[_name(place)] for place in near[:SHOWN_NEIGHBOURS]]
         more, annotation = len(near) - len(shown), _annotation(plan, *anchor[1:])
-        articles.append(_article(plan, examples[_name(anchor)], shown, more, annotation))
+        articles.append(article(plan.gallery, examples[_name(anchor)], shown, more, annotation))
     page = f"""{start}<title>Curated concepts</title>
-<style>{_STYLE}</style><h1>Curated concepts</h1>
+<style>{STYLE}</style><h1>Curated concepts</h1>
 <p>{html.escape(plan.corpus.directory)}, split {html.escape(plan.corpus.split)}.
 Concepts are ranked; equal colours are one cluster;
 <span class="new">outlined</span> concepts are not in the caption.</p>
@@ -87,16 +87,25 @@ def _starts_with(path: epath.Path, start: str) -> bool:
         return False
 
 
-def _article(
-    plan: Plan, anchor: dict, neighbours: Sequence[dict], more: int, annotation: dict
+def article(
+    gallery: Sequence[str], anchor: dict, neighbours: Sequence[dict], more: int, annotation: dict
 ) -> str:
+    """One image of the page, as HTML.
+
+    Args:
+        gallery: concepts by number.
+        anchor: the image's example.
+        neighbours: examples to show beside it.
+        more: how many neighbours there are besides.
+        annotation: its concepts, scores and clusters, as arrays.
+    """
     named = set(anchor["caption_concepts"].tolist())
     spans = []
     ranked = (annotation[name].tolist() for name in ("concepts", "scores", "clusters"))
     for concept, score, cluster in zip(*ranked, strict=True):
         hue = f"hsl({cluster * 137 % 360} 70% 85%)" if cluster >= 0 else "#eee"
         kind = "" if concept in named else ' class="new"'
-        name = html.escape(plan.gallery[concept])
+        name = html.escape(gallery[concept])
         spans.append(
             f'<span{kind} style="background:{hue}">{name} <small>{score:.2f}</small></span>'
         )
@@ -119,7 +128,7 @@ def _picture(example: dict) -> str:
     return f'<img src="data:image/jpeg;base64,{data}" title="{html.escape(_caption(example))}">'
 
 
-def _read(places: Iterable[Place], stop: StopRequest) -> dict[tuple, dict]:
+def read_places(places: Iterable[Place], stop: StopRequest) -> dict[tuple, dict]:
     """Examples by name of their place; every shard is read once."""
     wanted = {}
     for corpus, shard, row in places:

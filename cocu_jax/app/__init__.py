@@ -1,0 +1,1 @@
+"""The project in a browser: segment a photo with words, look through a curation."""

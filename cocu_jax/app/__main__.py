@@ -1,0 +1,124 @@
+"""Segments photos with words in a browser, and looks through curations.
+
+    python -m cocu_jax.app --checkpoint openai/clip-vit-base-patch16
+    python -m cocu_jax.app --checkpoint runs/groupvit --curation runs/curate
+
+Listens on this computer alone, unless --host names another address. Uploads and results are in a
+temporary directory: files older than an hour are removed, the rest when the app stops.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
+
+from cocu_jax.app.curation import Curation
+from cocu_jax.app.model import Model
+from cocu_jax.errors import UserError
+from cocu_jax.segmentation import DEFAULT_CHECKPOINT
+from cocu_jax.stopping import StopRequest
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command until Ctrl-C or SIGTERM; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cocu_jax.app",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--checkpoint",
+        help="a training run or RUN@STEP, a folder or hub id of a GroupViT or a CLIP, or an "
+        f"authors' .pth or .pt file; default: {DEFAULT_CHECKPOINT}, if there is no --curation",
+    )
+    parser.add_argument("--curation", help="work directory of a curation, to look through")
+    parser.add_argument("--host", default="127.0.0.1", help="address; 0.0.0.0: all networks")
+    parser.add_argument("--port", type=int, default=7860, help="default: 7860; 0: a free one")
+    options = parser.parse_args(arguments)
+    try:
+        serve(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Opens the model and the curation, and serves the page until a stop is requested.
+
+    Raises:
+        UserError: one of them cannot be opened, or the address is taken.
+    """
+    curation = Curation.open(options.curation) if options.curation else None
+    checkpoint = options.checkpoint or (None if curation else DEFAULT_CHECKPOINT)
+    model = Model(checkpoint) if checkpoint else None
+    with tempfile.TemporaryDirectory(prefix="cocu_app_") as folder, StopRequest() as stop:
+        os.environ |= {  # read when Gradio is imported
+            "GRADIO_TEMP_DIR": folder,
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+        page, address = launch(model, curation, pathlib.Path(folder), options.host, options.port)
+        print(f"The app is at {address}", flush=True)
+        while not stop.requested:
+            time.sleep(0.2)
+        page.close(verbose=False)
+
+
+def launch(
+    model: Model | None, curation: Curation | None, folder: pathlib.Path, host: str, port: int
+) -> tuple:
+    """Starts the server in threads of this process; the page (Gradio's) and its address.
+
+    Args:
+        model: see `make_page`.
+        curation: see `make_page`.
+        folder: Gradio's temporary folder.
+        host: address to listen at.
+        port: 0: a free one.
+
+    Raises:
+        UserError: Gradio is not installed, or the address is taken.
+    """
+    try:
+        from starlette.middleware import Middleware
+
+        from cocu_jax.app.addresses import OwnAddressesOnly
+        from cocu_jax.app.page import STYLE, THEME, make_page
+    except ModuleNotFoundError as error:
+        if error.name not in ("gradio", "starlette"):
+            raise
+        raise UserError("the app needs Gradio; install it: pip install 'cocu-jax[app]'") from None
+    from cocu_jax.app.view import MAX_BYTES
+
+    page = make_page(model, curation, folder)
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port or None,  # None: a free one
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            max_file_size=MAX_BYTES,
+            footer_links=[],
+            theme=THEME,
+            css=STYLE,
+            app_kwargs={"middleware": [Middleware(OwnAddressesOnly)], "docs_url": None},
+        )
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{host}:{port}: cannot listen there ({reason}); choose another --port"
+        ) from None
+    return page, address
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""What the app's buttons do, and what its server answers, without a browser."""
+
+import json
+import os
+import re
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cocu_jax.app.curation import ROWS, Curation
+from cocu_jax.app.model import MAX_WORDS, Model, split_words
+from cocu_jax.app.view import MAX_BYTES, legend, read_upload, view_of, write_downloads
+from cocu_jax.errors import UserError
+from cocu_jax.input.corpus import open_corpus, read_shard
+from cocu_jax.segmentation import Segmenter
+from eval.pictures import draw_overlay
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model(groupvit):
+    return Model(groupvit)
+
+
+@pytest.fixture(scope="module")
+def curation(curated):
+    return Curation.open(curated)
+
+
+@pytest.mark.parametrize("kind", ["groupvit", "clip"])
+def test_other_words_are_as_if_loaded_with_them(kind, request):
+    background = 0.4
+    checkpoint = request.getfixturevalue(kind)
+    app = Model(checkpoint)
+    words = ("dog", "sea, lake", "sky")
+    app.segment("before", PIXELS, words[::-1], background)
+
+    result = app.segment("photo", PIXELS, words, background)
+    truth = Segmenter.load(checkpoint, words, background=background, with_groups=True)(PIXELS)
+
+    assert result.classes == truth.classes
+    np.testing.assert_array_equal(result.labels, truth.labels)
+    np.testing.assert_allclose(result.scores, truth.scores, rtol=1e-3, atol=1e-4)  # float16
+
+
+def test_words_are_embedded_once(groupvit, monkeypatch):
+    embedded, original = [], Segmenter.embed_class
+
+    def embed(self, name):
+        embedded.append(name)
+        return original(self, name)
+
+    monkeypatch.setattr(Segmenter, "embed_class", embed)
+    app = Model(groupvit)
+    for words in (("dog", "sky"), ("sky", "dog"), ("dog", "sky")):
+        app.segment("photo", PIXELS, words, None)
+
+    assert sorted(embedded) == ["dog", "sky"]
+
+
+def test_words_are_split_and_never_a_file(tmp_path):
+    assert split_words(" dog ,\n green  grass,, ") == ("dog", "green grass")
+    (tmp_path / "names.txt").write_text("secret")
+    assert split_words(str(tmp_path / "names.txt")) == (str(tmp_path / "names.txt"),)
+    many = ",".join(map(str, range(MAX_WORDS + 1)))
+    for text in ("", " , ", None, "dog, dog", "a" * 300, many):
+        with pytest.raises(UserError):
+            split_words(text)
+
+
+def test_eight_users_at_once_get_their_own_answers(model):
+    photos = [np.roll(PIXELS, i, axis=1) for i in range(8)]
+    words = [tuple(f"word {i % 3 + j}" for j in range(2)) for i in range(8)]
+    alone = [model.segment("", *job, None).labels for job in zip(photos, words, strict=True)]
+
+    with ThreadPoolExecutor(8) as pool:
+        jobs = pool.map(lambda job: model.segment("", *job, None), zip(photos, words, strict=True))
+        for result, truth in zip(jobs, alone, strict=True):
+            np.testing.assert_array_equal(result.labels, truth)
+
+
+def test_uploads_are_photos_or_one_line(photo, hostile, tmp_path):
+    assert read_upload(str(photo)).shape == (64, 48, 3)
+    for file, said in hostile.items():
+        with pytest.raises(UserError, match=re.escape(said)) as raised:
+            read_upload(str(file))
+        assert "\n" not in str(raised.value) and str(tmp_path) not in str(raised.value)
+    large = tmp_path / "large.png"
+    large.touch()
+    os.truncate(large, 200_000_000)
+    for path, said in ((str(large), "64 MB"), (None, "no photo"), ("/gone", "drop it again")):
+        with pytest.raises(UserError, match=said):
+            read_upload(path)
+
+
+def test_view_draws_what_the_whole_label_map_gives(model):
+    pixels = np.asarray(Image.fromarray(PIXELS).resize((1400, 1000)))
+    result = model.segment("photo", pixels, ("dog", "sky"), None)
+    view = view_of(result)
+    drawn = draw_overlay(result.picture, result.labels, result.colours, strength=0.3)
+
+    assert max(view.labels.shape) == 960
+    assert view.overlay(0.3).size == drawn.size
+    differing = (np.asarray(view.overlay(0.3)) != np.asarray(drawn)).any(-1)
+    assert differing.mean() < 0.01  # which of two pixels is nearest, on borders
+    assert len(view.group_pictures(0.3)) == 2
+
+
+def test_legend_escapes_and_files_agree(model, tmp_path):
+    result = model.segment("../../<i>.png", PIXELS, ("<script>", "sky"), None)
+    labels, masks = write_downloads(result, tmp_path)
+
+    assert "<script>" not in legend(result) and "&lt;script&gt;" in legend(result)
+    np.testing.assert_array_equal(np.asarray(Image.open(labels)), result.labels)
+    areas = {m["category_id"]: m["area"] for m in json.loads(open(masks).read())["annotations"]}
+    assert areas == {c: n for c, n in enumerate(np.bincount(result.labels.ravel())) if n}
+    assert all(os.path.realpath(file).startswith(str(tmp_path)) for file in (labels, masks))
+
+
+def test_curation_shows_every_row_of_the_corpus_once(curation):
+    corpus, rows, start = curation.corpus, [], 0
+    while start is not None:
+        found = curation.find("", start)
+        rows += found[:ROWS]
+        start = found[ROWS] if len(found) > ROWS else None
+    page = curation.page(rows[11:17])
+    captions = [
+        example["caption"].decode()
+        for shard in range(corpus.num_shards)
+        for example in read_shard(corpus, shard).as_numpy_iterator()
+    ]
+
+    assert rows == list(range(51))
+    shown = re.findall(r"<div><p>(.*?)</p>", page)
+    assert shown == captions[11:17]
+    assert page.count("<article>") == 6 and page.count("<img") == 6 * 7
+    assert "unreadable" not in page
+
+
+def test_curation_is_searched_by_concept(curation, curated):
+    """Compares with the TFDS annotations, which the app does not read."""
+    annotations = open_corpus(f"{curated}/annotations", "train")
+    number = curation.gallery.index("dog")
+    truth = [
+        row
+        for row, example in enumerate(
+            example
+            for shard in range(annotations.num_shards)
+            for example in read_shard(annotations, shard).as_numpy_iterator()
+        )
+        if number in example["concepts"]
+    ]
+
+    found, start = [], 0
+    while rows := curation.find(" Dog", start):
+        found += rows[:ROWS]
+        start = found[-1] + 1
+
+    assert found == truth and truth
+    with pytest.raises(UserError, match="similar: cat"):
+        curation.find("ca", 0)
+
+
+def test_what_is_no_curation_is_told(tmp_path):
+    with pytest.raises(UserError, match="no work directory of a curation"):
+        Curation.open(str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The app's server in this process, without a model: its address and its folder."""
+    folder = tmp_path_factory.mktemp("served")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+        from cocu_jax.app.__main__ import launch
+
+        page, address = launch(None, None, folder, "127.0.0.1", 0)
+        yield address, folder
+        page.close(verbose=False)
+
+
+def _status(address, body=None, kind=""):
+    request = urllib.request.Request(address, body, {"Content-Type": kind} if body else {})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_no_path_and_no_address_is_served_but_the_apps_own(served):
+    address, folder = served
+    outside = folder.parent / "outside.txt"
+    outside.write_text("secret")
+    for path in (f"file={outside}", f"file={folder}/../outside.txt", "file=pyproject.toml",
+                 "file=https://example.com/", "file=%68ttp://127.0.0.1:1/",
+                 "proxy=https://huggingface.co/x"):  # fmt: skip
+        assert _status(f"{address}gradio_api/{path}") == 403, path
+    assert _status(address) == 200
+
+
+def test_uploads_past_the_limit_are_refused_and_not_kept(served):
+    address, folder = served
+    head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    body = head + bytes(MAX_BYTES + 1_000_000) + b"\r\n--b--\r\n"
+
+    assert _status(f"{address}gradio_api/upload", body, "multipart/form-data; boundary=b") == 413
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < 1000
