@@ -141,8 +141,10 @@ def _singulars(phrases: Counts, nouns: Counts, min_count: int) -> dict[str, str]
         if 2 * count >= min_count
     }
     candidates = last_words.union(*map(possible_singulars, last_words))
+    occurrences = nouns.of(candidates)
     singular_of = {}
-    for word in sorted(nouns.of(candidates)):
+    # Of two singulars of one plural, the frequent one is meant.
+    for word in sorted(occurrences, key=lambda word: (occurrences[word], word)):
         many = plural(word)
         if many != word and many[0] == word[0]:  # "we" is no plural to count with "i"
             singular_of[many] = word

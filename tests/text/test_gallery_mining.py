@@ -103,6 +103,12 @@ def test_only_words_that_may_be_kept_are_inflected(monkeypatch):
     assert len(inflected) < 10
 
 
+def test_of_two_singulars_of_one_plural_the_frequent_one_counts():
+    texts = ["a potato.", "a potato.", "a potatoe."] + ["two potatoes."] * 8 + ["a dog."] * 9
+    for order in (texts, texts[::-1]):
+        assert mine_gallery(order, MiningSettings(1, 2)).concepts[0] == "potato"
+
+
 def test_latin_1_is_told_in_one_line(tmp_path):
     (tmp_path / "captions.txt").write_bytes("a dog\na café\n".encode("latin-1"))
     parser = argparse.ArgumentParser()
