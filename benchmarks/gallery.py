@@ -3,7 +3,8 @@
 Captions are generated: words drawn by Zipf's law without an end, so that new words and phrases keep
 coming, between articles and prepositions. The figures for 10 million captions are extrapolated: the
 core time of the later half of the captions and of what is done at the end, both in proportion, and
-the memory seen plus what the counters may still grow to. Writing captions is not counted.
+the memory seen plus what the counters may still grow to and what the largest temporary file would
+take when it is summed. Making captions is not counted.
 """
 
 import argparse
@@ -23,7 +24,9 @@ from data_prep.gallery.mining import MiningSettings, mine_gallery
 _GOAL_CAPTIONS = 10_000_000
 _EXPONENT = 1.15
 _CHUNK = 1000
+_FIRST_LETTERS = "bcdfghjklmnpqrstvwxyz"
 _LETTERS = "etaoinshrd"  # of a word's rank, by digits
+_GROWTH = 6  # of a line "phrase, tab, count" of 20 bytes as an entry of a counter
 
 
 class ZipfCaptions:
@@ -34,10 +37,11 @@ class ZipfCaptions:
         whole: for all captions.
         ended: the core time when there were no more.
         disk: bytes in temporary files then, without what memory still holds.
+        largest: bytes of the largest of them.
     """
 
     def __init__(self, count: int, temporary: pathlib.Path) -> None:
-        self.half = self.whole = self.ended = self.disk = 0
+        self.half = self.whole = self.ended = self.disk = self.largest = 0
         self._count, self._temporary = count, temporary
 
     def __iter__(self) -> Iterator[str]:
@@ -49,8 +53,8 @@ class ZipfCaptions:
             start = time.process_time()
             yield from chunk
             self.whole += time.process_time() - start
-        files = (path for path in self._temporary.rglob("*") if path.is_file())
-        self.disk = sum(path.stat().st_size for path in files)
+        files = [path.stat().st_size for path in self._temporary.rglob("*") if path.is_file()]
+        self.disk, self.largest = sum(files), max(files, default=0)
         self.ended = time.process_time()
 
 
@@ -75,7 +79,7 @@ def main() -> None:
     print_figure("gallery_disk", captions.disk / arguments.captions, "B/caption", None, "lower")
     minutes = scale * (2 * later + at_end) / 60
     print_figure("gallery_minutes_of_10M_captions", minutes, "min", 30.0, better="lower")
-    bound = peak.gigabytes + 3 * _full_counter() / 1e9
+    bound = peak.gigabytes + (3 * _full_counter() + _GROWTH * scale * captions.largest) / 1e9
     print_figure("gallery_memory_of_10M_captions", bound, "GB", 2.0, better="lower")
 
 
@@ -85,7 +89,9 @@ def _caption(ranks: list[int]) -> str:
 
 
 def _word(rank: int) -> str:
-    return "w" + "".join(_LETTERS[int(digit)] for digit in str(rank % 10**8))
+    return _FIRST_LETTERS[rank % len(_FIRST_LETTERS)] + "".join(
+        _LETTERS[int(digit)] for digit in str(rank % 10**8)
+    )
 
 
 def _full_counter() -> int:

@@ -67,7 +67,7 @@ def mine_gallery(captions: Iterable[str], settings: MiningSettings) -> Gallery:
     """The most frequent noun phrases, plurals counted with their singulars.
 
     All counts are exact. Memory does not grow with the captions: counts of rare phrases go to
-    temporary files, about 100 bytes a caption.
+    temporary files, some tens of bytes a caption.
 
     Args:
         captions: all captions, read once.
