@@ -77,7 +77,8 @@ def test_hostile_uploads_give_one_message_each(page, app, hostile):
 
 
 def test_a_curation_is_searched(page):
-    page.find_elements(By.CSS_SELECTOR, "button[role=tab]")[1].click()
+    tabs = wait(page, lambda d: d.find_elements(By.CSS_SELECTOR, "button[role=tab]")[1:])
+    tabs[0].click()
     wait(page, lambda d: "Rows 0 to 5 of 51" in see(d, "#status").text)
     assert len(page.find_elements(By.CSS_SELECTOR, "#rows article")) == 6
     see(page, "#next").click()
