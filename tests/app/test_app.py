@@ -1,5 +1,6 @@
 """What the app's buttons do, and what its server answers, without a browser."""
 
+import asyncio
 import json
 import os
 import re
@@ -212,3 +213,19 @@ def test_uploads_past_the_limit_are_refused_and_not_kept(served):
 
     assert _status(f"{address}gradio_api/upload", body, "multipart/form-data; boundary=b") == 413
     assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < 1000
+
+
+def test_the_server_downloads_nothing_for_a_visitor(model, tmp_path, monkeypatch):
+    """An input may be any JSON that looks like a file of Gradio's, an address among it."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    import gradio as gr
+    from gradio.processing_utils import async_move_files_to_cache
+
+    from cocu_jax.app.page import make_page
+
+    page = make_page(model, None, tmp_path)
+    for address in ("https://example.com/a.png", "http://169.254.169.254/"):
+        value = {"path": address, "meta": {"_type": "gradio.FileData"}}
+        for block in list(page.blocks.values()):
+            with pytest.raises(gr.Error, match="Only files can be uploaded"):
+                asyncio.run(async_move_files_to_cache(value, block, check_in_upload_folder=True))
