@@ -65,9 +65,6 @@ def _segment_tab(model: Model, folder: pathlib.Path) -> None:
         with gr.Column(scale=2, min_width=400):
             overlay = gr.Image(label="Classes", elem_id="overlay", format="png", buttons=[])
             shares = gr.HTML(elem_id="shares")
-            groups = gr.Gallery(
-                label="Groups", elem_id="groups", visible=False, columns=2, format="png"
-            )
             with gr.Row():
                 labels_file = gr.DownloadButton(
                     "Label map (PNG)", interactive=False, elem_id="labels_file"
@@ -75,6 +72,9 @@ def _segment_tab(model: Model, folder: pathlib.Path) -> None:
                 masks_file = gr.DownloadButton(
                     "Masks (RLE, JSON)", interactive=False, elem_id="masks_file"
                 )
+            groups = gr.Gallery(
+                label="Groups", elem_id="groups", visible=False, columns=2, format="png"
+            )
 
     def segment(path, text, has_background, lowest, colour):
         result = segment_upload(model, path, text, lowest if has_background else None)

@@ -33,7 +33,7 @@ def curation(curated):
     return Curation.open(curated)
 
 
-@pytest.mark.parametrize("kind", ["groupvit", "clip"])
+@pytest.mark.parametrize("kind", ["groupvit", pytest.param("clip", marks=pytest.mark.slow)])
 def test_other_words_are_as_if_loaded_with_them(kind, request):
     background = 0.4
     checkpoint = request.getfixturevalue(kind)
