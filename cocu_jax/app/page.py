@@ -63,7 +63,9 @@ def _segment_tab(model: Model, folder: pathlib.Path) -> None:
             strength = gr.Slider(0, 1, 0.55, step=0.05, label="Strength of the colours")
             button = gr.Button("Segment", variant="primary", elem_id="segment")
         with gr.Column(scale=2, min_width=400):
-            overlay = gr.Image(label="Classes", elem_id="overlay", format="png", buttons=[])
+            overlay = gr.Image(
+                label="Classes", elem_id="overlay", format="png", height=520, buttons=[]
+            )
             shares = gr.HTML(elem_id="shares")
             with gr.Row():
                 labels_file = gr.DownloadButton(
