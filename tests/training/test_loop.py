@@ -5,6 +5,7 @@ import os
 import signal
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
@@ -129,6 +130,25 @@ def test_run_stopped_while_it_evaluates_saves_and_evaluates_afterwards(
     (tmp_path / "metrics.json").unlink()  # killed before its result was written
     assert train(config, str(tmp_path)) == result
     assert evaluation.calls == 3
+
+
+@pytest.mark.slow
+def test_two_benchmarks_are_evaluated_each_at_its_own_steps(scenes, tiny_config, tmp_path):
+    config = tiny_config()
+    corpus = dict(directory=scenes, split="pretrain", annotations="")
+    config.data.corpora = (ml_collections.ConfigDict(corpus),)
+    one = dict(directory=scenes, split="selection", crop=32, stride=32, resize_long_short=(32, 32))
+    other = one | dict(split="validation", every=4, limit=8, name="few")
+    config.eval_every = 3
+    with config.ignore_type():
+        config.evaluation = tuple(map(ml_collections.ConfigDict, (one, other)))
+    result = train(config, str(tmp_path))
+    steps = {
+        name: [line["step"] for line in read_metrics(tmp_path) if name in line]
+        for name in ("evaluation/miou", "evaluation/few/miou")
+    }
+    assert steps == {"evaluation/miou": [3, 6], "evaluation/few/miou": [4, 6]}
+    assert 0 <= result["evaluation/miou"] <= 1 and 0 <= result["evaluation/few/miou"] <= 1
 
 
 def test_workdir_of_another_config_is_refused(straight):
