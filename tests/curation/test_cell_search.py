@@ -59,6 +59,7 @@ def neighbours(workdir):
     return {e["key"]: e["neighbours"].tolist() for e in examples}
 
 
+@pytest.mark.slow
 def test_one_cell_gives_what_the_exact_search_gives(fields, tmp_path):
     clustered = curate(fields, tmp_path / "clustered", cells=1)
     curate(fields, tmp_path / "exact", search="exact")

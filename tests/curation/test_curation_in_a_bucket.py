@@ -69,6 +69,7 @@ def test_run_in_a_bucket_leaves_the_bytes_of_a_local_one(fields, local, bucket, 
     assert everything(bucket.folder / "run") == local
 
 
+@pytest.mark.slow
 def test_embeddings_in_a_bucket_serve_a_local_run(fields, local, bucket, tmp_path):
     for name in ("first", "second"):
         curate(fields, tmp_path / name, embeddings="gs://bucket/shared")
@@ -87,6 +88,7 @@ def everything_below(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
+@pytest.mark.slow
 def test_owners_read_their_files_and_others_their_sizes(fields, local, bucket):
     curate(fields, "gs://bucket/run")
     for index in (1, 0):
@@ -108,6 +110,7 @@ def test_owners_read_their_files_and_others_their_sizes(fields, local, bucket):
     assert everything(bucket.folder / "run") == local
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_runs_in_a_bucket_go_on(fields, local, bucket, monkeypatch):
     """Dies in the middle of the n-th upload, then stops on request at another."""
 

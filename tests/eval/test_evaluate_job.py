@@ -141,6 +141,7 @@ def test_other_class_names_under_the_same_path_are_evaluated_again(config, workd
     assert list(after["iou"]) == list(names[::-1]) and after["iou"] != before["iou"]
 
 
+@pytest.mark.slow
 def test_changed_settings_have_results_of_their_own_that_show_them(
     config, workdir, finished, capsys
 ):

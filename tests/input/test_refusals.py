@@ -72,7 +72,7 @@ def test_a_truncated_record_file(data, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-1000])
     data.concepts = "none"
     data.lanes = 1
-    refused(with_corpus(data, directory=directory), "reading data.corpora")
+    refused(with_corpus(data, directory=directory), "damaged, or has fewer than the 16 records")
 
 
 def test_damaged_images_become_black_and_nothing_else_changes(data, tmp_path):

@@ -66,6 +66,7 @@ def test_values_and_gradients_equal_the_formula(n, m, width, heads, causal):
         assert error(value, expected) < 1e-6
 
 
+@pytest.mark.slow
 def test_bfloat16_is_as_close_as_the_compilers_own_attention():
     n, m, width, heads, causal = SHAPES[0]
     inputs = [jnp.asarray(x, jnp.bfloat16) for x in arrays(2, n, m, width, np.float32)]

@@ -13,6 +13,7 @@ from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
 from cocu_jax.models.keys import Keys
 from cocu_jax.models.text import TextConfig
 from cocu_jax.models.weights.image_processing import ImageProcessing
+from eval.groups import GroupMethod
 from eval.programs import read_program
 from eval.protocol import Protocol
 
@@ -55,7 +56,7 @@ def evaluation_program(dtype: str) -> tuple:
     def program(state, embeddings, windows):
         return read_program(
             state, embeddings, windows,
-            graphdef=graphdef, protocol=protocol, mesh=mesh, with_first_maps=True,
+            graphdef=graphdef, method=GroupMethod(protocol, with_first=True), mesh=mesh,
         )  # fmt: skip
 
     embeddings = jax.ShapeDtypeStruct((3, 8), jnp.float32)

@@ -33,7 +33,7 @@ def test_everything_is_opened_and_a_batch_is_drawn(scenes_config, tmp_path, monk
 
 def test_missing_data_is_one_line(scenes_config):
     config = scenes_config.copy_and_resolve_references()
-    config.data.corpora[0].directory = "/nowhere"
+    config.data.corpora = (dict(directory="/nowhere", split="clip", annotations=""),)
     with pytest.raises(UserError, match="no TFDS dataset at /nowhere") as caught:
         dry_run(config)
     assert "\n" not in str(caught.value)
