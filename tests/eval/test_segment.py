@@ -151,7 +151,7 @@ def test_photos_are_read_one_after_the_other(segmenter):
         ({"classes": "dog, dog"}, "'dog'"),
         ({"classes": "my/names"}, "my/names: cannot read class names"),
         ({"classes": "names.tx"}, "names.tx: cannot read class names"),
-        ({"classes": "background, dog", "background": "0.5"}, "take it out of --classes"),
+        ({"classes": "background, dog", "background": "0.5"}, "take it out of the classes"),
         ({"checkpoint": "/nowhere"}, "/nowhere"),
         ({"output": __file__}, "choose another --output"),
     ],
