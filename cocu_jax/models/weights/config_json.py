@@ -177,18 +177,7 @@ def write_siglip_config(config: SiglipConfig) -> dict[str, Any]:
             "layer_norm_eps": text.layer_norm_eps,
             "projection_size": config.projection_dim,
         },
-        "vision_config": {
-            "model_type": "siglip_vision_model",
-            "hidden_size": config.vision_width,
-            "intermediate_size": round(config.vision_width * config.vision_mlp_ratio),
-            "num_hidden_layers": config.vision_layers,
-            "num_attention_heads": config.vision_heads,
-            "num_channels": 3,
-            "image_size": config.image_size,
-            "patch_size": config.patch_size,
-            "hidden_act": _activation_json(config.activation),
-            "layer_norm_eps": config.layer_norm_eps,
-        },
+        "vision_config": _vision_json(config, "siglip_vision_model"),
     }
 
 
@@ -243,19 +232,8 @@ def write_clip_config(config: CLIPConfig) -> dict[str, Any]:
         "projection_dim": config.projection_dim,
         "text_config": _text_json(config.text, "clip_text_model")
         | {"projection_dim": config.projection_dim},
-        "vision_config": {
-            "model_type": "clip_vision_model",
-            "hidden_size": config.vision_width,
-            "intermediate_size": round(config.vision_width * config.vision_mlp_ratio),
-            "num_hidden_layers": config.vision_layers,
-            "num_attention_heads": config.vision_heads,
-            "num_channels": 3,
-            "image_size": config.image_size,
-            "patch_size": config.patch_size,
-            "hidden_act": _activation_json(config.activation),
-            "layer_norm_eps": config.layer_norm_eps,
-            "projection_dim": config.projection_dim,
-        },
+        "vision_config": _vision_json(config, "clip_vision_model")
+        | {"projection_dim": config.projection_dim},
     }
 
 
@@ -325,6 +303,21 @@ def _tower_of_text(text: dict, source: str) -> TextConfig:
         activation=_activation(text, source),
         layer_norm_eps=text["layer_norm_eps"],
     )
+
+
+def _vision_json(config: CLIPConfig | SiglipConfig, model_type: str) -> dict:
+    return {
+        "model_type": model_type,
+        "hidden_size": config.vision_width,
+        "intermediate_size": round(config.vision_width * config.vision_mlp_ratio),
+        "num_hidden_layers": config.vision_layers,
+        "num_attention_heads": config.vision_heads,
+        "num_channels": 3,
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "hidden_act": _activation_json(config.activation),
+        "layer_norm_eps": config.layer_norm_eps,
+    }
 
 
 def _text_json(text: TextConfig, model_type: str) -> dict[str, Any]:
