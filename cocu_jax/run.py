@@ -12,9 +12,6 @@ import os
 import pathlib
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported by a job
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # tf.data gains nothing by it and it talks
-
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -75,10 +72,9 @@ def run(config, workdir: str) -> None:
         prepare_training(config)
     if _DISTRIBUTED.value or (_DISTRIBUTED.value is None and _in_cluster()):
         _join_hosts()
-    import tensorflow as tf
+    from cocu_jax.host_tensorflow import keep_off_accelerators
 
-    tf.config.set_visible_devices([], "GPU")  # tf.data runs on the host; JAX owns the accelerators
-    tf.config.set_visible_devices([], "TPU")
+    keep_off_accelerators()
     if _DRY_RUN.value:
         from cocu_jax.training.dry_run import dry_run
 

@@ -24,14 +24,13 @@ import re
 import sys
 from collections.abc import Iterator
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
-
 import numpy as np
 from etils import epath
 from pycocotools import mask as coco_mask
 
 from cocu_jax.errors import UserError
 from cocu_jax.files import write_file
+from cocu_jax.host_tensorflow import keep_off_accelerators  # before what imports TensorFlow
 from cocu_jax.input.images import read_image
 from cocu_jax.segmentation import DEFAULT_CHECKPOINT, Segmentation, Segmenter
 from eval.class_embeddings import read_class_names
@@ -79,6 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--scores", action="store_true", help="write class scores")
     parser.add_argument("--masks", choices=["coco"], help="write masks as run lengths")
     options = parser.parse_args(arguments)
+    keep_off_accelerators()
     try:
         failures = segment_files(options)
     except UserError as error:

@@ -131,6 +131,7 @@ def test_jobs_find_the_installed_configs(installed, tmp_path):
 
     assert ran.returncode == 2
     assert "config.corpus.directory is empty" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1  # nothing of TensorFlow's own
     assert not any(tmp_path.iterdir())
 
 

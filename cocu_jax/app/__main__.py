@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is imported
+from cocu_jax.host_tensorflow import keep_off_accelerators  # isort: split
 
 from cocu_jax.app.curation import Curation
 from cocu_jax.app.model import Model
@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address; 0.0.0.0: all networks")
     parser.add_argument("--port", type=int, default=7860, help="default: 7860; 0: a free one")
     options = parser.parse_args(arguments)
+    keep_off_accelerators()
     try:
         serve(options)
     except UserError as error:
