@@ -14,6 +14,7 @@ import sys
 
 import ml_collections
 from absl import app, flags, logging
+from etils import epath
 from ml_collections import config_flags
 
 import configs
@@ -27,6 +28,8 @@ JOBS = {
     "evaluate": "eval.job:evaluate",
     "demo": "cocu_jax.demo.job:run_demo",
 }
+# What a job leaves in its work directory for people to look at; the other jobs print it themselves.
+RESULTS = {"train": ("metrics.json", "export"), "curate": ("summary.txt", "gallery.html")}
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The job, e.g. configs/demo.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of this run: local or gs://.")
@@ -81,6 +84,20 @@ def run(config, workdir: str) -> None:
         return dry_run(config)
     module, function = JOBS[config.job].split(":")
     getattr(importlib.import_module(module), function)(config, workdir)
+    _print_results(config.job, epath.Path(workdir))
+
+
+def _print_results(job: str, workdir: epath.Path) -> None:
+    """Prints the results that are text, and where the others are."""
+    import jax
+
+    if jax.process_index() != 0:
+        return
+    for path in (workdir / name for name in RESULTS.get(job, ())):
+        if path.suffix == ".txt" and path.exists():
+            print(path.read_text(), end="\n\n")
+        elif path.exists():
+            print(path)
 
 
 def prepare_training(config) -> None:

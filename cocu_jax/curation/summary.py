@@ -1,5 +1,6 @@
 """What a curation run found, per shard and in all, for people to read."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 
@@ -88,8 +89,12 @@ def as_text(summary: dict) -> str:
         "",
         "most frequent              most added",
     ]
-    pairs = zip(summary["most_frequent"].items(), summary["most_added"].items(), strict=False)
-    lines += [f"{a:<18}{n:>7,}  {b:<18}{m:>7,}" for (a, n), (b, m) in pairs]
+    frequent, added = (
+        [f"{concept:<18}{count:>7,}" for concept, count in summary[name].items()]
+        for name in ("most_frequent", "most_added")
+    )
+    pairs = itertools.zip_longest(frequent, added, fillvalue="")
+    lines += [f"{left:<25}  {right}".rstrip() for left, right in pairs]
     lines += ["", *(f"unreadable: {json.dumps(key)}" for key in unreadable)]
     more = summary["unreadable_count"] - len(unreadable)
     lines += [f"and {more:,} more; reports/ names them all"] if more else []

@@ -57,6 +57,7 @@ def test_published_recipe_trains_evaluates_and_saves(recipe, data_root, tmp_path
     environment = os.environ | {"XLA_FLAGS": ""}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout.split()[-2:] == [str(tmp_path / "metrics.json"), str(tmp_path / "export")]
 
     result = json.loads((tmp_path / "metrics.json").read_text())
     assert result["step"] == 20 and result["skipped_steps"] == 0
