@@ -10,10 +10,11 @@ IMAGE_ENDINGS += ("avif", "heic", "heif", "img")
 TEXT_ENDINGS = ("txt", "text", "caption", "cap")
 # Columns of lists and tables, and fields of JSON objects, the first there is.
 CAPTION_COLUMNS = ("caption", "captions", "text", "title", "sentence", "sentences", "comment")
+CAPTION_COLUMNS += ("txt", "cap")
 PATH_COLUMNS = ("path", "image", "image_path", "filepath", "file_path", "file", "filename")
 PATH_COLUMNS += ("file_name", "image_name", "image_file")
 IMAGE_COLUMNS = (*IMAGE_ENDINGS, "image", "image_bytes")
-KEY_COLUMNS = ("key", "id", "image_id")
+KEY_COLUMNS = ("key", "__key__", "id", "image_id")
 
 MAX_TEXT_BYTES = 1 << 20
 LARGE_IMAGE = f"image file over {MAX_IMAGE_BYTES // 10**6} MB"

@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import gzip
 import io
 import shutil
 import tempfile
@@ -25,10 +26,10 @@ def read_lines(path: epath.Path) -> Iterator[Line]:
     """Number, from 1, and text of every line without its end; None for what is no text.
 
     Reads UTF-8, UTF-16 and UTF-32 with a byte order mark, and line by line Windows-1252. A line
-    over `MAX_TEXT_BYTES` is None, too.
+    over `MAX_TEXT_BYTES` is None, too. Files ending in .gz are unpacked.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError, EOFError, zlib.error: the file cannot be read.
     """
     with path.open("rb") as remote, tempfile.TemporaryFile() as local:
         file = remote
@@ -36,6 +37,8 @@ def read_lines(path: epath.Path) -> Iterator[Line]:
             shutil.copyfileobj(remote, local)
             local.seek(0)
             file = local
+        if path.name.lower().endswith(".gz"):
+            file = gzip.GzipFile(fileobj=file)
         encoding = byte_order_mark(file.read(4))
         file.seek(0)
         if encoding in (None, "utf-8-sig"):

@@ -1,8 +1,11 @@
 """Records of the lists that people have: CSV, TSV, JSON lines, COCO's and Karpathy's JSON."""
 
+import gzip
 import itertools
 import json
+import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -20,10 +23,13 @@ from data_prep.image_text.texts import (
 )
 
 LIST_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".token")
+LIST_ENDINGS += tuple(f"{ending}.gz" for ending in LIST_ENDINGS)
 _JSON_LINES = (".jsonl", ".ndjson")
 _NO_LINE = "line is no text (UTF-8 is) or over 1 MiB"
 _NO_OBJECT = "line is no JSON object"
 _WIDTH = "other number of fields than the header; quote fields that hold the separator"
+# A column of links, or, in a list without header, a link.
+_LINK = re.compile(r"\burls?\b|_url\b|https?://", re.IGNORECASE)
 # Flickr8k.token.txt and results_20130124.token: no header, NAME#NUMBER, tab, caption.
 _TOKEN_LINE = re.compile(r"(\S.*\.\w{3,4})#\d+\t")
 
@@ -55,20 +61,22 @@ def read_list(path: epath.Path, reading: Reading) -> Iterator[Record | Dropped]:
         UserError: the list names no images or no captions.
     """
     try:
-        if path.suffix.lower() == ".json":
+        ending = os.path.splitext(path.name.lower().removesuffix(".gz"))[1]
+        if ending == ".json":
             yield from _document(path, reading)
             return
         lines = read_lines(path)
         first = next(lines, (0, None))
         lines = itertools.chain([first], lines)
-        if path.suffix.lower() in _JSON_LINES:
+        if ending in _JSON_LINES:
             yield from _objects(path, _json_lines(path, lines), reading)
         elif _TOKEN_LINE.match(first[1] or ""):
             yield from _token_lines(path, lines)
         else:
             yield from _table(path, lines, reading)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason})") from None
 
 
 def _table(path: epath.Path, lines: Iterator[Line], reading: Reading) -> Iterator[Record | Dropped]:
@@ -165,7 +173,10 @@ def _token_lines(path: epath.Path, lines: Iterator[Line]) -> Iterator[Record | D
 
 def _document(path: epath.Path, reading: Reading) -> Iterator[Record | Dropped]:
     """One JSON document: COCO's captions, Karpathy's splits, or an array of objects."""
-    text = decode_text(path.read_bytes())
+    content = path.read_bytes()
+    if path.name.lower().endswith(".gz"):
+        content = gzip.decompress(content)
+    text = decode_text(content)
     if text is None:
         raise UserError(f"{path}: {NOT_UTF8}")
     try:
@@ -226,6 +237,11 @@ def _require_columns(path: epath.Path, columns: list[str], reading: Reading) -> 
     needed = {"image_column": _paths(reading), "caption_column": reading.captions}
     for flag, names in needed.items():
         if not set(names) & set(columns):
+            if any(_LINK.search(column) for column in columns):
+                raise UserError(
+                    f"{path}: a list of links instead of files; fetch the images first, e.g. by "
+                    "img2dataset, and name what it wrote as the source"
+                )
             raise UserError(
                 f"{path}: no column {' or '.join(names)} among: {', '.join(columns[:8])}; "
                 f"name it in the first line, or give its name with --{flag}"

@@ -1,9 +1,6 @@
 """Reading images and captions out of one unit of a raw corpus, one example at a time."""
 
-import contextlib
 import dataclasses
-import posixpath
-import sqlite3
 import struct
 import tarfile
 import zipfile
@@ -12,24 +9,15 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import tensorflow as tf
-from etils import epath
 
-from data_prep.image_text.formats import (
-    IMAGE_ENDINGS,
-    LARGE_IMAGE,
-    MAX_IMAGE_BYTES,
-    Dropped,
-    RawExample,
-    Reading,
-)
+from data_prep.image_text.formats import Dropped, RawExample, Reading
 from data_prep.image_text.rows import read_rows
 from data_prep.image_text.tables import example_of_fields, read_table
 from data_prep.image_text.tars import read_tar
+from data_prep.image_text.zips import read_zip
 
 _DAMAGES = (OSError, EOFError, zlib.error, struct.error, pa.ArrowException, tf.errors.OpError)
 _DAMAGES += (tarfile.TarError, zipfile.BadZipFile)
-_NOT_LISTED = "photo without caption in YFCC's table, or not in the subset"
-_NO_PHOTO = "no photo by its ending"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +25,9 @@ class Unit:
     """What one worker reads from beginning to end.
 
     Attributes:
-        kind: `tar`, `tfrecord`, `parquet`, `zip` (YFCC) or `rows` (JSON lines of path and caption).
+        kind: `tar`, `tfrecord`, `parquet`, `zip` or `rows` (JSON lines of path and caption).
         path: the file.
-        captions: the SQLite file with the captions, for `zip`.
+        captions: the SQLite file with the captions of YFCC's zips; "" for zips of pairs.
     """
 
     kind: str
@@ -66,7 +54,7 @@ def read_unit(unit: Unit, reading: Reading) -> Iterator[RawExample | Dropped]:
             case "parquet":
                 yield from read_table(unit.path, reading)
             case "zip":
-                yield from _read_zip(unit)
+                yield from read_zip(unit.path, unit.captions, reading)
             case "rows":
                 yield from read_rows(unit.path, reading)
     except _DAMAGES as error:
@@ -87,26 +75,3 @@ def _value(feature: tf.train.Feature) -> bytes | int | float | list | None:
     kind = feature.WhichOneof("kind")
     values = getattr(feature, kind).value if kind else ()
     return values[0] if len(values) == 1 else list(values) or None
-
-
-def _read_zip(unit: Unit) -> Iterator[RawExample | Dropped]:
-    """YFCC100M: images named by photo id or hash; a photo without caption is not of the subset."""
-    with (
-        contextlib.closing(sqlite3.connect(f"file:{unit.captions}?mode=ro", uri=True)) as captions,
-        epath.Path(unit.path).open("rb") as file,
-        zipfile.ZipFile(file) as members,
-    ):
-        for member in members.infolist():
-            if member.is_dir():
-                continue
-            place = f"{unit.path}: {member.filename}"
-            stem, _, ending = posixpath.basename(member.filename).partition(".")
-            query = "SELECT id, caption FROM captions WHERE id = ?1 OR hash = ?1"
-            if ending.lower() not in IMAGE_ENDINGS:
-                yield Dropped(_NO_PHOTO, place)
-            elif not (row := captions.execute(query, (stem,)).fetchone()):
-                yield Dropped(_NOT_LISTED, place)
-            elif member.file_size > MAX_IMAGE_BYTES:
-                yield Dropped(LARGE_IMAGE, place)
-            else:
-                yield RawExample(row[0], members.read(member), (row[1],), place)

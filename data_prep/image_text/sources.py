@@ -17,6 +17,7 @@ from data_prep.image_text.readers import Unit
 from data_prep.image_text.rows import write_rows
 from data_prep.image_text.tables import check_table, holds_images
 from data_prep.image_text.yfcc import write_captions
+from data_prep.image_text.zips import check_zip
 
 _ENDINGS = {
     "tar": (".tar", ".tar.gz", ".tgz"),
@@ -40,7 +41,8 @@ def find_units(
             tars; if it has none, for its TFRecords, its Parquet files with images, its zips, or its
             images with captions beside them.
         scratch: where lists are cut into units, and the captions of YFCC are kept.
-        yfcc: `yfcc100m_dataset` and the optional subset file ("" for none); needed for zips.
+        yfcc: `yfcc100m_dataset` and the optional subset file ("" for none), for
+            zips of photos without captions.
         reading: names of columns, and where the paths of lists start.
 
     Raises:
@@ -56,9 +58,10 @@ def find_units(
         raise UserError(f"{twice}: named twice among the sources; name it once")
     if tables := [unit.path for unit in units if unit.kind == "parquet"]:
         check_table(tables[0], reading)
-    if any(unit.kind == "zip" for unit in units):
-        if yfcc is None:
-            raise UserError("zips have no captions: give YFCC's table with --yfcc yfcc100m_dataset")
+    zips = [unit.path for unit in units if unit.kind == "zip"]
+    if zips and not yfcc:
+        check_zip(zips[0], reading)
+    elif zips:
         captions = str(write_captions(*yfcc, scratch / "captions.sqlite"))
         units = [Unit(u.kind, u.path, captions if u.kind == "zip" else "") for u in units]
     return tuple(units)

@@ -34,8 +34,7 @@ def read_table(path: str, reading: Reading) -> Iterator[RawExample]:
         pyarrow.ArrowException, OSError: after the rows that can be read.
     """
     with epath.Path(path).open("rb") as file, pq.ParquetFile(file) as table:
-        key_column = reading.key_column or "key"
-        known = (*_image_columns(reading), *reading.captions, key_column)
+        known = (*_image_columns(reading), *reading.captions, *_key_columns(reading))
         columns = [name for name in table.schema_arrow.names if name in known]
         row = 0
         for group in range(table.num_row_groups):
@@ -92,9 +91,9 @@ def example_of_fields(fields: dict, path: str, row: int, reading: Reading) -> Ra
         row: number of the row; it makes the key where there is no column of keys.
         reading: names of the columns.
     """
-    key_column = reading.key_column or "key"
     made = f"{_ENDING.sub('', os.path.basename(path))}/{row:08d}"
-    key = key_in(fields[key_column]) if key_column in fields else made
+    keys = [fields[name] for name in _key_columns(reading) if name in fields]
+    key = key_in(keys[0]) if keys else made
     texts, faults = captions_in_fields(fields, reading.captions, bool(reading.caption_column))
     short = tuple(text for text in texts if len(text) <= MAX_TEXT_BYTES)
     faults += [LARGE_TEXT] * (len(texts) - len(short))
@@ -108,6 +107,10 @@ def example_of_fields(fields: dict, path: str, row: int, reading: Reading) -> Ra
 
 def _image_columns(reading: Reading) -> Sequence[str]:
     return reading.image_column or IMAGE_COLUMNS
+
+
+def _key_columns(reading: Reading) -> Sequence[str]:
+    return (reading.key_column,) if reading.key_column else ("key", "__key__")
 
 
 def _image_in(value: Any, folder: str) -> tuple[bytes | None, str]:

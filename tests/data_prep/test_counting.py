@@ -27,7 +27,9 @@ DOTTED = (
     "name with several dots; give --dotted_keys if keys have dots, "
     "or name the endings by --image_column and --caption_column"
 )
-APART = "members of a pair are not adjacent; repack the tar sorted by name"
+APART = "members of a pair are not adjacent; repack the archive sorted by name"
+
+UNKNOWN = "no image or caption by its ending; name endings by --image_column and --caption_column"
 
 
 def tar(root):
@@ -53,10 +55,7 @@ def tar(root):
         ("number.json", b'{"caption": 7}'),
     ]
     raw.write_tar(root / "x.tar", members)
-    unknown = (
-        "no image or caption by its ending; name endings by --image_column and --caption_column"
-    )
-    dropped = {DOTTED: 3, APART: 2, unknown: 1, "hidden file (its name begins with a dot)": 1}
+    dropped = {DOTTED: 3, APART: 2, UNKNOWN: 1, "hidden file (its name begins with a dot)": 1}
     dropped |= {"text is not UTF-8; save it as UTF-8": 1, "no caption": 1, "no image": 1}
     return "x.tar", 1, dropped | {"caption is no text": 1}
 
@@ -171,9 +170,17 @@ def photos_of_yfcc(root):
     return "000.zip", 2, {not_listed: 2, "no photo by its ending": 1}
 
 
+def zipped(root):
+    members = [("a.jpg", raw.picture(0)), ("a.txt", DOG), ("b.jpg", raw.picture(1))]
+    members += [("c.txt", DOG), ("__MACOSX/._a.jpg", b"?"), ("read.me", b"?")]
+    raw.write_zip(root / "x.zip", members)
+    dropped = {"hidden file (its name begins with a dot)": 1, "no caption": 1, "no image": 1}
+    return "x.zip", 1, dropped | {UNKNOWN: 1}
+
+
 @pytest.mark.parametrize(
     "write",
-    [tar, folder, table, records, csv_list, json_list, photos_of_yfcc],
+    [tar, folder, table, records, csv_list, json_list, zipped, photos_of_yfcc],
     ids=lambda write: write.__name__,
 )
 def test_captions_kept_and_pairs_dropped_are_what_was_there(write, tmp_path):
@@ -216,6 +223,19 @@ def test_table_of_links_is_refused_with_what_to_do(tmp_path):
         prepare(tmp_path, tmp_path / "x.parquet")
 
 
+@pytest.mark.parametrize("header", ["", "caption\turl\n"])
+def test_list_of_links_is_refused_with_what_to_do(header, tmp_path):
+    (tmp_path / "Train_GCC-training.tsv").write_text(f"{header}a dog\thttp://x.y/a.jpg\n")
+    with pytest.raises(UserError, match="a list of links .*img2dataset"):
+        prepare(tmp_path, tmp_path / "Train_GCC-training.tsv")
+
+
+def test_yfcc_without_its_table_is_refused(tmp_path):
+    raw.write_zip(tmp_path / "000.zip", [("000/9001.jpg", raw.picture(0))])
+    with pytest.raises(UserError, match="--yfcc yfcc100m_dataset"):
+        prepare(tmp_path, tmp_path / "000.zip")
+
+
 def test_pattern_without_a_match_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"\*\*/\*\.tar: no file matches"):
         prepare(tmp_path, tmp_path / "**/*.tar")
@@ -244,7 +264,7 @@ def test_unreadable_place_is_told_as_reading_and_unwritable_as_writing(tmp_path,
 )
 def test_large_members_are_not_read(tmp_path, monkeypatch, ending, limit):
     """A tar that says its member has a terabyte, and a table with a large cell."""
-    monkeypatch.setattr(f"data_prep.image_text.tars.{limit}", 5_000)
+    monkeypatch.setattr(f"data_prep.image_text.pairing.{limit}", 5_000)
     large = {"jpg": raw.picture(0), "txt": DOG, ending: bytes(6_000)}
     raw.write_tar(tmp_path / "x.tar", [(f"a.{end}", content) for end, content in large.items()])
     [example] = read_tar(str(tmp_path / "x.tar"), Reading())

@@ -1,5 +1,6 @@
 """Every source that docs/data_preparation.md lists, in the layout in which people have it."""
 
+import gzip
 import json
 import pathlib
 import re
@@ -275,6 +276,29 @@ def named_tar(root):
     return {f"s{number}": ["a dog"] for number in range(3)}
 
 
+def zipped_pairs(root):
+    """As macOS packs a folder."""
+    members = [("pairs/", b""), ("pairs/b.txt", b"a dog b"), ("pairs/a.webp", raw.picture(0))]
+    members += [("pairs/b.JPG", raw.picture(1)), ("pairs/a.json", b'{"caption": "a dog a"}')]
+    raw.write_zip(root / "pairs.zip", members)
+    return {"pairs/a": ["a dog a"], "pairs/b": ["a dog b"]}
+
+
+def zipped_list(root):
+    write_images(root / "img", ["0.jpg", "1.jpg"])
+    rows = [json.dumps({"image": f"{n}.jpg", "caption": f"a dog {n}"}) for n in range(2)]
+    (root / "list.jsonl.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
+    return {f"{n}.jpg": [f"a dog {n}"] for n in range(2)}
+
+
+def webdataset_table(root):
+    """WebDataset tars that the hub turned into Parquet: columns are the members' endings."""
+    columns = {"__key__": ["a", "b"], "jpg": [raw.picture(n) for n in range(2)]}
+    columns |= {"txt": ["a dog a", "a dog b"], "json": [{"sha256": "0"}] * 2}
+    pq.write_table(pa.table(columns), root / "train-00000-of-00001.parquet")
+    return {"a": ["a dog a"], "b": ["a dog b"]}
+
+
 SOURCES = {
     img2dataset_tars: "--sources cc3m",
     hub_webdataset: "--sources cc3m-wds/cc3m-train-*.tar",
@@ -294,6 +318,9 @@ SOURCES = {
     json_array: "--sources blip.json --images img",
     json_lines: "--sources metadata.jsonl",
     photos: "--sources photos",
+    zipped_pairs: "--sources pairs.zip",
+    zipped_list: "--sources list.jsonl.gz --images img",
+    webdataset_table: "--sources train-*.parquet",
     odd_tars: "--sources odd.tar",
     dotted_tar: "--sources dots.tar --dotted_keys",
     named_tar: "--sources **/*.tar --image_column input.jpg --caption_column outputs.txt",

@@ -1,0 +1,93 @@
+"""Reading zips: pairs of images and captions, or YFCC100M's photos."""
+
+import contextlib
+import posixpath
+import sqlite3
+import zipfile
+from collections.abc import Iterator
+
+from etils import epath
+
+from cocu_jax.errors import UserError
+from data_prep.image_text.formats import (
+    IMAGE_ENDINGS,
+    LARGE_IMAGE,
+    MAX_IMAGE_BYTES,
+    TEXT_ENDINGS,
+    Dropped,
+    RawExample,
+    Reading,
+)
+from data_prep.image_text.pairing import Pairing
+
+_NOT_LISTED = "photo without caption in YFCC's table, or not in the subset"
+_NO_PHOTO = "no photo by its ending"
+
+
+def read_zip(path: str, captions: str, reading: Reading) -> Iterator[RawExample | Dropped]:
+    """Examples of a zip in the memory of one; members that make no example are counted.
+
+    Args:
+        path: the zip.
+        captions: the SQLite file with YFCC's captions; "" if they are members of the zip.
+        reading: see `Reading`.
+
+    Raises:
+        OSError, zipfile.BadZipFile: after what can be read.
+    """
+    try:
+        with epath.Path(path).open("rb") as file, zipfile.ZipFile(file) as members:
+            if captions:
+                yield from _photos(members, path, captions)
+            else:
+                yield from _pairs(members, path, reading)
+    except (RuntimeError, NotImplementedError) as error:  # encrypted, or an unknown compression
+        raise zipfile.BadZipFile(str(error)) from None
+
+
+def check_zip(path: str, reading: Reading) -> None:
+    """Refuses a zip that holds no captions.
+
+    Raises:
+        UserError: no member's ending is that of a caption, or the zip cannot be read.
+    """
+    endings = (*TEXT_ENDINGS, "json", *map(str.lower, reading.caption_column))
+    try:
+        with epath.Path(path).open("rb") as file, zipfile.ZipFile(file) as members:
+            names = members.namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    if not any(name.lower().endswith(tuple(f".{ending}" for ending in endings)) for name in names):
+        raise UserError(
+            f"{path}: no captions ({', '.join(endings)}) beside the images; for YFCC100M's zips, "
+            "give its table with --yfcc yfcc100m_dataset"
+        )
+
+
+def _pairs(members: zipfile.ZipFile, path: str, reading: Reading) -> Iterator[RawExample | Dropped]:
+    """Images with .txt or .json beside them, in the order of their names."""
+    pairing = Pairing(path, reading)
+    for member in sorted(members.infolist(), key=lambda member: member.filename):
+        if not member.is_dir():
+            read = lambda member=member: members.read(member)  # noqa: E731
+            yield from pairing.add(member.filename, member.file_size, read)
+    yield from pairing.finish()
+
+
+def _photos(members: zipfile.ZipFile, path: str, captions: str) -> Iterator[RawExample | Dropped]:
+    """Photos named by id or hash; a photo without caption is not of the subset."""
+    with contextlib.closing(sqlite3.connect(f"file:{captions}?mode=ro", uri=True)) as table:
+        for member in members.infolist():
+            if member.is_dir():
+                continue
+            place = f"{path}: {member.filename}"
+            stem, _, ending = posixpath.basename(member.filename).partition(".")
+            query = "SELECT id, caption FROM captions WHERE id = ?1 OR hash = ?1"
+            if ending.lower() not in IMAGE_ENDINGS:
+                yield Dropped(_NO_PHOTO, place)
+            elif not (row := table.execute(query, (stem,)).fetchone()):
+                yield Dropped(_NOT_LISTED, place)
+            elif member.file_size > MAX_IMAGE_BYTES:
+                yield Dropped(LARGE_IMAGE, place)
+            else:
+                yield RawExample(row[0], members.read(member), (row[1],), place)
