@@ -4,8 +4,8 @@
 
 Reads WebDataset tars, img2dataset's TFRecords and Parquet files, YFCC100M's zips with its table,
 lists of paths and captions (CSV, TSV, JSON lines with named columns), and folders and zips of
-images with .txt or .json beside them. One file of the corpus is one unit of work and becomes one shard; a
-stopped run goes on where it was.
+images with .txt or .json beside them. One file of the corpus is one unit of work and becomes one
+shard; a stopped run goes on where it was.
 """
 
 import argparse
@@ -258,8 +258,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="store the nouns of captions, too, for data.concepts=nouns: needs NLTK and its tagger",
     )
-    parser.add_argument("--yfcc", default="", help="for YFCC's zips: yfcc100m_dataset, also as .bz2")
-    parser.add_argument("--yfcc_subset", default="", help="for YFCC's zips: yfcc100m_subset_data.tsv")
+    parser.add_argument("--yfcc", default="", help="YFCC100M's table, also as .bz2")
+    parser.add_argument("--yfcc_subset", default="", help="yfcc100m_subset_data.tsv")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)"
     )
