@@ -6,10 +6,9 @@ when it is asked for, so that one command's missing dependency does not stand in
 
 import argparse
 import importlib
-import os
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before a command imports TensorFlow
+from absl import logging
 
 from cocu_jax.errors import UserError
 from cocu_jax.quiet import quiet_libraries
@@ -48,8 +47,13 @@ def main(argv: list[str] | None = None) -> None:
         module = importlib.import_module(COMMANDS[name][0])
     parser = argparse.ArgumentParser(prog=f"python -m data_prep {name}")
     module.add_arguments(parser)
+    arguments = parser.parse_args(argv[1:])
+    from cocu_jax.host_tensorflow import keep_off_accelerators  # every command writes TFDS
+
+    keep_off_accelerators()
+    logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations that are meant
     try:
-        module.run(parser.parse_args(argv[1:]))
+        module.run(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

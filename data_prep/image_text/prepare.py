@@ -18,7 +18,6 @@ import os
 import shlex
 
 import tensorflow_datasets as tfds
-from absl import logging
 from etils import epath
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
@@ -291,7 +290,6 @@ def run(arguments: argparse.Namespace) -> None:
         beam_options=tuple(shlex.split(arguments.beam)),
     )
     name = arguments.name or arguments.corpus
-    logging.set_verbosity(logging.ERROR)
     stdlib_logging.getLogger().setLevel(stdlib_logging.ERROR)  # of Beam and its workers
     tfds.disable_progress_bar()
     # Other runners than Beam's own tell things here that matter.
