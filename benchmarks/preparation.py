@@ -2,12 +2,14 @@
 
 One tar is prepared in this process, and read with plain tarfile and Pillow (every image decoded,
 every caption decoded, nothing written), in turns; what is counted is the time of the core, so that
-other work on the machine does not matter. Then the whole command runs on `--pairs` pairs.
+other work on the machine does not matter. Then the whole command runs on `--pairs` pairs, in the
+order of the sources and shuffled, and on a Dask cluster of four processes of which one is killed.
 """
 
 import argparse
 import io
 import pathlib
+import shutil
 import statistics
 import tarfile
 import tempfile
@@ -18,6 +20,7 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
+from benchmarks.dask_cluster import dask_cluster
 from benchmarks.figures import print_figure
 from benchmarks.process_memory import PeakMemory
 from data_prep.gallery.gallery import Gallery
@@ -25,10 +28,13 @@ from data_prep.image_text.images import ImageRecipe
 from data_prep.image_text.prepare import Preparation, prepare_image_text
 from data_prep.image_text.readers import Unit
 from data_prep.image_text.units import Recipe, UnitPreparer
+from data_prep.image_text.work import Workers
 
 _PICTURES = 50
 _REPEATS = 5
 _TAR_PAIRS = 1_000
+_CLUSTER_WORKERS = 4
+_CLUSTER_TARS, _CLUSTER_TAR_PAIRS = 40, 100
 
 
 def main() -> None:
@@ -43,7 +49,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         one_tar(folder, gallery, arguments.tar_pairs)
-        whole_run(folder, gallery, arguments.pairs, arguments.workers)
+        whole_runs(folder, gallery, arguments.pairs, arguments.workers)
+        cluster_run(folder / "cluster", gallery)
 
 
 def one_tar(folder: pathlib.Path, gallery: Gallery, pairs: int) -> None:
@@ -69,25 +76,64 @@ def one_tar(folder: pathlib.Path, gallery: Gallery, pairs: int) -> None:
         print_figure(f"preparation_against_plain_reading_{resize}", ratio, "ratio", 0.5)
 
 
-def whole_run(folder: pathlib.Path, gallery: Gallery, pairs: int, workers: int) -> None:
-    """Rate with start and end, disk, and memory of all processes."""
+def whole_runs(folder: pathlib.Path, gallery: Gallery, pairs: int, workers: int) -> None:
+    """Rate with start and end, disk, and memory of all processes, in both orders."""
     pictures = _pictures((256, 192))
     for number, first in enumerate(range(0, pairs, _TAR_PAIRS)):
         count = min(_TAR_PAIRS, pairs - first)
         write_tar(folder / f"{number:05d}.tar", pictures, first, count, gallery)
     tars = sum(tar.stat().st_size for tar in folder.glob("0*.tar"))
-    preparation = Preparation(
-        recipe=Recipe(ImageRecipe(), gallery), sources=(f"{folder}/0*.tar",), workers=workers
-    )
-    start = time.perf_counter()
-    with PeakMemory() as peak:
-        directory = prepare_image_text("benchmark", preparation, str(folder / "tfds"))
-    seconds = time.perf_counter() - start
-    made = sum(file.stat().st_size for file in pathlib.Path(directory).iterdir())
     print_figure("preparation_whole_run_pairs", pairs, "pairs", None)
-    print_figure("preparation_whole_run_rate", pairs / seconds, "pairs/s", None)
-    print_figure("preparation_whole_run_disk", made / tars, "of the tars", None, better="lower")
-    print_figure("preparation_whole_run_memory", peak.gigabytes, "GB", 4.0, better="lower")
+    for name, seed in (("whole_run", None), ("shuffled_run", 0)):
+        preparation = Preparation(
+            recipe=Recipe(ImageRecipe(), gallery, shuffle_seed=seed),
+            sources=(f"{folder}/0*.tar",),
+            workers=Workers(workers),
+        )
+        start = time.perf_counter()
+        with PeakMemory() as peak:
+            directory = prepare_image_text("benchmark", preparation, str(folder / "tfds"))
+        seconds = time.perf_counter() - start
+        made = sum(file.stat().st_size for file in pathlib.Path(directory).iterdir())
+        shutil.rmtree(folder / "tfds")
+        print_figure(f"preparation_{name}_rate", pairs / seconds, "pairs/s", None)
+        print_figure(f"preparation_{name}_disk", made / tars, "of the tars", None, better="lower")
+        print_figure(f"preparation_{name}_memory", peak.gigabytes, "GB", 4.0, better="lower")
+
+
+def cluster_run(folder: pathlib.Path, gallery: Gallery) -> None:
+    """Four worker processes, of which one is killed; and whether the bytes are those of one."""
+    (folder / "raw").mkdir(parents=True)
+    pictures = _pictures((256, 192))
+    for number in range(_CLUSTER_TARS):
+        first = number * _CLUSTER_TAR_PAIRS
+        tar = folder / "raw" / f"{number:02d}.tar"
+        write_tar(tar, pictures, first, _CLUSTER_TAR_PAIRS, gallery)
+    sources = f"{folder}/raw/*.tar"
+    recipe = Recipe(ImageRecipe(), gallery, shuffle_seed=0)
+    one = Preparation(recipe=recipe, sources=(sources,))
+    prepare_image_text("custom", one, str(folder / "one"))
+    with dask_cluster(folder, _CLUSTER_WORKERS) as cluster:
+        cluster.wait_for_workers()
+        start = time.perf_counter()
+        client = cluster.prepare("custom", "--sources", sources, f"--data_dir={folder}/many")
+        scratch = folder / "many/image_text/custom.unfinished"
+        while client.poll() is None and len(list(scratch.glob("unit-*.json"))) < _CLUSTER_TARS // 4:
+            time.sleep(0.02)
+        cluster.workers[0].kill()
+        _, messages = client.communicate()
+        seconds = time.perf_counter() - start
+        if client.returncode:
+            raise RuntimeError(messages)
+    pairs = _CLUSTER_TARS * _CLUSTER_TAR_PAIRS
+    print_figure("preparation_cluster_rate_with_a_killed_worker", pairs / seconds, "pairs/s", None)
+    same = _contents(folder / "many") == _contents(folder / "one")
+    print_figure("preparation_cluster_bytes_as_on_one_machine", same, "of 1", 1)
+
+
+def _contents(folder: pathlib.Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def write_tar(

@@ -18,7 +18,7 @@ from cocu_jax.stopping import Stopped
 COMMANDS = {
     "scenes": ("data_prep.scenes.prepare", "draw OpenMoji Scenes, the demo corpus"),
     "image_text": (
-        "data_prep.image_text.prepare",
+        "data_prep.image_text.command",
         "an image-text corpus from tars, tables, folders …",
     ),
     "gallery": ("data_prep.gallery.mining", "a gallery of concepts from a corpus's captions"),

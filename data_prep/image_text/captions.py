@@ -5,6 +5,7 @@ import re
 import urllib.parse
 
 import ftfy
+import regex
 
 # CC12M replaced names of people by this; it must not vanish as an HTML tag.
 _PERSON = re.compile(r"<person>", re.IGNORECASE)
@@ -24,6 +25,12 @@ _TAG = re.compile(
 )
 _QUOTED = re.compile(r"(?:%[0-9a-f]{2})+", re.IGNORECASE)
 _QUOTED_SPACE = re.compile(r"%20|\S\+\S+\+\S", re.IGNORECASE)
+# Scripts that put no spaces between words, and letters of a word.
+_SPACELESS = (
+    (regex.compile(r"[\p{Han}々]"), 2),
+    (regex.compile(r"[\p{Hiragana}\p{Katakana}ー]"), 3),
+    (regex.compile(r"[\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"), 5),
+)
 _PLAIN = re.compile(r"[^%<&+\x00-\x1f\x7f-\U0010ffff]*")
 
 
@@ -46,8 +53,23 @@ def _without_comments(text: str) -> str:
 
 
 def count_words(caption: str) -> int:
-    """Number of pieces between spaces that have a letter or digit."""
-    return sum(any(map(str.isalnum, piece)) for piece in caption.split())
+    """Number of pieces between spaces that have a letter or digit.
+
+    Scripts without spaces between words count by their letters: Chinese two a word, Japanese kana
+    three, Thai, Lao, Khmer and Burmese five, about what words have there on average.
+    """
+    if caption.isascii():
+        return sum(any(map(str.isalnum, piece)) for piece in caption.split())
+    return sum(map(_words_of_piece, caption.split()))
+
+
+def _words_of_piece(piece: str) -> int:
+    rest, words = piece, 0.0
+    for script, letters in _SPACELESS:
+        rest, found = script.subn("", rest)
+        words += found / letters
+    spaced = any(map(str.isalnum, rest))
+    return spaced + (max(1, int(words + 0.5)) if words else 0)
 
 
 def _unquoted(match: re.Match) -> str:

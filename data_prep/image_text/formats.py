@@ -32,6 +32,8 @@ class Reading:
         caption_column: the same for captions; fields of JSON objects, too.
         key_column: column of tables and lists with the key; "" for the usual ones.
         images: folder where the paths of lists start; "" for the list's own folder.
+        only_splits: splits of Karpathy's files, and of lists with a column `split`, that are taken;
+            empty for all.
         dotted_keys: keys of tars end at the last dot of a name instead of the first.
     """
 
@@ -39,6 +41,7 @@ class Reading:
     caption_column: tuple[str, ...] = ()
     key_column: str = ""
     images: str = ""
+    only_splits: tuple[str, ...] = ()
     dotted_keys: bool = False
 
     @property

@@ -27,6 +27,7 @@ LIST_ENDINGS += tuple(f"{ending}.gz" for ending in LIST_ENDINGS)
 _JSON_LINES = (".jsonl", ".ndjson")
 _NO_LINE = "line is no text (UTF-8 is) or over 1 MiB"
 _NO_OBJECT = "line is no JSON object"
+_OTHER_SPLIT = "not of a split that --only_splits names"
 _WIDTH = "other number of fields than the header; quote fields that hold the separator"
 # A column of links, or, in a list without header, a link.
 _LINK = re.compile(r"\burls?\b|_url\b|https?://", re.IGNORECASE)
@@ -43,6 +44,7 @@ class Record(NamedTuple):
         captions: the captions.
         faults: a reason for each further caption that is no text.
         place: file and line.
+        split: the split it belongs to; "" if the list does not tell.
     """
 
     path: str
@@ -50,6 +52,7 @@ class Record(NamedTuple):
     captions: list[str]
     faults: list[str]
     place: str
+    split: str = ""
 
 
 def read_list(path: epath.Path, reading: Reading) -> Iterator[Record | Dropped]:
@@ -60,6 +63,18 @@ def read_list(path: epath.Path, reading: Reading) -> Iterator[Record | Dropped]:
     Raises:
         UserError: the list names no images or no captions.
     """
+    for record in _records_of(path, reading):
+        if (
+            reading.only_splits
+            and isinstance(record, Record)
+            and record.split not in reading.only_splits
+        ):
+            pairs = max(1, len(record.captions) + len(record.faults))
+            record = Dropped(_OTHER_SPLIT, f"{record.place} ({record.split or 'no split'})", pairs)
+        yield record
+
+
+def _records_of(path: epath.Path, reading: Reading) -> Iterator[Record | Dropped]:
     try:
         ending = os.path.splitext(path.name.lower().removesuffix(".gz"))[1]
         if ending == ".json":
@@ -158,7 +173,8 @@ def _record(path: epath.Path, number: int, fields: dict, reading: Reading) -> Re
     names = (reading.key_column,) if reading.key_column else KEY_COLUMNS
     key = next((key_in(fields[name]) for name in names if fields.get(name) not in (None, "")), None)
     texts, faults = captions_in_fields(fields, reading.captions, bool(reading.caption_column))
-    return Record(image, image if key is None else key, texts, faults, f"{path}: line {number}")
+    split, place = key_in(fields.get("split")), f"{path}: line {number}"
+    return Record(image, image if key is None else key, texts, faults, place, split)
 
 
 def _token_lines(path: epath.Path, lines: Iterator[Line]) -> Iterator[Record | Dropped]:
@@ -222,7 +238,8 @@ def _karpathy(path: epath.Path, images: list[dict]) -> Iterator[Record]:
         parts = [key_in(image.get(field)) for field in ("filepath", "filename")]
         name = "/".join(filter(None, parts))
         texts, faults = captions_in(image.get("sentences"))
-        yield Record(name, name, texts, faults, f"{path}: image {number}")
+        split = key_in(image.get("split"))
+        yield Record(name, name, texts, faults, f"{path}: image {number}", split)
 
 
 def _are_objects(value: Any) -> bool:

@@ -14,8 +14,9 @@ from etils import epath
 from cocu_jax.errors import UserError
 from data_prep.image_text.formats import Dropped, Reading
 from data_prep.image_text.list_records import Record, read_list
-from data_prep.image_text.units import hash_key
+from data_prep.image_text.records import hash_key
 
+_FOLDERS = 1_000  # that are looked into to give advice
 _LOOKED_FOR = 100  # images of which one at least must be there
 
 
@@ -64,13 +65,22 @@ class _Search:
         if self._missing and not self.found:
             raise UserError(
                 f"{self._list}: no image is there, looked for {self._missing[0]} first; "
-                "name the folder where the list's paths start with --images FOLDER"
+                f"{self._advice()}"
             )
+
+    def _advice(self) -> str:
+        """Names the folder beside the list that has the image, if there is one."""
+        image = self._missing[0].relative_to(self._folder)
+        beside = sorted(self._list.parent.iterdir())[:_FOLDERS]
+        for folder in beside:
+            if folder.is_dir() and (folder / image).exists():
+                return f"it is in {folder}: give --images {folder}"
+        return "name the folder where the list's paths start with --images FOLDER"
 
 
 def _row(record: Record | Dropped, folder: epath.Path) -> dict:
     if isinstance(record, Dropped):
-        return {"dropped": record.reason, "place": record.place}
+        return {"dropped": record.reason, "place": record.place, "count": record.count}
     image = os.fspath(folder / record.path) if record.path else None
     return {
         "key": record.key,

@@ -1,21 +1,10 @@
-"""Image-text corpora as TFDS datasets, from the files people have.
+"""Image-text corpora as TFDS datasets: from raw files to the dataset's directory."""
 
-    python -m data_prep image_text cc3m --sources '/data/cc3m/{00000..00331}.tar' --data_dir ~/tfds
-
-Reads WebDataset tars, img2dataset's TFRecords and Parquet files, YFCC100M's zips with its table,
-lists of paths and captions (CSV, TSV, JSON lines with named columns), and folders and zips of
-images with .txt or .json beside them. One file of the corpus is one unit of work and becomes one
-shard; a stopped run goes on where it was.
-"""
-
-import argparse
-import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
-import logging as stdlib_logging
 import os
-import shlex
 
 import tensorflow_datasets as tfds
 from etils import epath
@@ -23,21 +12,22 @@ from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from cocu_jax.errors import UserError
 from cocu_jax.files import remove_temporaries, write_file
-from cocu_jax.quiet import quiet_libraries
-from data_prep.gallery.gallery import DEFAULT_GALLERY, Gallery
+from data_prep.gallery.gallery import Gallery
 from data_prep.gallery.nouns import load_tagger
-from data_prep.image_text.assembly import REPORT_FILE, assemble
-from data_prep.image_text.formats import Reading
+from data_prep.image_text.assembly import assemble
+from data_prep.image_text.finished_units import FinishedUnits
 from data_prep.image_text.images import ImageRecipe
 from data_prep.image_text.readers import Unit
+from data_prep.image_text.records import unit_files, unit_target
 from data_prep.image_text.sources import find_units
-from data_prep.image_text.units import Recipe, features
+from data_prep.image_text.units import Recipe, features, unit_preparer
+from data_prep.image_text.work import STOP_FILE, Work, Workers, do_work
 from data_prep.place_errors import place_error
 
 _INFO_FILE = "dataset_info.json"
 _MOVING_FILE = "moving"
-_LAYOUT = 2  # of examples; units of another layout are not gone on with
-_CORPORA = {
+_LAYOUT = 3  # of examples; units of another layout are not gone on with
+CORPORA = {
     "cc3m": "Conceptual Captions (Sharma et al., 2018)",
     "cc12m": "Conceptual 12M (Changpinyo et al., 2021)",
     "yfcc14m": "the English-captioned part of YFCC100M (Thomee et al., 2016; Radford et al., 2021)",
@@ -55,27 +45,27 @@ class Preparation:
         sources: files, patterns and folders of the raw corpus.
         yfcc: YFCC100M's table and the optional subset file, for zips.
         split: name of the split.
-        workers: processes on this machine.
-        beam_options: Beam's own flags.
+        workers: who prepares it.
     """
 
     recipe: Recipe
     sources: tuple[str, ...]
     yfcc: tuple[str, str] | None = None
     split: str = "train"
-    workers: int = 1
-    beam_options: tuple[str, ...] = ()
+    workers: Workers = Workers()
 
 
-class ImageText(FileReaderBuilder):
+class ImageText(FileReaderBuilder, skip_registration=True):
     """Pairs of image and caption with the caption's tokens and concepts.
+
+    Not registered: `tfds.load("image_text")` reads what is on the disk, with or without this class.
 
     A builder that is to prepare, not only to read, is made with a `preparation`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [
-        tfds.core.BuilderConfig(name=name, description=text) for name, text in _CORPORA.items()
+        tfds.core.BuilderConfig(name=name, description=text) for name, text in CORPORA.items()
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The corpus's files: python -m data_prep image_text --help"
 
@@ -106,9 +96,6 @@ class ImageText(FileReaderBuilder):
             self._download_and_prepare(None, None)
 
     def _download_and_prepare(self, dl_manager, download_config) -> None:
-        # Reading a prepared dataset does not need Beam.
-        from data_prep.image_text.beam import prepare_units, unit_target
-
         if self._preparation is None:
             raise UserError("image_text is prepared by: python -m data_prep image_text --help")
         wanted, scratch = self._preparation, self.scratch
@@ -122,17 +109,32 @@ class ImageText(FileReaderBuilder):
             split=wanted.split,
             filetype_suffix="tfrecord",
         )
+        targets = [unit_target(scratch, number) for number in range(len(units))]
         moving = scratch / _MOVING_FILE
         if not moving.exists():  # otherwise all units are prepared, and some have been moved
-            prepare_units(units, wanted.recipe, scratch, wanted.workers, list(wanted.beam_options))
+            self._prepare_units(units, targets)
             self.data_path.mkdir(parents=True, exist_ok=True)
             for left in self.data_path.glob(f"{self.name}-*.tfrecord-*"):
                 left.unlink()  # of a run whose scratch folder somebody has removed
-            write_file(moving, "")
-        targets = [unit_target(scratch, number) for number in range(len(units))]
-        split = assemble(targets, template, wanted.split)
+            write_file(moving, FinishedUnits.load(targets).first_repeated_key())
+        finished, shuffled = FinishedUnits.load(targets), wanted.recipe.shuffle_seed is not None
+        split = assemble(finished, template, moving.read_text(), shuffled, wanted.workers)
         self.info.set_splits(tfds.core.splits.SplitDict([split]))
         self._write_info(scratch / "info")
+
+    def _prepare_units(self, units: tuple[Unit, ...], targets: list[epath.Path]) -> None:
+        """Prepares all units that are not prepared yet."""
+        recipe, scratch = self._preparation.recipe, self.scratch
+        remove_temporaries(scratch)
+        work = Work(
+            title="Preparing",
+            noun="files",
+            make=functools.partial(unit_preparer, recipe),
+            tasks=[(unit, str(target)) for unit, target in zip(units, targets, strict=True)],
+            folder=scratch,
+            files=[tuple(file.name for file in unit_files(target)) for target in targets],
+        )
+        do_work(work, self._preparation.workers, scratch / STOP_FILE)
 
     def _write_info(self, aside: epath.Path) -> None:
         """Writes TFDS's files, each whole, first in a folder aside; `dataset_info.json` last."""
@@ -154,7 +156,7 @@ class ImageText(FileReaderBuilder):
         """
         wanted, listing = self._preparation, scratch / "units.json"
         settings = [_LAYOUT, dataclasses.asdict(wanted.recipe), wanted.yfcc, wanted.split]
-        settings += map(_absolute, wanted.sources)
+        settings += map(absolute, wanted.sources)
         fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
         if listing.exists():
             found = json.loads(listing.read_text())
@@ -171,7 +173,7 @@ class ImageText(FileReaderBuilder):
         return units
 
 
-def _absolute(source: str) -> str:
+def absolute(source: str) -> str:
     """The same source from wherever the command is given."""
     return source if "://" in source else os.path.abspath(os.path.expanduser(source))
 
@@ -191,108 +193,25 @@ def prepare_image_text(name: str, preparation: Preparation, data_dir: str) -> st
         UserError: a source, a setting or the place is at fault.
         Stopped: an interrupt was requested; finished units are kept for the next run.
     """
-    data_dir = os.path.expanduser(data_dir)
+    data_dir = absolute(data_dir)  # workers may run in another folder
     try:
         epath.Path(data_dir).mkdir(parents=True, exist_ok=True)
-        config = name if name in _CORPORA else tfds.core.BuilderConfig(name=name)
+        config = name if name in CORPORA else tfds.core.BuilderConfig(name=name)
         builder = ImageText(config=config, data_dir=data_dir, preparation=preparation)
         builder.download_and_prepare()
-        stored = tfds.builder_from_directory(builder.data_path).info.metadata
+        info = tfds.builder_from_directory(builder.data_path).info
+        stored = {"order": "source"} | dict(info.metadata)  # datasets had no other order once
         settings = preparation.recipe.settings
         if differing := [name for name, value in settings.items() if stored.get(name) != value]:
             raise UserError(
                 f"{builder.data_path}: is there already, prepared with another --{differing[0]}; "
                 "remove it, or give another --name or --data_dir"
             )
+        default = builder.data_path.parent.parent / ".config" / "metadata.json"
+        if not default.exists():  # `tfds.load("image_text")` takes the corpus that is named there
+            write_file(default, json.dumps({"default_config_name": builder.builder_config.name}))
         if builder.scratch.exists():  # the dataset is complete
             builder.scratch.rmtree()
     except OSError as error:
         raise place_error(error, data_dir) from None
     return str(builder.data_path)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Flags of `python -m data_prep image_text`."""
-    parser.description = __doc__
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("corpus", choices=_CORPORA, help="which corpus it is")
-    parser.add_argument("--sources", nargs="+", required=True, help="files, patterns, folders")
-    parser.add_argument("--data_dir", required=True, help="where TFDS datasets are kept")
-    parser.add_argument("--images", default="", help="for lists: folder where their paths start")
-    parser.add_argument(
-        "--image_column",
-        nargs="+",
-        default=[],
-        help="column of tables and lists, or ending in tars, that holds the image",
-    )
-    parser.add_argument(
-        "--caption_column",
-        nargs="+",
-        default=[],
-        help="the same for captions, also a field of .json; of several, all are taken",
-    )
-    parser.add_argument("--key_column", default="", help="column of tables and lists with keys")
-    parser.add_argument(
-        "--dotted_keys",
-        action="store_true",
-        help="keys in tars end at the last dot of a name instead of the first",
-    )
-    parser.add_argument("--name", help="another name for the corpus, e.g. of your own one")
-    parser.add_argument("--split", default="train", help="name of the split (default: train)")
-    parser.add_argument(
-        "--resize",
-        choices=("none", "pad", "resize"),
-        default="none",
-        help="make images square: with white borders, or whatever the aspect (default: none)",
-    )
-    parser.add_argument("--size", type=int, default=256, help="side of the square (default: 256)")
-    parser.add_argument("--gallery", default=str(DEFAULT_GALLERY), help="JSON file of concepts")
-    parser.add_argument(
-        "--qualify_keys",
-        action="store_true",
-        help="put the file's name before each key: for corpora whose keys start anew in every file",
-    )
-    parser.add_argument(
-        "--nouns",
-        action="store_true",
-        help="store the nouns of captions, too, for data.concepts=nouns: needs NLTK and its tagger",
-    )
-    parser.add_argument("--yfcc", default="", help="YFCC100M's table, also as .bz2")
-    parser.add_argument("--yfcc_subset", default="", help="yfcc100m_subset_data.tsv")
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)"
-    )
-    parser.add_argument(
-        "--beam", default="", help='Beam\'s own flags, e.g. "--runner=DataflowRunner --project=…"'
-    )
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Prepares what the flags name and prints where it is and what was dropped."""
-    if arguments.workers < 1 or arguments.size < 1:
-        raise UserError("--workers and --size: give 1 at least")
-    image = ImageRecipe(arguments.resize, arguments.size)
-    gallery = Gallery.load(arguments.gallery)
-    reading = Reading(
-        image_column=tuple(arguments.image_column),
-        caption_column=tuple(arguments.caption_column),
-        key_column=arguments.key_column,
-        images=_absolute(arguments.images) if arguments.images else "",
-        dotted_keys=arguments.dotted_keys,
-    )
-    recipe = Recipe(image, gallery, arguments.qualify_keys, arguments.nouns, reading)
-    preparation = Preparation(
-        recipe=recipe,
-        sources=tuple(arguments.sources),
-        yfcc=(arguments.yfcc, arguments.yfcc_subset) if arguments.yfcc else None,
-        split=arguments.split,
-        workers=arguments.workers,
-        beam_options=tuple(shlex.split(arguments.beam)),
-    )
-    name = arguments.name or arguments.corpus
-    stdlib_logging.getLogger().setLevel(stdlib_logging.ERROR)  # of Beam and its workers
-    tfds.disable_progress_bar()
-    # Other runners than Beam's own tell things here that matter.
-    with contextlib.nullcontext() if arguments.beam else quiet_libraries():
-        directory = epath.Path(prepare_image_text(name, preparation, arguments.data_dir))
-    print(f"{directory}\n{(directory / REPORT_FILE).read_text()}")

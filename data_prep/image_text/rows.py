@@ -24,8 +24,9 @@ _UNIT_ROWS = 5_000
 def write_rows(rows: Iterable[dict], scratch: epath.Path, start: int) -> Iterator[epath.Path]:
     """Cuts rows into files of JSON lines, numbered from `start`.
 
-    A row has `place` and either `dropped`, a reason, or `path` of the image (None if there is none)
-    and `key`, and `captions` or `beside`, ending -> path of the text.
+    A row has `place` and either `dropped`, a reason, and `count` (1 if it is absent), or `path` of
+    the image (None if there is none) and `key`, and `captions` or `beside`, ending -> path of the
+    text.
     """
     rows = iter(rows)
     for number in itertools.count(start):
@@ -43,7 +44,7 @@ def read_rows(path: str, reading: Reading) -> Iterator[RawExample | Dropped]:
         for line in lines:
             row = json.loads(line)
             if "dropped" in row:
-                yield Dropped(row["dropped"], row["place"])
+                yield Dropped(row["dropped"], row["place"], row.get("count", 1))
                 continue
             captions, faults = row.get("captions"), []
             if "beside" in row:

@@ -52,6 +52,8 @@ def find_units(
     for source in sources:
         for path in _expand(source):
             units += _units_of(path, scratch, len(units), reading)
+    if not units:
+        raise UserError(f"{sources[0]}: there is nothing in it; give sources with images")
     seen = {unit.path for unit in units}
     if len(seen) < len(units):
         twice = next(unit.path for unit in units if [u.path for u in units].count(unit.path) > 1)

@@ -1,18 +1,15 @@
 """One unit of a raw corpus becomes one TFRecord shard, with a report of what was dropped."""
 
 import dataclasses
-import hashlib
 import io
 import itertools
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from cocu_jax.files import write_file
 from cocu_jax.input.images import UnreadableImage
 from cocu_jax.models.tokenizer import EOT, SOT, Tokenizer
 from data_prep.gallery.concepts import ConceptExtractor
@@ -22,6 +19,18 @@ from data_prep.image_text.captions import clean_caption, count_words
 from data_prep.image_text.formats import NO_CAPTION, Dropped, RawExample, Reading
 from data_prep.image_text.images import ImageRecipe, prepare_image
 from data_prep.image_text.readers import DamagedUnit, Unit, read_unit
+from data_prep.image_text.records import (
+    INDEX,
+    bring,
+    copy_records,
+    framed_sizes,
+    hash_key,
+    local_file,
+    starts_of,
+    unit_files,
+    writing,
+)
+from data_prep.image_text.reports import UnitReport
 
 _CONTEXT_LENGTH = 77
 _MIN_WORDS = 2
@@ -41,6 +50,7 @@ class Recipe:
             every file.
         nouns: look for all nouns in captions, too.
         reading: names of columns, and other things that raw files do not tell themselves.
+        shuffle_seed: of the order of all examples; None keeps the order of the sources.
     """
 
     image: ImageRecipe
@@ -48,6 +58,7 @@ class Recipe:
     qualify_keys: bool = False
     nouns: bool = False
     reading: Reading = Reading()
+    shuffle_seed: int | None = None
 
     @property
     def settings(self) -> dict:
@@ -56,6 +67,10 @@ class Recipe:
         if self.image.resize == "none":
             del image["size"]
         rest = {"qualify_keys": self.qualify_keys, "nouns": self.nouns}
+        if self.shuffle_seed is None:
+            rest["order"] = "source"
+        else:
+            rest |= {"order": "shuffled", "seed": self.shuffle_seed}
         usual, reading = dataclasses.asdict(Reading()), dataclasses.asdict(self.reading)
         rest |= {
             name: list(value) if isinstance(value, tuple) else value
@@ -63,43 +78,6 @@ class Recipe:
             if value != usual[name]
         }
         return image | rest | {"gallery": list(self.gallery.concepts)}
-
-
-@dataclasses.dataclass
-class UnitReport:
-    """What became of a unit's pairs.
-
-    Attributes:
-        unit: its file.
-        kept: number of examples written.
-        captions: number of their captions.
-        bytes: their size.
-        dropped: number of pairs dropped, by reason.
-        places: where each reason was met first.
-        damage: why the rest of the unit could not be read, or "".
-    """
-
-    unit: str
-    kept: int = 0
-    captions: int = 0
-    bytes: int = 0
-    dropped: dict[str, int] = dataclasses.field(default_factory=dict)
-    places: dict[str, str] = dataclasses.field(default_factory=dict)
-    damage: str = ""
-
-    @classmethod
-    def load(cls, path: epath.Path) -> "UnitReport":
-        """Reads what `save` wrote."""
-        return cls(**json.loads(path.read_text()))
-
-    def drop(self, reason: str, place: str, count: int = 1) -> None:
-        """Counts pairs."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + count
-        self.places.setdefault(reason, place)
-
-    def save(self, path: epath.Path) -> None:
-        """Writes the report as JSON."""
-        write_file(path, json.dumps(dataclasses.asdict(self)))
 
 
 def features(nouns: bool = False) -> tfds.features.FeaturesDict:
@@ -131,26 +109,47 @@ class UnitPreparer:
         self._find_nouns = NounFinder(self._tokenizer) if recipe.nouns else None
 
     def prepare(self, unit: Unit, target: epath.Path) -> None:
-        """Writes `target`.tfrecord, .keys.npy and, as the sign that all is done, .json.
+        """Writes `target`.tfrecord, .npy (its index) and, as the sign that all is done, .json.
 
-        Does nothing if they are there.
+        Each appears whole, so that two workers may prepare a unit at once. Does nothing if they are
+        there. For a shuffle the examples lie in the order of their keys' hashes.
         """
-        shard, keys, report = shard_files(target)
-        if report.exists() and shard.exists():
+        shard, index_file, report_file = unit_files(target)
+        if report_file.exists() and shard.exists():
             return
-        result = UnitReport(unit.path)
-        seen: dict[int, None] = {}
-        with tf.io.TFRecordWriter(str(shard)) as writer:
-            for example in self._examples(unit, result, seen):
-                record = self._features.serialize_example(example)
-                writer.write(record)
-                result.kept += 1
-                result.bytes += len(record)
-        with keys.open("wb") as file:
-            np.save(file, np.fromiter(seen, np.uint64, len(seen)))
-        result.save(report)
+        report = UnitReport(unit.path)
+        with local_file(shard) as aside:
+            index = self._write(unit, report, aside)
+            if self._recipe.shuffle_seed is not None:
+                order = np.argsort(index["key"])
+                sizes = framed_sizes(index["length"])
+                with open(aside, "rb") as records, writing(shard) as file:
+                    copy_records(records, file, starts_of(sizes)[order], sizes[order])
+                index = index[order]
+            else:
+                bring(aside, shard)
+        with writing(index_file) as file:
+            np.save(file, index)
+        report.save(report_file)
 
-    def _examples(self, unit: Unit, report: UnitReport, seen: dict[int, None]) -> Iterator[dict]:
+    def _write(self, unit: Unit, report: UnitReport, path: str) -> np.ndarray:
+        """Writes a unit's examples in their order; returns their index."""
+        seen: set[int] = set()
+        rows: list[tuple[int, int, int]] = []
+        with tf.io.TFRecordWriter(path) as writer:
+            for key_hash, example in self._examples(unit, report, seen):
+                record = _same_everywhere(self._features.serialize_example(example))
+                writer.write(record)
+                rows.append((key_hash, len(record), len(example["caption_lengths"])))
+                report.kept += 1
+                report.captions += rows[-1][2]
+                report.bytes += len(record)
+        return np.array(rows, INDEX)
+
+    def _examples(
+        self, unit: Unit, report: UnitReport, seen: set[int]
+    ) -> Iterator[tuple[int, dict]]:
+        """Hash of the key, and the example; hashes go into `seen`."""
         found = read_unit(unit, self._recipe.reading)
         while True:
             try:
@@ -166,12 +165,12 @@ class UnitPreparer:
             key = raw.key
             if self._recipe.qualify_keys:
                 key = f"{epath.Path(unit.path).name.split('.')[0]}/{key}"
-            key_hash = hash_key(key)
+            key_hash = hash_key(key, self._recipe.shuffle_seed or 0)
             captions = _captions(raw, report, key_hash in seen)
             if captions and (image := self._image(raw, report, len(captions))):
-                seen[key_hash] = None
-                report.captions += len(captions)
-                yield {"key": key, "image": io.BytesIO(image)} | self._texts(captions)
+                seen.add(key_hash)
+                image = io.BytesIO(image)
+                yield key_hash, {"key": key, "image": image} | self._texts(captions)
 
     def _image(self, raw: RawExample, report: UnitReport, captions: int) -> bytes | None:
         if not raw.image:
@@ -214,14 +213,15 @@ class UnitPreparer:
         return np.array([*itertools.chain(*spans.values())], np.int32)
 
 
-def shard_files(target: epath.Path) -> tuple[epath.Path, epath.Path, epath.Path]:
-    """Files of a unit: examples, hashes of their keys, report."""
-    return tuple(target.parent / f"{target.name}.{end}" for end in ("tfrecord", "keys.npy", "json"))
+def _same_everywhere(record: bytes) -> bytes:
+    """The same example in an order of its features that does not differ between processes."""
+    return tf.train.Example.FromString(record).SerializeToString(deterministic=True)
 
 
-def hash_key(key: str) -> int:
-    """64 bits of a key: the chance that any two of 15 million keys meet is one in 160,000."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+def unit_preparer(recipe: Recipe) -> Callable[[Unit, str], None]:
+    """The function that workers prepare units with."""
+    preparer = UnitPreparer(recipe)
+    return lambda unit, target: preparer.prepare(unit, epath.Path(target))
 
 
 def _captions(raw: RawExample, report: UnitReport, is_known: bool) -> list[str]:

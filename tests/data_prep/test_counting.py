@@ -217,6 +217,37 @@ def test_wrong_folder_of_a_list_names_the_first_path_tried(tmp_path):
         prepare(tmp_path, tmp_path / "captions.txt")
 
 
+def test_folder_beside_a_list_that_has_its_images_is_named(tmp_path):
+    """Kaggle's Flickr8k."""
+    (tmp_path / "captions.txt").write_text("image,caption\na.jpg,a dog\nb.jpg,a cat\n")
+    for folder in ("Annotations", "Images"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "Images/a.jpg").write_bytes(raw.picture(0))
+    with pytest.raises(UserError, match=f"it is in {tmp_path}/Images: give --images {tmp_path}/I"):
+        prepare(tmp_path, tmp_path / "captions.txt")
+
+
+def test_only_the_named_splits_of_a_list_are_taken_and_the_others_counted(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / f"{name}.jpg").write_bytes(raw.picture(ord(name)))
+    splits = {"a": "train", "b": "restval", "c": "test"}
+    images = [
+        {"filename": f"{name}.jpg", "split": split, "sentences": [{"raw": "a dog"}, {"raw": "a c"}]}
+        for name, split in splits.items()
+    ]
+    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": images}))
+    rows = [f"{name}.jpg,a dog,{split}\n" for name, split in splits.items()]
+    (tmp_path / "list.csv").write_text("".join(["filename,caption,split\n", *rows, "d.jpg,a d,\n"]))
+    recipe = Recipe(ImageRecipe(), GALLERY, reading=Reading(only_splits=("train", "restval")))
+    other = "not of a split that --only_splits names"
+    for source, captions, dropped in (("dataset_coco.json", 4, 2), ("list.csv", 2, 2)):
+        directory = prepare(tmp_path / source[:4], tmp_path / source, recipe=recipe)
+        assert [key for key, _ in keys_and_captions(directory)] == ["a.jpg", "b.jpg"]
+        assert report(directory)["captions"] == captions
+        assert report(directory)["dropped"] == {other: dropped}
+        assert report(directory)["first dropped"][other].endswith("(test)")
+
+
 def test_table_of_links_is_refused_with_what_to_do(tmp_path):
     pq.write_table(pa.table({"url": ["http://x"], "caption": ["a dog"]}), tmp_path / "x.parquet")
     with pytest.raises(UserError, match="no column .* among: url, caption; .*img2dataset"):

@@ -6,6 +6,7 @@ import io
 import numpy as np
 import pytest
 import raw_corpora as raw
+import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
@@ -37,6 +38,11 @@ def test_tars_become_shards_with_tokens_concepts_and_the_original_bytes(tmp_path
     assert not list((tmp_path / "tfds").rglob("*unfinished*"))
     loaded = tfds.builder_from_directory(directory).as_dataset(split="train")
     assert next(iter(loaded))["image"].shape == (32, 48, 3)
+    for record in tf.data.TFRecordDataset(corpus.shard_files).as_numpy_iterator():
+        example = tf.train.Example.FromString(record)
+        assert record == example.SerializeToString(deterministic=True)  # whichever process wrote it
+    by_name = tfds.load("image_text", data_dir=str(tmp_path / "tfds"), split="train")
+    assert len(by_name) == 12
 
 
 def test_tars_may_hold_any_kind_of_image_and_caption(tmp_path):

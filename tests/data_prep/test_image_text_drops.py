@@ -115,6 +115,7 @@ def test_tar_that_was_cut_between_members_or_joined_is_named(tmp_path, damage, k
             lambda p: p.joinpath("x.csv").write_text("path,b\n1,2\n") and "x.csv",
             r"no column caption",
         ),
+        (lambda p: p.joinpath("x.csv").write_text("path,caption\n") and "x.csv", r"nothing in it"),
         (lambda p: p.joinpath("x.jsonl").write_text("{}x\n") and "x.jsonl", r"x\.jsonl: line 1"),
     ],
 )

@@ -52,9 +52,18 @@ def test_long_captions_are_cleaned_in_linear_time(text):
 
 @pytest.mark.parametrize(
     ("caption", "words"),
-    [("", 0), ("dog", 1), ("dog -", 1), ("a dog", 2), ("- . !", 0), ("3 d", 2)],
+    [("", 0), ("dog", 1), ("dog -", 1), ("a dog", 2), ("- . !", 0), ("3 d", 2)]
+    + [
+        ("犬", 1),
+        ("小狗", 1),
+        ("两只狗", 2),
+        ("一只黑狗在草地上奔跑", 5),
+        ("いぬ", 1),
+        ("!、。", 0),
+    ]
+    + [("犬がソファで寝ている", 4), ("สุนัข", 1), ("สุนัขวิ่งบนชายหาด", 3), ("Tシャツ", 2), ("été", 1)],
 )
-def test_words_have_a_letter_or_a_digit(caption, words):
+def test_words_have_a_letter_or_a_digit_or_are_counted_by_letters(caption, words):
     assert count_words(caption) == words
 
 

@@ -46,7 +46,7 @@ def corpus(tmp_path_factory):
     flags = f"--sources {root}/captions.txt --images {root}/Images --data_dir {root}/tfds"
     gallery = root / "gallery.json"
     GALLERY.save(str(gallery))
-    main(f"image_text custom {flags} --workers 1 --gallery {gallery}".split())
+    main(f"image_text custom {flags} --workers 1 --order source --gallery {gallery}".split())
     return str(root / "tfds/image_text/custom/1.0.0")
 
 
