@@ -1,7 +1,8 @@
 """CoCu pre-training as published: `--config=configs/cocu.py:cc3m` or `:cc3m_cc12m_yfcc14m`.
 
 Where the prepared data lies is yours to say, e.g. `--config.data_root=gs://bucket/tfds`. Every
-field can be set on the command line, e.g. `--config.batch_size=512`.
+field can be set on the command line, e.g. `--config.batch_size=512`. `:custom` trains on a corpus of
+your own, `data_root/image_text/custom`, annotated in `data_root/annotations/custom`.
 
 `:cc3m,base` and `:cc3m,large` train image towers of the size of ViT-B and ViT-L. They have not been
 published or tried: the other settings are those of the small model.
@@ -13,6 +14,7 @@ import ml_collections
 VARIANTS = {
     "cc3m": (("cc3m",), 1024),
     "cc3m_cc12m_yfcc14m": (("cc3m", "cc12m", "yfcc14m"), 4096),
+    "custom": (("custom",), 1024),  # a corpus of one's own
 }
 
 # Image tower (width, heads, depths) and text tower (width, heads); "small" is the published one.

@@ -107,7 +107,7 @@ def test_every_field_of_every_dataclass_can_be_set(part, settings, elsewhere):
     assert names - set(part()) == set()
 
 
-@pytest.mark.parametrize("variant", ["cc3m", "cc3m_cc12m_yfcc14m,base", "cc3m,large"])
+@pytest.mark.parametrize("variant", ["custom", "cc3m_cc12m_yfcc14m,base", "cc3m,large"])
 def test_the_configs_that_are_shipped_are_good(variant):
     check_config(cocu.get_config(variant))
     check_config(groupvit.get_config(variant))
