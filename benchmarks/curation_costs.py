@@ -9,6 +9,7 @@ below. One JSON object per line.
 
 import argparse
 import dataclasses
+import math
 import os
 import pathlib
 import tempfile
@@ -26,6 +27,8 @@ from benchmarks.figures import print_figure
 from benchmarks.input import photographs, write
 from cocu_jax.curation.annotate import Annotator
 from cocu_jax.curation.annotations import parquet_shard, tfrecord_shard
+from cocu_jax.curation.cell_search import SAMPLE
+from cocu_jax.curation.cells import ROUNDS, SAMPLE_PER_CELL
 from cocu_jax.curation.embed import Encoder
 from cocu_jax.curation.images import image_batches
 from cocu_jax.curation.index import Index, shard_arrays
@@ -41,9 +44,9 @@ WIDTH = 512
 # Shares of peak rates. CLIP embedding as published reaches 7 to 16% of an A100's; plain products of
 # large blocks 40%; streams through device memory 80%.
 ENCODE_REACHED, MULTIPLY_REACHED, STREAM_REACHED = 0.12, 0.4, 0.8
-# Of the index, in the cells that are looked in for a recall of 0.95 (124 blocks of queries among
-# 500,000 rows of `clip_vectors`), and what blocks that are not full add.
-PROBED, PADDED = 0.0125, 1.1
+# Share of the index that a query is compared with for a recall of 0.95 (among 500,000 rows of
+# `clip_vectors`, see `curation_scale`), and what blocks that are not full add.
+PROBED, PADDED = 0.006, 1.3
 DISK = 1e9  # bytes per second that a host reads and writes with
 HASH = 0.54e9  # bytes per second that a core verifies finished files with
 START = 120.0  # seconds to start, open, and compile
@@ -218,15 +221,19 @@ def hours(costs: Costs, images: int, machine: Machine) -> dict[str, float]:
         max(products, moved / (STREAM_REACHED * machine.memory)) for moved in machine.pair_bytes
     )
     stream = passes * images * 2 * WIDTH / DISK
-    # Sorting reads and writes every row once; the sample is compared with all of them.
     by_cells = PROBED * PADDED * images**2 * clustered
-    sort = 3 * images * 2 * WIDTH / DISK / machine.hosts
+    # k-means of a sample; every row is assigned, as a query as well; another sample meets all rows.
+    cells = 2 * math.isqrt(images)
+    assign = (ROUNDS * 2 * SAMPLE_PER_CELL * cells**2 + 3 * images * cells) * clustered
+    sample = max(SAMPLE * images * exact, images * 2 * WIDTH / DISK)
+    # Every row is read, written with its checksum, and read by the units that look for it.
+    sort = images * 2 * WIDTH * (3 / DISK + 1 / HASH) / machine.hosts
     annotate = images * costs.annotate * os.cpu_count() / machine.cores
     finish = annotate + images * costs.write / machine.hosts
     verify = images * costs.bytes_kept / HASH / machine.hosts
     searches = {
         "exact": max(images**2 * exact, stream),
-        "clustered": max(by_cells, stream) + sort,
+        "clustered": assign + sample + sort + max(by_cells, stream),
     }
     found = {}
     for name, look in searches.items():

@@ -21,8 +21,9 @@ def get_config() -> ml_collections.ConfigDict:
     # openai/clip-vit-base-patch32 or google/siglip2-base-patch16-224.
     config.clip = ""
     config.prompt = "a photo of a {}"
-    # Image embeddings that are there already, made with this CLIP: a local or mounted directory of
-    # img_emb_*.npy and metadata_*.parquet as clip-retrieval writes them, joined by key. Else empty.
+    # Image embeddings that are there already, made with this CLIP: a directory, local or in a
+    # bucket, of img_emb_*.npy and metadata_*.parquet as clip-retrieval writes them, joined by key.
+    # Else empty.
     config.image_embeddings = ""
 
     config.neighbours = 8

@@ -4,8 +4,9 @@ import io
 import os
 import pathlib
 import shutil
+import uuid
 
-from etils.epath import backend
+from etils.epath import backend, gpath
 
 
 class FakeBucket(backend._OsPathBackend):
@@ -100,7 +101,9 @@ class _Upload(io.BytesIO):
         if not self.closed:
             target = self._bucket.folder / self._name
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(self.getvalue())
+            aside = self._bucket.folder.with_name(f".upload-{uuid.uuid4().hex}")
+            aside.write_bytes(self.getvalue())  # other processes may look at the bucket meanwhile
+            aside.replace(target)
             self._bucket.written.append(self._name)
         super().close()
 
@@ -111,4 +114,6 @@ def install(monkeypatch, folder) -> FakeBucket:
     bucket.folder.mkdir(parents=True, exist_ok=True)
     monkeypatch.setattr(backend, "tf_backend", bucket)
     monkeypatch.setattr(backend, "fsspec_backend", bucket)
+    # that of two paths' backends which copies from one to the other
+    monkeypatch.setattr(gpath, "_GCS_BACKENDS", (*gpath._GCS_BACKENDS, bucket))
     return bucket

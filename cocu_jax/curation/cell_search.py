@@ -21,55 +21,26 @@ from jaxtyping import Float16, Int
 
 from cocu_jax.curation.cells import (
     SAMPLE_PER_CELL,
+    cells_within,
     find_cells,
-    shares,
-    spread,
-    two_nearest_cells,
+    gaps_to_cells,
+    nearest_cell,
 )
-from cocu_jax.curation.clustered import ClusteredSettings, query_blocks, search_cells
+from cocu_jax.curation.clustered import ClusteredSettings, search_cells
 from cocu_jax.curation.index import Index
 from cocu_jax.curation.plan import Plan
-from cocu_jax.curation.search import SearchSettings, search
+from cocu_jax.curation.saved_search import SavedSearch
+from cocu_jax.curation.search import SearchSettings, SearchState, search
 from cocu_jax.curation.shard_files import has_its_size, is_complete, write_arrays
-from cocu_jax.curation.sorted_rows import RUN_ROWS, Run, SortedRows, run_arrays
+from cocu_jax.curation.sorted_rows import Run, SortedRows, run_arrays, run_rows
 from cocu_jax.curation.waiting import names_in, wait_for
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest
 
-_SAMPLED_BLOCKS, _SAMPLED_ROWS = 256, 8  # blocks of queries, and queries of each
-_TEMPERATURES = (1 / 64, 1 / 32, 1 / 16, 1 / 8)  # tried, as shares of `cells.spread`
+SAMPLE = 2048  # queries; half choose how far is looked, half measure what is found
 _MARGIN = 0.1  # of the share that may be missed, for what a sample cannot tell
-
-
-@dataclasses.dataclass(frozen=True)
-class Probing:
-    """Which cells a block of queries looks in: its own and all with a large share of it.
-
-    Attributes:
-        temperature: of the shares, see `cells.shares`.
-        threshold: the smallest share.
-    """
-
-    temperature: float
-    threshold: float
-
-    def pairs(
-        self,
-        blocks: Float16[np.ndarray, "k q d"],
-        own: Int[np.ndarray, "k"],
-        centroids: Float16[np.ndarray, "c d"],
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(block, cell) of all looks, in ascending order."""
-        found = []
-        for start in range(0, len(blocks), 1024):
-            part = slice(start, start + 1024)
-            large = shares(blocks[part], centroids, self.temperature, jax.local_devices())
-            large = large >= self.threshold
-            large[np.arange(len(large)), own[part]] = True
-            block, cell = np.nonzero(large)
-            found.append((start + block, cell))
-        return tuple(np.concatenate(column) for column in zip(*found, strict=True))
+_QUERIES, _TILES = (64, 1024), (128, 2048)  # bounds on queries and on index rows per product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,17 +50,6 @@ class CellTable:
     centroids: Float16[np.ndarray, "c d"]
     index: SortedRows
     queries: SortedRows
-    block_rows: int
-
-    def query_blocks(
-        self, first: int, last: int
-    ) -> tuple[np.ndarray, Int[np.ndarray, "k q"], Int[np.ndarray, "k"]]:
-        """Blocks of the queries of some cells: embeddings, places among them, cells."""
-        rows, _ = self.queries.cells(first, last)
-        _, second = two_nearest_cells(rows, self.centroids, jax.local_devices())
-        cells = np.repeat(np.arange(first, last), self.queries.sizes[first:last])
-        members, own = query_blocks(cells, second, self.block_rows)
-        return np.where(members[..., None] >= 0, rows[members], np.float16(0)), members, own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +74,21 @@ class Neighbours:
 
     def of_rows(self, ranges: Sequence[tuple[int, int]]) -> list[Int[np.ndarray, "n l"]]:
         """Index rows found for some ranges of the corpus's rows, -1 for none."""
-        places = [self.queries.positions(*bounds) for bounds in ranges]
-        found = _found_at(
-            self.files, self.starts, np.concatenate(places), self.count, self.open_file
-        )
-        return np.split(found, np.cumsum([len(part) for part in places])[:-1])
+        rows = [np.arange(*bounds) for bounds in ranges]
+        found = self.of(np.concatenate(rows))
+        return np.split(found, np.cumsum([len(part) for part in rows])[:-1])
+
+    def of(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n l"]:
+        """Index rows found for rows of the corpus, -1 for none. Maps each file once."""
+        places = self.queries.positions(rows)
+        found = np.full((len(rows), self.count), -1, np.int32)
+        unit = np.searchsorted(self.starts, places, side="right") - 1
+        order = np.argsort(unit, kind="stable")
+        for here in np.split(order, np.flatnonzero(np.diff(unit[order])) + 1):
+            if len(here) and unit[here[0]] >= 0:
+                neighbours = self.open_file(self.files[unit[here[0]]])["neighbours"]
+                found[here] = neighbours[places[here] - self.starts[unit[here[0]]]]
+        return found
 
 
 def search_by_cells(plan: Plan, index: Index, stop: StopRequest) -> Neighbours:
@@ -130,7 +100,7 @@ def search_by_cells(plan: Plan, index: Index, stop: StopRequest) -> Neighbours:
         stop: heard several times a second; finished files are kept.
     """
     table = _sorted_table(plan, index, stop)
-    probing, sample = _probing(plan, index, table, stop)
+    gap, sample = _probing(plan, index, table, stop)
     units = _units(table.queries.sizes, plan.config.search_rows)
     files = [plan.workdir / "neighbours" / f"{i:05d}.safetensors" for i in range(len(units))]
     identities = [
@@ -139,21 +109,21 @@ def search_by_cells(plan: Plan, index: Index, stop: StopRequest) -> Neighbours:
     ]
     own = [i for i in range(len(units)) if plan.share.owns(i)]
     missing = [i for i in own if not is_complete(files[i], identities[i])]
-    settings = ClusteredSettings(plan.config.neighbours)
+    settings = _settings(plan, table)
     sizes = [int(table.queries.sizes[first:last].sum()) for first, last in units]
     total, left = (sum(sizes[i] for i in part) for part in (own, missing))
     with progress_bar("Search images", total, "images", done=total - left) as bar:
         for i in missing:
-            found = _search_unit(table, units[i], probing, settings, stop)
+            saved = SavedSearch(plan, f"cells-{i:05d}", {**identities[i], "sizes": str(settings)})
+            on_turn = _turn_of_unit(saved, sizes[i], bar.update, stop)
+            found = _search_unit(table, units[i], gap, settings, on_turn, saved.state())
             write_arrays(files[i], {"neighbours": found}, identities[i])
-            bar.update(sizes[i])
+            saved.remove()
     _wait_for_files(dict(zip(files, identities, strict=True)), "Wait for neighbours", stop)
     starts = np.append(table.queries.starts[[first for first, _ in units]], sum(sizes))
-    found = _found_at(files, starts, sample["places"], plan.config.neighbours, plan.open_arrays)
-    recall = _recall(sample["truth"], found)
-    return Neighbours(
-        table.queries, files, starts, plan.config.neighbours, recall, plan.open_arrays
-    )
+    open_file, count = plan.open_arrays, plan.config.neighbours
+    found = Neighbours(table.queries, files, starts, count, 0.0, open_file)
+    return dataclasses.replace(found, recall=_recall(sample["truth"], found.of(sample["rows"])))
 
 
 def _sorted_table(plan: Plan, index: Index, stop: StopRequest) -> CellTable:
@@ -164,7 +134,7 @@ def _sorted_table(plan: Plan, index: Index, stop: StopRequest) -> CellTable:
         "index": [corpus.fingerprint for corpus in plan.index],
         "cells": count,
         "seed": config.seed,
-        "rows": RUN_ROWS,
+        "rows": run_rows(len(index)),
     }
     name = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     root = plan.embeddings / "cells" / name
@@ -174,40 +144,39 @@ def _sorted_table(plan: Plan, index: Index, stop: StopRequest) -> CellTable:
         rng = np.random.default_rng(config.seed)
         size = min(len(index), SAMPLE_PER_CELL * count)
         rows = np.sort(rng.choice(len(index), size, replace=False))
-        write_arrays(
-            file, {"centroids": find_cells(index.take(rows), count, config.seed)}, identity
-        )
+        sample = index.take(rows)
+        centroids = find_cells(sample, count, config.seed, lambda: _check_stop(stop))
+        write_arrays(file, {"centroids": centroids}, identity)
     _wait_for_files({file: identity}, "Wait for cells", stop)
     centroids = np.array(plan.open_arrays(file)["centroids"])
-    in_index, in_corpus = _runs(plan, root, plan.index), _runs(plan, root, (plan.corpus,))
+    in_index, in_corpus = (
+        _runs(plan, root, corpora, made_from["rows"]) for corpora in (plan.index, (plan.corpus,))
+    )
     sources = {run.file: source for run, source in in_index + in_corpus}
     identities = {file: {**identity, "file": file.name} for file in sources}
     for i, (file, (corpus, shards)) in enumerate(sources.items()):
         if plan.share.owns(i) and not is_complete(file, identities[file]):
             files = [plan.embedding_file(corpus, shard) for shard in shards]
             rows = np.concatenate([plan.open_arrays(path)["embeddings"] for path in files])
-            cells, _ = two_nearest_cells(rows, centroids, jax.local_devices())
+            cells = nearest_cell(rows, centroids, jax.local_devices())
             write_arrays(file, run_arrays(rows, cells, len(centroids)), identities[file])
             _check_stop(stop)
     _wait_for_files(identities, "Wait for sorted embeddings", stop)
-    queries = SortedRows([run for run, _ in in_corpus], plan.open_arrays)
-    return CellTable(
-        centroids,
-        SortedRows([run for run, _ in in_index], plan.open_arrays),
-        queries,
-        _block_rows(int(queries.sizes.sum()), len(centroids)),
+    tables = (
+        SortedRows([run for run, _ in runs], plan.open_arrays) for runs in (in_index, in_corpus)
     )
+    return CellTable(centroids, *tables)
 
 
 def _runs(
-    plan: Plan, root: epath.Path, corpora: Sequence[Corpus]
+    plan: Plan, root: epath.Path, corpora: Sequence[Corpus], most: int
 ) -> list[tuple[Run, tuple[Corpus, list[int]]]]:
     """Runs of some corpora, one after the other, with their shards; shards are never split."""
     runs, row = [], 0
     for corpus in corpora:
         group, rows = [], 0
         for shard, length in enumerate(corpus.shard_lengths):
-            if group and rows + length > RUN_ROWS:
+            if group and rows + length > most:
                 runs.append((_run(plan, root, corpus, group, row, rows), (corpus, group)))
                 row, group, rows = row + rows, [], 0
             group.append(shard)
@@ -228,93 +197,74 @@ def _run(
     return Run(root / first.parent.name / name, row, rows)
 
 
-def _block_rows(queries: int, cells: int) -> int:
-    """Queries per block: about half a cell, a power of two."""
-    return 2 ** min(10, max(6, round(math.log2(max(1, queries / cells / 2)))))
+def _settings(plan: Plan, table: CellTable) -> ClusteredSettings:
+    """Products of about half the cell that a row lies in, whatever the unit they belong to."""
+    sizes = table.index.sizes
+    half = max(1.0, float((sizes**2).sum() / max(1, sizes.sum()) / 2))
+    power = 2 ** round(math.log2(half))
+    queries, tile = (int(np.clip(power, *bounds)) for bounds in (_QUERIES, _TILES))
+    return ClusteredSettings(plan.config.neighbours, queries, tile, run_rows(int(sizes.sum())))
 
 
-def _probing(plan: Plan, index: Index, table: CellTable, stop: StopRequest) -> tuple[Probing, dict]:
-    """How many cells are looked in, and a sample that the result is measured with."""
+def _probing(plan: Plan, index: Index, table: CellTable, stop: StopRequest) -> tuple[float, dict]:
+    """How far queries look, and a sample that the result is measured with.
+
+    A query looks in the cells whose affinity is below the largest by no more than that.
+    """
     file = plan.workdir / "neighbours" / "probing.safetensors"
     identity = {"made_from": plan.identity}
     if plan.share.first and not is_complete(file, identity):
         write_arrays(file, _choose_probing(plan, index, table, stop), identity)
     _wait_for_files({file: identity}, "Wait for a sample", stop)
     sample = {name: np.array(array) for name, array in plan.open_arrays(file).items()}
-    probing = Probing(float(sample["temperature"][0]), float(sample["threshold"][0]))
     sample["sha256"] = hashlib.sha256(b"".join(a.tobytes() for a in sample.values())).hexdigest()
-    return probing, sample
+    return float(sample["gap"][0]), sample
 
 
 def _choose_probing(
     plan: Plan, index: Index, table: CellTable, stop: StopRequest
 ) -> dict[str, np.ndarray]:
-    """The looks that find `config.cell_recall` of the neighbours of half of a sample.
+    """The looks that find `config.cell_recall` of the neighbours of half of a sample of queries.
 
-    The sample is some queries of some blocks, and their true neighbours are found by the exact
-    search. Every other block is left out of the choice, for the result to be measured with.
+    Their true neighbours are found by the exact search. The other half is left out of the choice,
+    for the result to be measured with.
     """
-    places, embeddings, block_of, blocks = _sample(plan, table)
-    config = plan.config
-    if not len(places):  # no image could be read
-        empty = np.zeros((0, config.neighbours), np.int32)
-        return _probing_arrays(1.0, 0.0, places, empty)
-
-    def on_blocks(_: int) -> None:
-        _check_stop(stop)
-
+    rows, queries = _sample(plan)
+    config, devices = plan.config, jax.local_devices()
+    if not len(rows):  # no image could be read
+        return _probing_arrays(0.0, rows, np.zeros((0, config.neighbours), np.int32))
     settings = SearchSettings(config.neighbours, tile_rows=config.tile_rows)
-    (truth,) = search([embeddings], index.embeddings, len(index), settings, on_blocks=on_blocks)
-    rows = index.take(np.maximum(truth, 0).reshape(-1))
-    cells, _ = two_nearest_cells(rows, table.centroids, jax.local_devices())
-    chosen = block_of % 2 == 0
-    there = (truth >= 0)[chosen]
-    if not there.any():
-        return _probing_arrays(1.0, 0.0, places, truth)
-    best = (math.inf, 1.0, 0.0)
-    for share in _TEMPERATURES:
-        temperature = share * spread(embeddings[:256], table.centroids)
-        found = shares(blocks, table.centroids, temperature, jax.local_devices())
-        needed = found[block_of[:, None], cells.reshape(truth.shape)][chosen][there]
-        missed = int((1 - config.cell_recall) * (1 - _MARGIN) * len(needed))
-        threshold = float(np.sort(needed)[missed])
-        cost = float(((found >= threshold) * table.index.sizes).sum())
-        best = min(best, (cost, temperature, threshold))
-    return _probing_arrays(*best[1:], places[~chosen], truth[~chosen])
+    saved = SavedSearch(plan, "sample", {"sizes": str(settings)})
+    (truth,) = search(
+        [queries], index.embeddings, len(index), settings,
+        on_turn=lambda state: saved.offer_or_stop(state, stop), state=saved.state(),
+    )  # fmt: skip
+    saved.remove()
+    there = truth >= 0
+    cells = np.zeros(truth.shape, np.int64)
+    cells[there] = nearest_cell(index.take(truth[there]), table.centroids, devices)
+    gaps = gaps_to_cells(queries, table.centroids, devices)
+    chosen = np.arange(len(rows)) % 2 == 0
+    needed = np.sort(np.take_along_axis(gaps, cells, 1)[chosen][there[chosen]])
+    missed = int((1 - config.cell_recall) * (1 - _MARGIN) * len(needed))
+    gap = float(needed[len(needed) - 1 - missed]) if len(needed) else 0.0
+    return _probing_arrays(gap, rows[~chosen], truth[~chosen])
 
 
-def _sample(plan: Plan, table: CellTable) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Some queries of some blocks: places by cell, embeddings, numbers of blocks; the blocks."""
-    total = int(table.queries.starts[-1])
+def _sample(plan: Plan) -> tuple[Int[np.ndarray, "n"], Float16[np.ndarray, "n d"]]:
+    """Some readable rows of the corpus, and their embeddings."""
+    lengths = plan.corpus.shard_lengths
+    files = [plan.embedding_file(plan.corpus, shard) for shard in range(len(lengths))]
+    corpus = Index(files, lengths, plan.open_arrays)
     rng = np.random.default_rng([plan.config.seed, 1])
-    drawn = np.sort(rng.choice(total, min(total, _SAMPLED_BLOCKS), replace=False))
-    cell_of = np.searchsorted(table.queries.starts, drawn, side="right") - 1
-    places, embeddings, numbers, blocks = [], [], [], []
-    for cell in np.unique(cell_of):
-        start = int(table.queries.starts[cell])
-        rows, members, _ = table.query_blocks(cell, cell + 1)
-        asked = np.isin(members, drawn[cell_of == cell] - start).any(1)
-        for block, of_block in zip(rows[asked], members[asked], strict=True):
-            queries = np.flatnonzero(of_block >= 0)
-            queries = rng.choice(queries, min(len(queries), _SAMPLED_ROWS), replace=False)
-            places.append(start + of_block[queries])
-            embeddings.append(block[queries])
-            numbers.append(np.full(len(queries), len(blocks)))
-            blocks.append(block)
-    if not blocks:
-        return np.zeros(0, np.int64), np.zeros((0, 1)), np.zeros(0, np.int64), np.zeros((0, 1, 1))
-    return (*map(np.concatenate, (places, embeddings, numbers)), np.stack(blocks))
+    rows = np.sort(rng.choice(len(corpus), min(len(corpus), SAMPLE), replace=False))
+    embeddings = corpus.take(rows)
+    readable = (embeddings != 0).any(1)
+    return rows[readable], embeddings[readable]
 
 
-def _probing_arrays(
-    temperature: float, threshold: float, places: np.ndarray, truth: np.ndarray
-) -> dict[str, np.ndarray]:
-    return {
-        "temperature": np.float32([temperature]),
-        "threshold": np.float32([threshold]),
-        "places": places.astype(np.int64),
-        "truth": truth,
-    }
+def _probing_arrays(gap: float, rows: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    return {"gap": np.float32([gap]), "rows": rows.astype(np.int64), "truth": truth}
 
 
 def _units(sizes: Int[np.ndarray, "c"], most: int) -> list[tuple[int, int]]:
@@ -328,42 +278,35 @@ def _units(sizes: Int[np.ndarray, "c"], most: int) -> list[tuple[int, int]]:
     return [*units, (first, len(sizes))]
 
 
+def _turn_of_unit(
+    saved: SavedSearch, queries: int, on_images: Callable[[int], None], stop: StopRequest
+) -> Callable[[float, Callable[[], SearchState]], None]:
+    """Shows what a turn has done, saves it from time to time, and stops on request."""
+    shown = 0
+
+    def on_turn(share: float, state: Callable[[], SearchState]) -> None:
+        nonlocal shown
+        on_images(int(share * queries) - shown)
+        shown = int(share * queries)
+        saved.offer_or_stop(state, stop)
+
+    return on_turn
+
+
 def _search_unit(
     table: CellTable,
     unit: tuple[int, int],
-    probing: Probing,
+    gap: float,
     settings: ClusteredSettings,
-    stop: StopRequest,
+    on_turn: Callable[[float, Callable[[], SearchState]], None],
+    state: SearchState | None,
 ) -> Int[np.ndarray, "n l"]:
     """Neighbours of the queries of some cells, in their order by cell."""
-    blocks, members, own = table.query_blocks(*unit)
-    found = np.full((int(table.queries.sizes[slice(*unit)].sum()), settings.neighbours), -1)
-    found = found.astype(np.int32)
-    if len(blocks):
-        pairs = probing.pairs(blocks, own, table.centroids)
-        near = search_cells(
-            blocks, pairs, table.index, settings, on_rows=lambda _: _check_stop(stop)
-        )
-        found[members[members >= 0]] = near[members >= 0]
-    return found
-
-
-def _found_at(
-    files: Sequence[epath.Path],
-    starts: np.ndarray,
-    places: np.ndarray,
-    count: int,
-    open_file: Callable[[epath.Path], dict[str, np.ndarray]],
-) -> Int[np.ndarray, "n l"]:
-    """What was found for queries at some places by cell; each file is mapped once."""
-    found = np.full((len(places), count), -1, np.int32)
-    unit = np.searchsorted(starts, places, side="right") - 1
-    order = np.argsort(unit, kind="stable")
-    for here in np.split(order, np.flatnonzero(np.diff(unit[order])) + 1):
-        if len(here) and unit[here[0]] >= 0:
-            neighbours = open_file(files[unit[here[0]]])["neighbours"]
-            found[here] = neighbours[places[here] - starts[unit[here[0]]]]
-    return found
+    queries, _ = table.queries.cells(*unit)
+    if not len(queries):
+        return np.zeros((0, settings.neighbours), np.int32)
+    looks = cells_within(queries, table.centroids, gap, jax.local_devices())
+    return search_cells(queries, looks, table.index, settings, on_turn=on_turn, state=state)
 
 
 def _recall(truth: Int[np.ndarray, "n l"], found: Int[np.ndarray, "n l"]) -> float:

@@ -1,15 +1,16 @@
-"""Nearest neighbours among the rows of the cells that lie near a query.
+"""Nearest neighbours among the rows of the cells that a query looks in.
 
-The queries of a cell look in the same cells, so that the work is products of dense blocks. Rows of
-the index come from disk in chunks of neighbouring cells, each once per call; a chunk is on every
-device, and every device takes some of the query blocks. A task is one block of queries against
-`tile_rows` of the chunk that it asks for; all tasks have one shape, and what a block finds does not
-depend on where, when and with which others it is computed.
+Every query has cells of its own, and the work is done cell by cell: the queries that look in a
+cell, gathered in blocks, against tiles of its rows, which are dense products. Rows of the index
+come from disk in chunks of cells, each once per call; a chunk is on every device, and every device
+has some of the queries. All products have one shape, and what a query finds does not depend on
+where, when and with which others it is compared.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +20,10 @@ from jaxtyping import Array, Float, Float16, Int
 
 from cocu_jax.curation.products import inner_products
 from cocu_jax.curation.ragged import item_positions, starts_of
-from cocu_jax.curation.search import top
+from cocu_jax.curation.search import SearchState, top
 from cocu_jax.curation.sorted_rows import BLOCK_ROWS, SortedRows
 
-_TASKS = 128  # of a device between two looks at a stop request
-_NO_ROW = np.iinfo(np.int32).max
+_TASKS = 512  # of a device in a turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,183 +32,253 @@ class ClusteredSettings:
 
     Attributes:
         neighbours: L, how many rows of the index each query gets.
+        query_rows: queries per product.
         tile_rows: index rows per product; rounded up to a multiple of `BLOCK_ROWS`.
-        chunk_rows: index rows that are in memory at a time.
+        chunk_rows: index rows that are on the devices at a time; twice as many are in memory.
     """
 
     neighbours: int = 8
-    tile_rows: int = 2048
-    chunk_rows: int = 2**18
+    query_rows: int = 256
+    tile_rows: int = 256
+    chunk_rows: int = 2**17
 
-
-def query_blocks(
-    cells: Int[np.ndarray, "n"], second: Int[np.ndarray, "n"], rows: int
-) -> tuple[Int[np.ndarray, "k q"], Int[np.ndarray, "k"]]:
-    """Queries of one cell in blocks of like ones.
-
-    Args:
-        cells: of the queries, ascending.
-        second: the cell each query is nearest to but for its own: those who share it stay together.
-        rows: q, queries per block.
-
-    Returns:
-        Numbers of the queries in each block, -1 for none, and the block's cell.
-    """
-    order = np.lexsort((second, cells))
-    here, lengths = np.unique(cells, return_counts=True)
-    counts = -(-lengths // rows)
-    blocks = np.full(counts.sum() * rows, -1, np.int64)
-    blocks[item_positions(starts_of(counts)[:-1] * rows, lengths)] = order
-    return blocks.reshape(-1, rows), np.repeat(here, counts)
+    @property
+    def tile(self) -> int:
+        """Blocks of a tile."""
+        return -(-self.tile_rows // BLOCK_ROWS)
 
 
 def search_cells(
-    queries: Float16[np.ndarray, "k q d"],
-    probes: tuple[Int[np.ndarray, "p"], Int[np.ndarray, "p"]],
+    queries: Float16[np.ndarray, "n d"],
+    looks: tuple[Int[np.ndarray, "p"], Int[np.ndarray, "p"]],
     index: SortedRows,
     settings: ClusteredSettings,
     devices: Sequence[jax.Device] | None = None,
-    on_rows: Callable[[int], None] = lambda count: None,
-) -> Int[np.ndarray, "k q l"]:
-    """The rows of largest inner product in the cells that each block of queries looks in.
+    on_turn: Callable[[float, Callable[[], SearchState]], None] = lambda share, state: None,
+    state: SearchState | None = None,
+) -> Int[np.ndarray, "n l"]:
+    """The rows of largest inner product in the cells that each query looks in.
 
     Args:
-        queries: unit-norm embeddings in blocks.
-        probes: pairs (block, cell), in ascending order.
+        queries: unit-norm embeddings; where neighbours have neighbouring cells, less is read.
+        looks: pairs (query, cell).
         index: the rows by cell.
         settings: sizes.
         devices: where to compute; all local devices by default.
-        on_rows: called with the number of query block x index block pairs that are done.
+        on_turn: called after each turn with the share of the work that is done, and with a function
+            that gives the state.
+        state: where to go on, of a search with the same arguments on as many devices.
 
     Returns:
-        Row numbers, best first, -1 where fewer than L rows were met and for queries of zeros. Of
-        equal products the lower row comes first.
+        Row numbers, best first, -1 where fewer than L rows were met. Of equal products the lower
+        row comes first; of equal ones for the last place that of the lower cell is taken.
     """
     devices = tuple(devices or jax.local_devices())
-    run = _runner(devices)
-    placed = _share_out(queries, devices)
-    best = _no_rows(placed.shape[:3], settings.neighbours, devices)
-    for chunk, tasks in _chunks(probes, index, settings, len(queries), len(devices)):
-        chunk = jax.tree.map(
-            lambda x: _put(np.broadcast_to(x, (len(devices), *x.shape)), devices), chunk
-        )
-        for number, blocks, count, pairs in tasks:
-            best = run(best, placed, chunk, number, blocks, count)
+    run = _runner(devices, settings.tile * BLOCK_ROWS)
+    deal = _Deal.of(len(queries), settings.query_rows, len(devices))
+    placed = _put(deal.dealt(queries), devices)
+    if state is None:
+        shape = len(devices), deal.own, settings.neighbours
+        state = SearchState(0, np.full(shape, -1, np.int32), np.full(shape, -np.inf, np.float32))
+    best = _put((state.rows, state.scores), devices)
+    for chunk, turns in _chunks(looks, index, settings, deal, state.turn):
+        chunk = jax.tree.map(lambda x: np.broadcast_to(x, (len(devices), *x.shape)), chunk)
+        chunk = _put(chunk, devices)
+        for turn, share, tasks in turns:
+            best = run(best, placed, chunk, tasks)
             jax.block_until_ready(best)
-            on_rows(pairs)
-    rows, _ = jax.tree.map(np.asarray, best)
-    rows = rows.swapaxes(0, 1).reshape(-1, *rows.shape[2:])[: len(queries)]
-    return np.where((rows == _NO_ROW) | ~queries.any(-1, keepdims=True), -1, rows)
+            on_turn(share, functools.partial(_state, turn, best))
+    rows, scores = (deal.joined(np.asarray(part))[: len(queries)] for part in best)
+    return np.take_along_axis(rows, np.lexsort((rows, -scores), axis=1), 1)
+
+
+def _state(turn: int, best: tuple[Array, Array]) -> SearchState:
+    return SearchState(turn, *map(np.asarray, best))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Deal:
+    """Which queries each device has: every n-th block; behind them is room for no query.
+
+    Attributes:
+        devices: how many there are.
+        block: queries of a block.
+        own: queries of a device; the last is none.
+    """
+
+    devices: int
+    block: int
+    own: int
+
+    @classmethod
+    def of(cls, queries: int, block: int, devices: int) -> "_Deal":
+        """The number of blocks comes in steps: fewer compilations."""
+        blocks = -(-queries // (block * devices)) + 1
+        step = max(1, 2 ** (blocks.bit_length() - 3))
+        return cls(devices, block, -(-blocks // step) * step * block)
+
+    def place(self, query: Int[np.ndarray, "p"]) -> tuple[np.ndarray, np.ndarray]:
+        """(device, number there) of queries."""
+        block = query // self.block
+        return block % self.devices, block // self.devices * self.block + query % self.block
+
+    def dealt(self, queries: Float16[np.ndarray, "n d"]) -> Float16[np.ndarray, "devices own d"]:
+        """Each device's queries, and zeros."""
+        padded = np.zeros((self.devices * self.own, queries.shape[1]), np.float16)
+        padded[: len(queries)] = queries
+        blocks = padded.reshape(-1, self.devices, self.block, queries.shape[1]).swapaxes(0, 1)
+        return blocks.reshape(self.devices, self.own, -1)
+
+    def joined(self, dealt: np.ndarray) -> np.ndarray:
+        """What belongs to the queries, in their order, and to no query."""
+        blocks = dealt.reshape(self.devices, -1, self.block, dealt.shape[-1]).swapaxes(0, 1)
+        return blocks.reshape(-1, dealt.shape[-1])
 
 
 def _chunks(
-    probes: tuple[np.ndarray, np.ndarray],
+    looks: tuple[np.ndarray, np.ndarray],
     index: SortedRows,
     settings: ClusteredSettings,
-    blocks: int,
-    devices: int,
+    deal: _Deal,
+    done: int,
 ) -> Iterator[tuple[tuple[np.ndarray, np.ndarray], Iterator]]:
-    """The chunks that anyone asks for, each with the tasks on it."""
-    tile = -(-settings.tile_rows // BLOCK_ROWS)
-    starts = index.block_starts
-    room = max(1, min(-(-settings.chunk_rows // BLOCK_ROWS), int(starts[-1])))
-    block, cell = probes
-    for first in range(0, int(starts[-1]), room):
-        last = min(first + room, int(starts[-1]))
-        low, high = np.maximum(starts[cell], first), np.minimum(starts[cell + 1], last)
-        asked = np.flatnonzero(high > low)
-        if not len(asked):
-            continue
-        lengths = (high - low)[asked]
-        wanted = item_positions(low[asked] - first, lengths)
-        by_query = np.bincount(block[asked], weights=lengths, minlength=blocks).astype(np.int64)
-        rows, numbers = index.blocks(first, last, room + 1)  # one more, which stays empty
-        yield (rows, numbers), _tasks(wanted, by_query, tile, room, devices)
+    """The chunks that anyone looks in, each with its turns after turn `done`.
+
+    The next is read while one is worked on.
+    """
+    query, cell = looks
+    query = query[np.argsort(cell, kind="stable")]
+    asking = np.bincount(cell, minlength=len(index.sizes))
+    cells = np.flatnonzero((asking > 0) & (index.sizes > 0))
+    first_look, asking = starts_of(asking)[cells], asking[cells]
+    starts = starts_of(-(-index.sizes[cells] // BLOCK_ROWS))
+    total, work, worked, turn = int(starts[-1]), int(np.diff(starts) @ asking), 0, 0
+    room = max(1, min(-(-settings.chunk_rows // BLOCK_ROWS), total))
+    with ThreadPoolExecutor(1) as reader:
+        ahead = None
+        for low in range(0, total, room):
+            high = min(low + room, total)
+            bounds = np.searchsorted(starts, low, "right") - 1, np.searchsorted(starts, high)
+            here = slice(*bounds)
+            ends = np.clip(starts[bounds[0] : bounds[1] + 1], low, high) - low
+            asked = query[item_positions(first_look[here], asking[here])]
+            tasks = _tasks(asked, asking[here], ends, settings.tile, deal)
+            share = worked / work, int(np.diff(ends) @ asking[here]) / work
+            turns = _turns(tasks, turn, share, done)
+            worked += int(np.diff(ends) @ asking[here])
+            turn += -(-max(len(first) for _, first, _ in tasks) // _TASKS)
+            if turn <= done:
+                continue
+            rows = reader.submit(
+                index.blocks, cells[here], low - starts[bounds[0]], ends[-1], room + settings.tile
+            )
+            if ahead is not None:
+                yield ahead[0].result(), ahead[1]
+            ahead = rows, turns
+        if ahead is not None:
+            yield ahead[0].result(), ahead[1]
 
 
 def _tasks(
-    wanted: Int[np.ndarray, "w"],
-    by_query: Int[np.ndarray, "k"],
+    queries: Int[np.ndarray, "p"],
+    asking: Int[np.ndarray, "c"],
+    ends: Int[np.ndarray, "c1"],
     tile: int,
-    empty: int,
-    devices: int,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, int]]:
-    """Tasks in portions: per device (query block, [tile] index blocks) and how many there are.
+    deal: _Deal,
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The products on a chunk, per device: queries [k, q], first index block [k], how many [k].
 
     Args:
-        wanted: the index blocks that the query blocks want, one query block after the other.
-        by_query: how many each wants.
-        tile: index blocks of a task.
-        empty: number of an index block without rows.
-        devices: number of devices; each has every n-th query block.
+        queries: that look in the chunk's cells, cell after cell.
+        asking: how many do in each.
+        ends: where each cell begins, in index blocks, and the last one ends.
+        tile: index blocks of a product.
+        deal: which device has which query.
     """
-    counts = -(-by_query // tile)
-    blocks = np.full(counts.sum() * tile, empty, np.int32)
-    blocks[item_positions(starts_of(counts)[:-1] * tile, by_query)] = wanted
-    blocks, query = blocks.reshape(-1, tile), np.repeat(np.arange(len(counts)), counts)
-    own = [np.flatnonzero(query % devices == device) for device in range(devices)]
-    for start in range(0, max(map(len, own)), _TASKS):
-        portion = [tasks[start : start + _TASKS] for tasks in own]
-        number = np.zeros((devices, _TASKS), np.int32)
-        asked = np.full((devices, _TASKS, tile), empty, np.int32)
-        for device, tasks in enumerate(portion):
-            number[device, : len(tasks)] = query[tasks] // devices
-            asked[device, : len(tasks)] = blocks[tasks]
-        yield (
-            number,
-            asked,
-            np.array([len(p) for p in portion], np.int32),
-            int((asked != empty).sum()),
+    tasks, tiles = [], -(-np.diff(ends) // tile)
+    cell = np.repeat(np.arange(len(asking)), asking)
+    device, number = deal.place(queries)
+    for mine in (device == own for own in range(deal.devices)):
+        mine_asking = np.bincount(cell[mine], minlength=len(tiles))
+        count = -(-mine_asking // deal.block)
+        blocks = np.full(count.sum() * deal.block, deal.own - 1, np.int32)
+        blocks[item_positions(starts_of(count)[:-1] * deal.block, mine_asking)] = number[mine]
+        of_block = np.repeat(np.arange(len(tiles)), count)
+        block = np.repeat(np.arange(len(of_block)), tiles[of_block])
+        nth = item_positions(np.zeros(len(of_block), np.int64), tiles[of_block])
+        first = ends[of_block[block]] + nth * tile
+        many = np.minimum(tile, ends[of_block[block] + 1] - first)
+        blocks = blocks.reshape(-1, deal.block)[block]
+        tasks.append((blocks, first.astype(np.int32), many.astype(np.int32)))
+    return tasks
+
+
+def _turns(
+    tasks: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    turn: int,
+    share: tuple[float, float],
+    done: int,
+) -> Iterator[tuple[int, float, tuple[np.ndarray, ...]]]:
+    """(number, share of all work done after it, tasks) of a chunk's turns, `turn` being before.
+
+    Args:
+        tasks: of each device.
+        turn: how many turns were before.
+        share: of all work, before this chunk and in it.
+        done: how many turns are left out.
+    """
+    most = max(len(first) for _, first, _ in tasks)
+    for number, start in enumerate(range(0, most, _TASKS), start=turn + 1):
+        if number <= done:
+            continue
+        parts = [[a[start : start + _TASKS] for a in of_device] for of_device in tasks]
+        count = np.array([len(first) for _, first, _ in parts], np.int32)
+        padded = (
+            np.stack([np.pad(a, ((0, _TASKS - len(a)), (0, 0))[: a.ndim]) for a in column])
+            for column in zip(*parts, strict=True)
         )
+        after = share[0] + share[1] * min(1, (start + _TASKS) / most)
+        yield number, after, (*padded, count)
 
 
 @functools.lru_cache
-def _runner(devices: tuple[jax.Device, ...]) -> Callable:
-    return jax.pmap(_run_tasks, devices=devices, donate_argnums=0)
+def _runner(devices: tuple[jax.Device, ...], tile_rows: int) -> Callable:
+    run = functools.partial(_run_tasks, tile_rows=tile_rows)
+    return jax.pmap(run, devices=devices, donate_argnums=0)
 
 
 def _run_tasks(
-    best: tuple[Int[Array, "k q l"], Float[Array, "k q l"]],
-    queries: Float16[Array, "k q d"],
-    chunk: tuple[Float16[Array, "b r d"], Int[Array, "b r"]],
-    number: Int[Array, "n"],
-    blocks: Int[Array, "n t"],
-    count: Int[Array, ""],
-) -> tuple[Int[Array, "k q l"], Float[Array, "k q l"]]:
-    """`best` updated with the first `count` tasks."""
-    embeddings, numbers = chunk
-    width = queries.shape[-1]
+    best: tuple[Int[Array, "k l"], Float[Array, "k l"]],
+    queries: Float16[Array, "k d"],
+    chunk: tuple[Float16[Array, "r d"], Int[Array, "r"]],
+    tasks: tuple[Int[Array, "n q"], Int[Array, "n"], Int[Array, "n"], Int[Array, ""]],
+    tile_rows: int,
+) -> tuple[Int[Array, "k l"], Float[Array, "k l"]]:
+    """`best` updated with the first tasks, as many as the last part of `tasks` says."""
+    numbers, first, blocks, count = tasks
+    places = jnp.arange(tile_rows)
 
     def run(i: Int[Array, ""], best: tuple) -> tuple:
-        tile = embeddings[blocks[i]].reshape(-1, width)
-        rows = numbers[blocks[i]].reshape(-1)
-        products = jnp.where(rows >= 0, inner_products(queries[number[i]], tile), -jnp.inf)
-        scores, found = top(products, min(best[0].shape[-1], len(rows)))
-        found = jnp.where(jnp.isneginf(scores), _NO_ROW, rows[found])
-        best_rows, best_scores = (part[number[i]] for part in best)
-        keys = -jnp.concatenate([best_scores, scores], 1), jnp.concatenate([best_rows, found], 1)
-        ordered = jax.lax.sort(keys, dimension=1, num_keys=2)
-        scores, rows = (part[:, : best_rows.shape[1]] for part in ordered)
-        return best[0].at[number[i]].set(rows), best[1].at[number[i]].set(-scores)
+        tile, rows = (
+            jax.lax.dynamic_slice_in_dim(part, first[i] * BLOCK_ROWS, tile_rows) for part in chunk
+        )
+        there = (rows >= 0) & (places < blocks[i] * BLOCK_ROWS)
+        products = jnp.where(there, inner_products(queries[numbers[i]], tile), -jnp.inf)
+        scores, found = top(products, min(best[0].shape[1], tile_rows))
+        found = jnp.where(jnp.isneginf(scores), -1, rows[found])
+        # Lower cells and rows were met before and come first: they win ties.
+        found, scores = (
+            jnp.concatenate([part[numbers[i]], new], 1)
+            for part, new in zip(best, (found, scores), strict=True)
+        )
+        scores, place = jax.lax.top_k(scores, best[0].shape[1])
+        found = jnp.take_along_axis(found, place, axis=1)
+        return best[0].at[numbers[i]].set(found), best[1].at[numbers[i]].set(scores)
 
     return jax.lax.fori_loop(0, count, run, best)
 
 
-def _share_out(queries: np.ndarray, devices: tuple[jax.Device, ...]) -> Array:
-    """Query blocks [devices, k, q, d], every n-th on a device; k in steps: fewer compilations."""
-    own = -(-len(queries) // len(devices))
-    step = max(1, 2 ** (own.bit_length() - 3))
-    own = -(-own // step) * step
-    padded = np.zeros((own * len(devices), *queries.shape[1:]), np.float16)
-    padded[: len(queries)] = queries
-    return _put(padded.reshape(own, len(devices), *queries.shape[1:]).swapaxes(0, 1), devices)
-
-
-def _no_rows(shape: tuple[int, ...], neighbours: int, devices: tuple[jax.Device, ...]) -> tuple:
-    rows = np.full((*shape, neighbours), _NO_ROW, np.int32)
-    return _put(rows, devices), _put(np.full(rows.shape, -np.inf, np.float32), devices)
-
-
-def _put(array: np.ndarray, devices: tuple[jax.Device, ...]) -> Array:
+def _put(arrays, devices: tuple[jax.Device, ...]):
+    """Arrays with their leading axis over the devices."""
     sharding = NamedSharding(Mesh(np.array(devices), ("device",)), PartitionSpec("device"))
-    return jax.device_put(array, sharding)
+    return jax.device_put(arrays, sharding)

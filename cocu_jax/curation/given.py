@@ -3,18 +3,20 @@
     DIRECTORY/img_emb/img_emb_0000.npy     float16 or float32 [rows, d], unit norm
     DIRECTORY/metadata/metadata_0000.parquet     the same rows: the column `key`, or `image_path`
 
-or all of them in one directory. Files are memory-mapped; what is kept of a row is its key.
+or all of them in one directory, local or in a bucket. Files are memory-mapped, from local copies
+where they are in a bucket; what is kept of a row is its key.
 """
 
 import dataclasses
 import hashlib
 import os
-import pathlib
 import re
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow.parquet
 import tensorflow as tf
+from etils import epath
 from jaxtyping import Float16
 
 from cocu_jax.curation.embed import EmbeddedShard
@@ -26,6 +28,8 @@ from cocu_jax.input.corpus import Corpus, read_shard
 _UNIT = 0.02  # by how much a norm may be off 1; float16 rounds by less
 _READ = 1024  # examples at a time
 
+Local = Callable[[epath.PathLike], str]  # a file's name, or that of a local copy
+
 
 @dataclasses.dataclass(frozen=True)
 class GivenEmbeddings:
@@ -34,18 +38,22 @@ class GivenEmbeddings:
     Attributes:
         directory: where they were given.
         files: the arrays, in the order of their numbers.
+        widths: d of each.
         starts: the first row of each file, plus the total at the end.
         keys: of all rows, sorted.
         rows: the row of each of these keys.
         fingerprint: hash of the files' names, sizes and keys.
+        local: what opens a file goes through this.
     """
 
     directory: str
     files: tuple[str, ...]
+    widths: tuple[int, ...]
     starts: np.ndarray
     keys: np.ndarray
     rows: np.ndarray
     fingerprint: str
+    local: Local
 
     def check_width(self, width: int, model: str) -> None:
         """Compares d with that of a model's text embeddings.
@@ -53,11 +61,11 @@ class GivenEmbeddings:
         Raises:
             UserError: they differ in some file.
         """
-        for number, file in enumerate(self.files):
-            if self._array(number).shape[1] != width:
+        for file, given in zip(self.files, self.widths, strict=True):
+            if given != width:
                 raise UserError(
-                    f"{file}: embeddings of {self._array(number).shape[1]} numbers, but those of "
-                    f"{model} have {width}; set config.clip to the model that made them"
+                    f"{file}: embeddings of {given} numbers, but those of {model} have {width}; "
+                    "set config.clip to the model that made them"
                 )
 
     def of_shard(self, corpus: Corpus, shard: int) -> EmbeddedShard:
@@ -76,7 +84,7 @@ class GivenEmbeddings:
                 f"{keys[0].decode(errors='replace')!r} (there: "
                 f"{self.keys[0].decode(errors='replace')!r}); give the embeddings of this corpus"
             )
-        embeddings = np.zeros((len(keys), self._array(0).shape[1]), np.float16)
+        embeddings = np.zeros((len(keys), self.widths[0]), np.float16)
         embeddings[there] = self._take(self.rows[place[there]])
         readable = there & np.isfinite(embeddings).all(1) & (embeddings != 0).any(1)
         return EmbeddedShard(
@@ -87,7 +95,7 @@ class GivenEmbeddings:
         )
 
     def _take(self, rows: np.ndarray) -> Float16[np.ndarray, "n d"]:
-        found = np.zeros((len(rows), self._array(0).shape[1]), np.float32)
+        found = np.zeros((len(rows), self.widths[0]), np.float32)
         file = np.searchsorted(self.starts, rows, side="right") - 1
         for number in np.unique(file):
             here = np.flatnonzero(file == number)
@@ -105,16 +113,20 @@ class GivenEmbeddings:
         return found.astype(np.float16)
 
     def _array(self, number: int) -> np.ndarray:
-        return np.load(self.files[number], mmap_mode="r")
+        return np.load(self.local(self.files[number]), mmap_mode="r")
 
 
-def open_given(directory: str) -> GivenEmbeddings:
-    """Opens and checks a directory of embeddings, local or mounted.
+def open_given(directory: str, local: Local = os.fspath) -> GivenEmbeddings:
+    """Opens and checks a directory of embeddings.
+
+    Args:
+        directory: local or in a bucket.
+        local: makes local copies of a bucket's files.
 
     Raises:
         UserError: there are none, or files do not belong together.
     """
-    root = pathlib.Path(directory)
+    root = epath.Path(directory)
     arrays, tables = _numbered(root, "img_emb", "npy"), _numbered(root, "metadata", "parquet")
     if not arrays:
         raise UserError(f"{directory}: no img_emb_*.npy here or in its folder img_emb")
@@ -122,10 +134,10 @@ def open_given(directory: str) -> GivenEmbeddings:
         if number not in tables:
             raise UserError(f"{file}: there is no metadata_{number}.parquet to tell its keys")
     numbers = sorted(arrays, key=lambda number: (int(number), number))
-    keys, lengths = [], []
+    keys, shapes = [], []
     for number in numbers:
-        keys.append(_keys(tables[number]))
-        lengths.append(_checked_rows(arrays[number], tables[number], len(keys[-1])))
+        keys.append(_keys(tables[number], local))
+        shapes.append(_checked_shape(arrays[number], tables[number], len(keys[-1])))
     joined = np.concatenate(keys)
     order = np.argsort(joined, kind="stable")
     joined = joined[order]
@@ -136,18 +148,20 @@ def open_given(directory: str) -> GivenEmbeddings:
     files = [arrays[number] for number in numbers]
     digest = hashlib.sha256(joined.tobytes())
     for file in files:
-        digest.update(f"{file.name} {os.path.getsize(file)} ".encode())
+        digest.update(f"{file.name} {file.stat().length} ".encode())
     return GivenEmbeddings(
         directory=directory,
         files=tuple(map(str, files)),
-        starts=starts_of(lengths),
+        widths=tuple(width for _, width in shapes),
+        starts=starts_of([rows for rows, _ in shapes]),
         keys=joined,
         rows=order,
         fingerprint=digest.hexdigest()[:16],
+        local=local,
     )
 
 
-def _numbered(root: pathlib.Path, kind: str, ending: str) -> dict[str, pathlib.Path]:
+def _numbered(root: epath.Path, kind: str, ending: str) -> dict[str, epath.Path]:
     """Files of a kind by their number, in the directory or in its folder of the kind's name."""
     folder = root / kind if (root / kind).is_dir() else root
     if not folder.is_dir():
@@ -160,14 +174,15 @@ def _numbered(root: pathlib.Path, kind: str, ending: str) -> dict[str, pathlib.P
     return found
 
 
-def _keys(table: pathlib.Path) -> np.ndarray:
+def _keys(table: epath.Path, local: Local) -> np.ndarray:
     """Keys of a metadata file as byte strings of one width."""
     try:
-        names = pyarrow.parquet.read_schema(table).names
+        file = local(table)
+        names = pyarrow.parquet.read_schema(file).names
         name = next((name for name in ("key", "image_path") if name in names), None)
         if name is None:
             raise UserError(f"{table}: no column key or image_path among {', '.join(names)}")
-        column = pyarrow.parquet.read_table(table, columns=[name])[name]
+        column = pyarrow.parquet.read_table(file, columns=[name])[name]
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{table}: not a Parquet file ({str(error).splitlines()[0]})") from None
     if column.null_count:
@@ -178,20 +193,24 @@ def _keys(table: pathlib.Path) -> np.ndarray:
     return keys if keys.size else np.zeros(0, "S1")
 
 
-def _checked_rows(array: pathlib.Path, table: pathlib.Path, keys: int) -> int:
-    """Number of rows of an array of embeddings that belongs to a table of keys."""
+def _checked_shape(array: epath.Path, table: epath.Path, keys: int) -> tuple[int, int]:
+    """Shape of an array of embeddings that belongs to a table of keys; reads its header only."""
     try:
-        embeddings = np.load(array, mmap_mode="r")
-    except (OSError, ValueError) as error:
+        with array.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            headers = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
+            shape, columns_first, dtype = headers[version[0] - 1](file)
+            start = file.tell()
+    except (OSError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{array}: not an array of numbers ({reason})") from None
-    if embeddings.ndim != 2 or embeddings.dtype not in (np.float16, np.float32):
-        raise UserError(
-            f"{array}: {embeddings.dtype} {list(embeddings.shape)}, not float16 or float32 rows"
-        )
-    if len(embeddings) != keys:
-        raise UserError(f"{array}: {len(embeddings)} rows, but {table.name} has {keys}")
-    return keys
+    if len(shape) != 2 or columns_first or dtype not in (np.float16, np.float32):
+        raise UserError(f"{array}: {dtype} {list(shape)}, not float16 or float32 rows")
+    if array.stat().length < start + dtype.itemsize * shape[0] * shape[1]:
+        raise UserError(f"{array}: not an array of numbers (cut short); copy it again")
+    if shape[0] != keys:
+        raise UserError(f"{array}: {shape[0]} rows, but {table.name} has {keys}")
+    return shape
 
 
 def _read(corpus: Corpus, shard: int) -> tuple[np.ndarray, Ragged]:

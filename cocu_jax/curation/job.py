@@ -35,7 +35,7 @@ from cocu_jax.curation.plan import Plan, make_plan
 from cocu_jax.curation.ragged import starts_of
 from cocu_jax.curation.rank import substring_relation
 from cocu_jax.curation.saved_search import SavedSearch
-from cocu_jax.curation.search import SearchSettings, SearchState, products, search
+from cocu_jax.curation.search import SearchSettings, products, search
 from cocu_jax.curation.shard_files import has_its_size, is_complete, write_arrays
 from cocu_jax.curation.shard_output import finished_report, write_shard
 from cocu_jax.curation.waiting import leave_together, names_in, wait_for
@@ -166,7 +166,8 @@ def _annotate(plan: Plan, concepts: np.ndarray, stop: StopRequest) -> None:
         title = f"group {number}/{len(groups)}" if len(groups) > 1 else "images"
         embedded = [plan.open_arrays(plan.embedding_file(corpus, shard)) for shard in group]
         queries = [arrays["embeddings"] for arrays in embedded]
-        saved = SavedSearch(plan, group)
+        shards = {"shards": ",".join(map(str, group)), "tile_rows": str(config.tile_rows)}
+        saved = SavedSearch(plan, f"{group[0]:05d}", shards)
         if clustered:
             found = clustered.of_rows([(int(starts[s]), int(starts[s + 1])) for s in group])
             recall = clustered.recall
@@ -203,20 +204,13 @@ def _search(
     lengths = [len(part) for part in queries]
     total = products(lengths, len(index), settings, jax.local_device_count())
     with progress_bar(f"Search {title}", total, "blocks") as bar:
-
-        def on_turn(state: Callable[[], SearchState]) -> None:
-            stopping = stop.requested  # asked once: a stop between two looks would save nothing
-            saved.offer(state, now=stopping)
-            if stopping:
-                _check_stop(stop, "searching")
-
         found = search(
             queries,
             index.embeddings,
             len(index),
             settings,
             on_blocks=bar.update,
-            on_turn=on_turn,
+            on_turn=lambda state: saved.offer_or_stop(state, stop),
             state=saved.state(),
         )
     if config.recall == 1:

@@ -173,8 +173,10 @@ def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
         "version": VERSION,
         **_tokenizer(opened),
     }
-    given = open_given(config.image_embeddings) if config.image_embeddings else None
-    if given:
+    staging = Staging(config.staging, int(config.staging_gb * 1e9))
+    given = None
+    if config.image_embeddings:
+        given = open_given(config.image_embeddings, staging.local)
         made_from["image_embeddings"] = given.fingerprint
     fields = ("prompt", "neighbours", "match", "capacity", "clusters", "recall", "seed")
     if config.search == "clustered":
@@ -202,7 +204,7 @@ def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
         },
         share=share,
         given=given,
-        staging=Staging(config.staging, int(config.staging_gb * 1e9)),
+        staging=staging,
     )
 
 

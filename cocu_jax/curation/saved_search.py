@@ -1,7 +1,7 @@
 """A search that is part of the way through, on disk: what a stop or a crash cannot undo."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -9,23 +9,20 @@ import numpy as np
 from cocu_jax.curation.plan import Plan
 from cocu_jax.curation.search import SearchState
 from cocu_jax.curation.shard_files import is_complete, open_arrays, write_arrays
+from cocu_jax.stopping import Stopped, StopRequest
 
 _SECONDS = 60.0  # between two saves
 
 
 class SavedSearch:
-    """The state of the search of a group of shards, saved every minute and before a stop."""
+    """The state of a search, saved every minute and before a stop."""
 
-    def __init__(self, plan: Plan, group: Sequence[int]):
-        """Args: the run, and the shards that are searched together."""
-        self._path = plan.workdir / "searches" / f"{group[0]:05d}.safetensors"
+    def __init__(self, plan: Plan, name: str, searched: Mapping[str, str]):
+        """Args: the run, a name for the search, and what it depends on but for the run."""
+        self._path = plan.workdir / "searches" / f"{name}.safetensors"
         self._open = lambda: open_arrays(plan.staging.local(self._path))
-        self._identity = {
-            "made_from": plan.identity,
-            "shards": ",".join(map(str, group)),
-            "devices": str(jax.local_device_count()),
-            "tile_rows": str(plan.config.tile_rows),
-        }
+        devices = str(jax.local_device_count())
+        self._identity = {"made_from": plan.identity, "devices": devices, **searched}
         self._saved_at = time.monotonic()
 
     def state(self) -> SearchState | None:
@@ -43,6 +40,19 @@ class SavedSearch:
             arrays = {"turn": np.array([found.turn]), "rows": found.rows, "scores": found.scores}
             write_arrays(self._path, arrays, self._identity)
             self._saved_at = time.monotonic()
+
+    def offer_or_stop(self, state: Callable[[], SearchState], stop: StopRequest) -> None:
+        """Saves the state if it is time to, and before it raises on request.
+
+        Raises:
+            Stopped: on request.
+        """
+        stopping = stop.requested  # asked once: a stop between two looks would save nothing
+        self.offer(state, now=stopping)
+        if stopping:
+            raise Stopped(
+                "stopped while searching; what is found is kept, run the same command to go on"
+            )
 
     def remove(self) -> None:
         """Removes what was saved: the group's shards are written."""

@@ -15,10 +15,17 @@ from jaxtyping import Float16, Int
 from cocu_jax.curation.ragged import item_positions, starts_of
 from cocu_jax.curation.shard_files import open_arrays
 
-RUN_ROWS = 2**17  # of the shards that make up one run, unless a shard alone has more
 BLOCK_ROWS = 64  # cells are read in blocks of so many rows
 
+_RUN_ROWS = (2**17, 2**20)  # the least and the most
+
 OpenFile = Callable[[epath.Path], dict[str, np.ndarray]]
+
+
+def run_rows(rows: int) -> int:
+    """Rows of the shards that make up one run of so many, unless a shard alone has more."""
+    least, most = _RUN_ROWS
+    return min(most, max(least, 2 ** (rows // 256).bit_length()))
 
 
 def run_arrays(
@@ -66,58 +73,59 @@ class SortedRows:
         self.sizes = self._counts.sum(0, dtype=np.int64)
         self.starts = starts_of(self.sizes)
 
-    @property
-    def block_starts(self) -> Int[np.ndarray, "c1"]:
-        """The first block of each cell, plus their number at the end."""
-        return starts_of(-(-self.sizes // BLOCK_ROWS))
-
     def cells(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """(embeddings [n, d], row numbers [n]) of cells first to last, the last excluded."""
-        start, stop = self.starts[first], self.starts[last]
-        return self._read(first, last, self.starts, start, stop, stop)
+        cells, starts = np.arange(first, last), self.starts[first : last + 1]
+        return self._read(cells, starts[:-1] - starts[0], *2 * [int(starts[-1] - starts[0])])
 
-    def blocks(self, first: int, last: int, room: int) -> tuple[np.ndarray, np.ndarray]:
-        """Blocks first to last, the last excluded, and empty ones up to `room`.
+    def blocks(
+        self, cells: Int[np.ndarray, "c"], first: int, count: int, room: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Some of the blocks of some cells.
+
+        Args:
+            cells: ascending; each starts a new block.
+            first: the first block among theirs.
+            count: how many.
+            room: how many to return; the others are empty.
 
         Returns:
-            Embeddings [room, BLOCK_ROWS, d], zeros where there is no row, and row numbers
-            [room, BLOCK_ROWS], -1 there.
+            Embeddings [room * BLOCK_ROWS, d], zeros where there is no row, and row numbers, -1
+            there.
         """
-        starts = self.block_starts
-        cell = int(np.searchsorted(starts, first, side="right")) - 1
-        end = int(np.searchsorted(starts, last, side="left"))
-        window = first * BLOCK_ROWS, (first + room) * BLOCK_ROWS
-        limit = last * BLOCK_ROWS
-        rows, numbers = self._read(cell, end, starts * BLOCK_ROWS, *window, limit)
-        return rows.reshape(room, BLOCK_ROWS, -1), numbers.reshape(room, BLOCK_ROWS)
+        starts = starts_of(-(-self.sizes[cells] // BLOCK_ROWS))[:-1]
+        rows, numbers = self._read(
+            cells, (starts - first) * BLOCK_ROWS, count * BLOCK_ROWS, room * BLOCK_ROWS
+        )
+        return rows, numbers
 
-    def positions(self, first: int, last: int) -> Int[np.ndarray, "n"]:
-        """Where rows first to last are among all rows by cell; -1 for rows of zeros."""
-        found = np.full(last - first, -1, np.int64)
+    def positions(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        """Where rows are among all rows by cell; -1 for rows of zeros."""
+        found = np.full(len(rows), -1, np.int64)
         for i, run in enumerate(self._runs):
-            if run.offset < last and run.offset + run.length > first:
-                numbers = run.offset + self._open(run.file)["rows"].astype(np.int64)
-                asked = (numbers >= first) & (numbers < last)
-                places = item_positions(self.starts[:-1] + self._before[i], self._counts[i])
-                found[numbers[asked] - first] = places[asked]
+            asked = np.flatnonzero((rows >= run.offset) & (rows < run.offset + run.length))
+            if len(asked):
+                place = np.full(run.length, -1, np.int64)
+                place[self._open(run.file)["rows"]] = item_positions(
+                    self.starts[:-1] + self._before[i], self._counts[i]
+                )
+                found[asked] = place[rows[asked] - run.offset]
         return found
 
     def _read(
-        self, first: int, last: int, places: np.ndarray, start: int, stop: int, limit: int
+        self, cells: np.ndarray, places: np.ndarray, stop: int, room: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of cells whose cell c is placed at places[c]: what lies from start to limit."""
+        """Rows of some cells, each cell's from its place on: those from 0 to `stop`, of `room`."""
         embeddings = numbers = None
         for i, run in enumerate(self._runs):
             arrays = self._open(run.file)
             if embeddings is None:
-                width = arrays["embeddings"].shape[1]
-                embeddings = np.zeros((stop - start, width), np.float16)
-                numbers = np.full(stop - start, -1, np.int32)
-            counts = self._counts[i, first:last]
-            places_here = item_positions(places[first:last] + self._before[i, first:last], counts)
-            low, high = np.searchsorted(places_here, (start, limit))
-            source = arrays["starts"][first]
-            to, origin = places_here[low:high] - start, slice(source + low, source + high)
-            embeddings[to] = arrays["embeddings"][origin]
-            numbers[to] = run.offset + arrays["rows"][origin]
+                embeddings = np.zeros((room, arrays["embeddings"].shape[1]), np.float16)
+                numbers = np.full(room, -1, np.int32)
+            counts = self._counts[i, cells]
+            to = item_positions(places + self._before[i, cells], counts)
+            origin = item_positions(arrays["starts"][cells], counts)
+            inside = slice(*np.searchsorted(to, (0, stop)))
+            embeddings[to[inside]] = arrays["embeddings"][origin[inside]]
+            numbers[to[inside]] = run.offset + arrays["rows"][origin[inside]]
         return embeddings, numbers

@@ -1,7 +1,8 @@
 """Curation in processes of their own, as `test_curation_processes` starts it.
 
 Reads rounds from standard input, one per line: a JSON list of children that run at the same time.
-A child has `config` (flattened fields), `workdir`, and perhaps `devices`, `distributed` (arguments
+A child has `config` (flattened fields), `workdir`, and perhaps `bucket` (the folder of `workdir` is
+a bucket to it), `devices`, `distributed` (arguments
 of `jax.distributed.initialize`), `shutdown_timeout` (of its barrier, seconds; such a child is not
 recoverable), `lingers` (seconds that its last step takes longer), `kill_after` (seconds until it
 gets a SIGKILL), `files` (the seconds count from when its work directory holds that many) and
@@ -17,7 +18,9 @@ import sys
 import threading
 import time
 
+import fake_bucket
 import jax
+import pytest
 
 from cocu_jax.curation import job
 from configs.curate import get_config
@@ -36,8 +39,13 @@ def run_child(child):
     if child.get("lingers"):
         finish = job.finish
         job.finish = lambda *args: time.sleep(child["lingers"]) or finish(*args)
+    workdir = child["workdir"]
+    if child.get("bucket"):
+        folder, name = os.path.split(workdir)
+        fake_bucket.install(pytest.MonkeyPatch(), folder)
+        workdir = f"gs://bucket/{name}"
     with open(f"{child['workdir']}.log", "a") as log, contextlib.redirect_stderr(log):
-        job.curate(config, child["workdir"])
+        job.curate(config, workdir)
 
 
 def run_to_its_end(child, codes):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from curation_corpus import encoded, example, write_clip, write_corpus
 
-from cocu_jax.curation import cell_search, job
+from cocu_jax.curation import cell_search, clustered, job
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus, read_shard
 from cocu_jax.stopping import Stopped
@@ -86,29 +86,41 @@ def test_a_lower_goal_finds_less(fields, finished, tmp_path):
     assert less["measured_recall"] < finished[1]["measured_recall"]
 
 
-def test_stopped_in_a_search_keeps_finished_cells_and_goes_on_to_the_same_bytes(
+def test_stopped_in_a_search_keeps_what_is_found_and_goes_on_to_the_same_bytes(
     fields, finished, tmp_path, monkeypatch
 ):
-    search, calls = cell_search.search_cells, []
+    """Stops in the middle of the third of several units, then goes on from that turn."""
+    monkeypatch.setattr(clustered, "_TASKS", 1)
+    search, units, turns, stop_in = cell_search.search_cells, [], [], 3
 
-    def interrupted(*args, **kwargs):
-        calls.append(None)
-        if len(calls) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return search(*args, **kwargs)
+    def watched(*args, on_turn, **kwargs):
+        units.append(0)
 
-    monkeypatch.setattr(cell_search, "search_cells", interrupted)
-    with pytest.raises(Stopped, match="finished cells are kept"):
+        def stopping(share, state):
+            units[-1] += 1
+            turns.append(state().turn)
+            if len(units) == stop_in and units[-1] == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            on_turn(share, state)
+
+        return search(*args, on_turn=stopping, **kwargs)
+
+    monkeypatch.setattr(cell_search, "search_cells", watched)
+    with pytest.raises(Stopped, match="what is found is kept"):
         curate(fields, tmp_path)
     kept = {path: path.read_bytes() for path in tmp_path.glob("neighbours/0*")}
-    assert len(kept) == 2
+    assert len(kept) == 2 and len(list(tmp_path.glob("searches/*"))) == 1
     damaged = max(kept)
     damaged.write_bytes(kept[damaged][:-1] + bytes([kept[damaged][-1] ^ 1]))
-    units = len(calls)
+    stop_in = None
+    units.clear()
+    turns.clear()
     curate(fields, tmp_path)
     assert result(tmp_path) == result(finished[0])
-    assert len(calls) - units == len(list(tmp_path.glob("neighbours/0*"))) - 1
+    assert len(units) == len(list(tmp_path.glob("neighbours/0*"))) - 1
+    assert turns[units[0]] == 3  # of the unit after the damaged one, which has two turns
     assert {path: path.read_bytes() for path in kept} == kept
+    assert not list(tmp_path.glob("searches/*"))
 
 
 def test_pass_size_and_shares_change_nothing(fields, finished, tmp_path):

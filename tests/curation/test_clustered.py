@@ -2,13 +2,14 @@ import jax
 import numpy as np
 import pytest
 
-from cocu_jax.curation.cells import find_cells, shares, two_nearest_cells
-from cocu_jax.curation.clustered import ClusteredSettings, query_blocks, search_cells
+from cocu_jax.curation import clustered
+from cocu_jax.curation.cells import cells_within, find_cells, gaps_to_cells, nearest_cell
+from cocu_jax.curation.clustered import ClusteredSettings, search_cells
 from cocu_jax.curation.shard_files import write_arrays
-from cocu_jax.curation.sorted_rows import Run, SortedRows, run_arrays
+from cocu_jax.curation.sorted_rows import BLOCK_ROWS, Run, SortedRows, run_arrays
 
 ROWS, WIDTH, CELLS = 1_500, 24, 11
-SETTINGS = ClusteredSettings(6, tile_rows=320, chunk_rows=512)
+SETTINGS = ClusteredSettings(6, query_rows=128, tile_rows=128, chunk_rows=512)
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +39,15 @@ def sorted_rows(folder, embeddings, cells, bounds=(0, 400, 1_100, ROWS)):
 
 
 @pytest.fixture(scope="module")
-def table(embeddings, centroids, tmp_path_factory):
-    """The rows by cell, and the two nearest cells of each row."""
-    first, second = two_nearest_cells(embeddings, centroids, jax.local_devices()[:3])
-    return sorted_rows(tmp_path_factory.mktemp("runs"), embeddings, first), first, second
+def nearest(embeddings, centroids):
+    """The cell of each row."""
+    return nearest_cell(embeddings, centroids, jax.local_devices()[:3])
 
 
-def blocks_of(embeddings, table):
-    """Query blocks of all rows by cell, their row numbers, and their cells."""
-    rows, first, second = table
-    queries, numbers = rows.cells(0, CELLS)
-    members, cells = query_blocks(first[numbers], second[numbers], 128)
-    blocks = np.where(members[..., None] >= 0, queries[members], np.float16(0))
-    return blocks, np.where(members >= 0, numbers[members], -1), cells
+@pytest.fixture(scope="module")
+def table(embeddings, nearest, tmp_path_factory):
+    """The rows by cell."""
+    return sorted_rows(tmp_path_factory.mktemp("runs"), embeddings, nearest)
 
 
 def truth(embeddings, allowed, count):
@@ -61,16 +58,21 @@ def truth(embeddings, allowed, count):
     return np.where(np.isneginf(np.take_along_axis(scores, order, 1)), -1, order), scores
 
 
-def test_rows_lie_in_the_cell_of_the_nearest_centroid(embeddings, centroids, table):
+def test_cells_are_those_of_near_centroids(embeddings, centroids, nearest):
     assert centroids.shape == (CELLS, WIDTH)
     wide, centres = embeddings.astype(np.float64), centroids.astype(np.float64)
     distances = ((wide[:, None] - centres) ** 2).sum(-1)
-    _, first, second = table
-    there = (embeddings != 0).any(1)
-    two = np.sort(distances[there], axis=1)[:, :2]
-    rows = np.arange(ROWS)[there]
-    np.testing.assert_allclose(distances[rows, first[there]], two[:, 0], atol=1e-5)
-    np.testing.assert_allclose(distances[rows, second[there]], two[:, 1], atol=1e-5)
+    least = distances.min(1, keepdims=True)
+    np.testing.assert_allclose(distances[np.arange(ROWS), nearest], least[:, 0], atol=1e-5)
+    expected = (distances - least) / 2
+    found = gaps_to_cells(embeddings, centroids, jax.local_devices()[:2])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    for gap in (0.0, 0.05, 9.0):
+        near = np.zeros((ROWS, CELLS), bool)
+        near[cells_within(embeddings, centroids, gap, jax.local_devices()[:2])] = True
+        sure = np.abs(expected - gap) > 1e-5
+        np.testing.assert_array_equal(near[sure], (expected <= gap)[sure])
+        assert near[np.arange(ROWS), nearest].all()
 
 
 def test_kmeans_comes_close_to_the_oracle(embeddings, centroids):
@@ -81,72 +83,90 @@ def test_kmeans_comes_close_to_the_oracle(embeddings, centroids):
     assert ours < 1.1 * theirs
 
 
-def test_cells_hold_every_readable_row_once_in_row_order(embeddings, table):
-    rows, first, _ = table
+def test_cells_hold_every_readable_row_once_in_row_order(embeddings, nearest, table):
+    first = nearest
     there = np.flatnonzero((embeddings != 0).any(1))
-    found, numbers = rows.cells(0, CELLS)
+    found, numbers = table.cells(0, CELLS)
     np.testing.assert_array_equal(numbers, there[np.argsort(first[there], kind="stable")])
     np.testing.assert_array_equal(found, embeddings[numbers])
-    some, of_some = rows.cells(3, 6)
+    some, of_some = table.cells(3, 6)
     np.testing.assert_array_equal(of_some, numbers[np.isin(first[numbers], [3, 4, 5])])
     np.testing.assert_array_equal(some, embeddings[of_some])
-    positions = rows.positions(250, 1_300)  # of three runs
-    assert (positions[there[(there >= 250) & (there < 1_300)] - 250] >= 0).all()
-    asked = np.flatnonzero(positions >= 0)
-    np.testing.assert_array_equal(numbers[positions[asked]], 250 + asked)
-    assert not embeddings[250 + np.flatnonzero(positions < 0)].any()
+    rows = np.random.default_rng(3).permutation(np.arange(250, 1_300))  # of three runs
+    positions = table.positions(rows)
+    readable = (embeddings[rows] != 0).any(1)
+    np.testing.assert_array_equal(positions >= 0, readable)
+    np.testing.assert_array_equal(numbers[positions[readable]], rows[readable])
 
 
-def test_blocks_hold_the_same_rows_with_gaps(embeddings, table):
-    rows = table[0]
-    total = int(rows.block_starts[-1])
-    pieces = [rows.blocks(start, min(start + 7, total), 8) for start in range(0, total, 7)]
-    numbers = np.concatenate([numbers.reshape(-1) for _, numbers in pieces])
-    found = np.concatenate([part.reshape(-1, WIDTH) for part, _ in pieces])
-    np.testing.assert_array_equal(numbers[numbers >= 0], rows.cells(0, CELLS)[1])
-    np.testing.assert_array_equal(found[numbers >= 0], embeddings[numbers[numbers >= 0]])
+def test_blocks_hold_the_same_rows_with_gaps(embeddings, nearest, table):
+    some = np.array([0, 1, 4, 5, 6, 9])
+    total = sum(-(-size // BLOCK_ROWS) for size in table.sizes[some])
+    pieces = [
+        table.blocks(some, start, min(7, total - start), room=8) for start in range(0, total, 7)
+    ]
+    numbers = np.concatenate([numbers for _, numbers in pieces])
+    found = np.concatenate([part for part, _ in pieces])
+    _, all_numbers = table.cells(0, CELLS)
+    expected = all_numbers[np.isin(nearest[all_numbers], some)]
+    np.testing.assert_array_equal(numbers[numbers >= 0], expected)
+    np.testing.assert_array_equal(found[numbers >= 0], embeddings[expected])
     assert not found[numbers < 0].any()
+    assert {len(part) for part, _ in pieces} == {8 * BLOCK_ROWS}
 
 
 @pytest.mark.parametrize("devices", [1, 3])
-def test_search_is_exact_within_the_probed_cells(embeddings, table, devices):
-    """Half of the cells, drawn for every block; equal rows in the order of their numbers."""
-    rows, first, _ = table
-    queries, numbers, cells = blocks_of(embeddings, table)
-    probed = np.random.default_rng(1).random((len(cells), CELLS)) < 0.5
-    found = search_cells(queries, np.nonzero(probed), rows, SETTINGS, jax.local_devices()[:devices])
-    block = np.zeros(ROWS, int)
-    block[numbers[numbers >= 0]] = np.nonzero(numbers >= 0)[0]
-    allowed = probed[block[:, None], first[None, :]]
+def test_search_is_exact_within_the_cells_of_each_query(embeddings, nearest, table, devices):
+    """Half of the cells, drawn for every query; equal rows in the order of their numbers."""
+    queries, numbers = table.cells(0, CELLS)
+    looked = np.random.default_rng(1).random((len(queries), CELLS)) < 0.5
+    looked[:, 7] = False
+    looks = tuple(part[::-1] for part in np.nonzero(looked))  # in any order
+    found = search_cells(queries, looks, table, SETTINGS, jax.local_devices()[:devices])
+    allowed = np.zeros((ROWS, ROWS), bool)
+    allowed[numbers] = looked[:, nearest]
     expected, scores = truth(embeddings, allowed, 6)
-    ours = np.full((ROWS, 6), -1)
-    ours[numbers[numbers >= 0]] = found[numbers >= 0]
-    there = (embeddings != 0).any(1)
-    wrong = np.argwhere(there[:, None] & (ours != expected))
-    for row, place in wrong:  # only where float32 sums of another order say otherwise
-        a, b = ours[row, place], expected[row, place]
-        assert a >= 0 and b >= 0 and abs(scores[row, a] - scores[row, b]) < 1e-6
+    wrong = np.argwhere(found != expected[numbers])
+    for query, place in wrong:  # only where float32 sums of another order say otherwise
+        a, b = found[query, place], expected[numbers[query], place]
+        assert a >= 0 and b >= 0
+        assert abs(scores[numbers[query], a] - scores[numbers[query], b]) < 1e-6
     assert len(wrong) < 20
     twins = np.flatnonzero((embeddings[700:900] == embeddings[5]).all(1))
     assert len(twins) > 3
 
 
-def test_all_cells_give_the_same_whatever_the_sizes(embeddings, table):
-    queries, _, cells = blocks_of(embeddings, table)
-    probes = np.nonzero(np.ones((len(cells), CELLS), bool))
+def searched(table, chunk, devices, **options):
+    queries, _ = table.cells(0, CELLS)
+    looks = np.nonzero(np.ones((len(queries), CELLS), bool))
+    settings = ClusteredSettings(6, 128, 128, chunk)
+    return search_cells(queries, looks, table, settings, devices, **options)
+
+
+def test_all_cells_give_the_same_whatever_the_sizes(table):
     results = [
-        search_cells(queries, probes, table[0], ClusteredSettings(6, 320, chunk), devices)
+        searched(table, chunk, devices)
         for chunk, devices in ((64, None), (512, jax.local_devices()[:1]), (10_000, None))
     ]
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
 
 
-def test_shares_of_a_block_are_the_mean_softmax(embeddings, centroids, table):
-    queries, numbers, _ = blocks_of(embeddings, table)
-    found = shares(queries, centroids, 0.1, jax.local_devices()[:2])
-    wide, centres = queries.astype(np.float64), centroids.astype(np.float64)
-    weights = np.exp((wide @ centres.T - (centres**2).sum(1) / 2) / 0.1)
-    weights /= weights.sum(-1, keepdims=True)
-    expected = [w[n >= 0].mean(0) for w, n in zip(weights, numbers, strict=True)]
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+def test_a_search_goes_on_from_any_turn(table, monkeypatch):
+    monkeypatch.setattr(clustered, "_TASKS", 5)
+    states, shares, devices = [], [], jax.local_devices()[:2]
+
+    def keep(share, state):
+        shares.append(share)
+        states.append(state())
+
+    whole = searched(table, 400, devices, on_turn=keep)
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(1) and len(set(shares)) > 9
+    assert [state.turn for state in states] == list(range(1, len(states) + 1))
+    for state in (states[0], states[len(states) // 2], states[-1]):
+        turns = []
+        resumed = searched(
+            table, 400, devices, state=state, on_turn=lambda _, s, t=turns: t.append(s().turn)
+        )
+        assert turns == list(range(state.turn + 1, len(states) + 1))
+        np.testing.assert_array_equal(resumed, whole)

@@ -10,6 +10,7 @@ from curation_corpus import example, write_clip, write_corpus
 
 from cocu_jax.curation import job
 from cocu_jax.curation.given import open_given
+from cocu_jax.curation.staging import Staging
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus, read_shard
 from configs.curate import get_config
@@ -88,6 +89,20 @@ def test_layouts_and_types(corpus, vectors, tmp_path, nested, dtype):
     concepts = [s.concepts.between(i, i + 1).values for s in shards for i in range(len(s.readable))]
     for e, of_row in zip(examples, concepts, strict=True):
         np.testing.assert_array_equal(of_row, e["caption_concepts"])
+
+
+def test_embeddings_in_a_bucket_are_read_from_local_copies(corpus, vectors, bucket, tmp_path):
+    write_given(bucket.folder / "given", [f"key-{i}" for i in range(IMAGES)], vectors)
+    staging = Staging(str(tmp_path / "staging"), limit=2_000)  # one array at a time
+    remote = open_given("gs://bucket/given", staging.local)
+    local = open_given(str(bucket.folder / "given"))
+    assert remote.fingerprint == local.fingerprint
+    for shard in range(3):
+        found, expected = (given.of_shard(corpus, shard) for given in (remote, local))
+        np.testing.assert_array_equal(found.embeddings, expected.embeddings)
+        assert found.readable.all()
+    with pytest.raises(UserError, match="gs://bucket/other: no img_emb_"):
+        open_given("gs://bucket/other", staging.local)
 
 
 def test_rows_that_are_not_finite_are_unreadable(corpus, vectors, tmp_path):

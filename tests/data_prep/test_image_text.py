@@ -8,7 +8,6 @@ import pytest
 import raw_corpora as raw
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from etils import epath
 from PIL import Image
 from prepared_corpora import GALLERY, examples, keys_and_captions, prepare, report
 
@@ -143,35 +142,12 @@ def test_lists_and_folders_are_read(tmp_path):
     ]
 
 
-def test_files_in_buckets_are_read(tmp_path, monkeypatch):
-    """The bucket is a folder that only `epath` knows by its address."""
-
-    class Bucket(epath.backend._OsPathBackend):
-        def open(self, path, mode):
-            return super().open(self.local(path), mode)
-
-        def exists(self, path):
-            return super().exists(self.local(path))
-
-        def isdir(self, path):
-            return super().isdir(self.local(path))
-
-        def glob(self, path):
-            folder = str(tmp_path)
-            return [p.replace(folder, "gs://bucket") for p in super().glob(self.local(path))]
-
-        def listdir(self, path):
-            return super().listdir(self.local(path))
-
-        def local(self, path):
-            return str(path).replace("gs://bucket", str(tmp_path))
-
-    monkeypatch.setattr(epath.backend, "tf_backend", Bucket())
-    (tmp_path / "more").mkdir()
-    (tmp_path / "part1").mkdir()
+def test_files_in_buckets_are_read(tmp_path, bucket):
+    for name in ("more", "part1"):
+        (bucket.folder / name).mkdir()
     for number, name in enumerate(("a0.tar", "a1.tar", "b.tar", "more/c.tar", "part1/d.tar")):
-        raw.webdataset(tmp_path / name, [number])
-    raw.parquet(tmp_path / "e.parquet", [5])
+        raw.webdataset(bucket.folder / name, [number])
+    raw.parquet(bucket.folder / "e.parquet", [5])
     names = ("a{0..1}.tar", "b*.tar", "more", "part?/*.tar", "e.parquet")
     directory = prepare(tmp_path, *(f"gs://bucket/{name}" for name in names))
     assert [key for key, _ in keys_and_captions(directory)] == [f"{n:09d}" for n in range(6)]

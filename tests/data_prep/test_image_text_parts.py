@@ -8,6 +8,7 @@ import raw_corpora as raw
 import tensorflow as tf
 from PIL import Image
 
+from cocu_jax.input import images
 from cocu_jax.input.images import UnreadableImage
 from data_prep.image_text.captions import clean_caption, count_words
 from data_prep.image_text.images import ImageRecipe, prepare_image
@@ -157,6 +158,6 @@ def test_noise_never_raises_anything_else():
 
 
 def test_decompression_bomb_is_refused(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    with pytest.raises(UnreadableImage):
+    monkeypatch.setattr(images, "MAX_PIXELS", 500)
+    with pytest.raises(UnreadableImage, match="is more than 500 pixels"):
         prepare_image(raw.picture(6), ImageRecipe())

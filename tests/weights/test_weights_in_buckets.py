@@ -1,40 +1,21 @@
-"""Models in a bucket, which a local folder plays here."""
+"""Models in a bucket."""
 
 import pytest
 import small_checkpoints as small
-from etils import epath
 
 from cocu_jax.errors import UserError
-from cocu_jax.models.weights import source, target
 from cocu_jax.models.weights.huggingface import load_clip, load_groupvit, save_groupvit
 from cocu_jax.models.weights.official import save_official
-
-
-class LocalBucket:
-    """Stands for the module `epath`: paths at `gs://bucket` are below a local folder."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def Path(self, path):
-        return epath.Path(str(path).replace("gs://bucket", str(self.folder)))
-
-
-@pytest.fixture
-def bucket(tmp_path, monkeypatch):
-    for module in (source, target):
-        monkeypatch.setattr(module, "epath", LocalBucket(tmp_path / "bucket"))
-    return tmp_path / "bucket"
 
 
 def test_model_goes_to_a_bucket_and_comes_back(bucket, tmp_path):
     small.groupvit_oracle().save_pretrained(tmp_path / "in")
     model = load_groupvit(tmp_path / "in")
     save_groupvit(model, "gs://bucket/run/export")
-    assert (bucket / "run" / "export" / "config.json").is_file()
+    assert (bucket.folder / "run" / "export" / "config.json").is_file()
     small.assert_identical(load_groupvit("gs://bucket/run/export"), model)
     save_official(model, "gs://bucket/run/model.pth")
-    assert (bucket / "run" / "model.pth").is_file()
+    assert (bucket.folder / "run" / "model.pth").is_file()
 
 
 def test_empty_place_in_a_bucket_is_named(bucket):
@@ -46,6 +27,6 @@ def test_bucket_out_of_reach_is_named(bucket, monkeypatch):
     def unreachable(*_):
         raise RuntimeError("no route to the bucket")
 
-    monkeypatch.setattr(type(epath.Path("x")), "glob", unreachable)
+    monkeypatch.setattr(type(bucket), "glob", unreachable)
     with pytest.raises(UserError, match="not readable .no route to the bucket"):
         load_clip("gs://bucket/nothing")
