@@ -94,10 +94,8 @@ class SortedRows:
             there.
         """
         starts = starts_of(-(-self.sizes[cells] // BLOCK_ROWS))[:-1]
-        rows, numbers = self._read(
-            cells, (starts - first) * BLOCK_ROWS, count * BLOCK_ROWS, room * BLOCK_ROWS
-        )
-        return rows, numbers
+        places = (starts - first) * BLOCK_ROWS
+        return self._read(cells, places, count * BLOCK_ROWS, room * BLOCK_ROWS)
 
     def positions(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         """Where rows are among all rows by cell; -1 for rows of zeros."""
@@ -126,6 +124,9 @@ class SortedRows:
             to = item_positions(places + self._before[i, cells], counts)
             origin = item_positions(arrays["starts"][cells], counts)
             inside = slice(*np.searchsorted(to, (0, stop)))
-            embeddings[to[inside]] = arrays["embeddings"][origin[inside]]
-            numbers[to[inside]] = run.offset + arrays["rows"][origin[inside]]
+            to, origin = to[inside], origin[inside]
+            if len(origin) and origin[-1] - origin[0] + 1 == len(origin):  # saves a copy
+                origin = slice(origin[0], origin[-1] + 1)
+            embeddings[to] = arrays["embeddings"][origin]
+            numbers[to] = run.offset + arrays["rows"][origin]
         return embeddings, numbers

@@ -1,4 +1,4 @@
-"""A tiny image-text dataset and a tiny CLIP checkpoint, as the curation job reads them."""
+"""A tiny image-text dataset and a tiny CLIP checkpoint, and the curation job run on them."""
 
 import contextlib
 import io
@@ -8,9 +8,12 @@ import tensorflow_datasets as tfds
 from flax import nnx
 from PIL import Image
 
+from cocu_jax.curation import job
+from cocu_jax.input.corpus import read_shard
 from cocu_jax.models.clip import CLIP, CLIPConfig
 from cocu_jax.models.text import TextConfig
 from cocu_jax.models.weights.huggingface import save_clip
+from configs.curate import get_config
 
 GALLERY = ["cat", "cattle", "tree", "street", "car", "red car", "dog", "sky", "sea", "boat"]
 
@@ -89,3 +92,16 @@ def write_clip(folder, seed=0):
     )  # fmt: skip
     save_clip(CLIP(config, rngs=nnx.Rngs(seed)), str(folder))
     return str(folder)
+
+
+def curate(fields, workdir, **changes):
+    """Runs the job with flattened config fields; returns its summary."""
+    config = get_config()
+    config.update_from_flattened_dict({**fields, **changes})
+    return job.curate(config, str(workdir))
+
+
+def examples_of(corpus):
+    """All examples of a dataset, in their order."""
+    shards = range(corpus.num_shards)
+    return [e for shard in shards for e in read_shard(corpus, shard).as_numpy_iterator()]

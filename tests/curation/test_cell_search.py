@@ -6,13 +6,12 @@ import signal
 
 import numpy as np
 import pytest
-from curation_corpus import encoded, example, write_clip, write_corpus
+from curation_corpus import curate, encoded, example, examples_of, write_clip, write_corpus
 
-from cocu_jax.curation import cell_search, clustered, job
+from cocu_jax.curation import cell_search, clustered
 from cocu_jax.errors import UserError
-from cocu_jax.input.corpus import open_corpus, read_shard
+from cocu_jax.input.corpus import open_corpus
 from cocu_jax.stopping import Stopped
-from configs.curate import get_config
 
 IMAGES, SHARDS = 120, 6
 
@@ -33,12 +32,6 @@ def fields(tmp_path_factory):
     }
 
 
-def curate(fields, workdir, **changes):
-    config = get_config()
-    config.update_from_flattened_dict({**fields, **changes})
-    return job.curate(config, str(workdir))
-
-
 @pytest.fixture(scope="module")
 def finished(fields, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
@@ -54,9 +47,7 @@ def result(workdir):
 
 def neighbours(workdir):
     corpus = open_corpus(str(workdir / "annotations"), "train")
-    shards = range(corpus.num_shards)
-    examples = [e for shard in shards for e in read_shard(corpus, shard).as_numpy_iterator()]
-    return {e["key"]: e["neighbours"].tolist() for e in examples}
+    return {e["key"]: e["neighbours"].tolist() for e in examples_of(corpus)}
 
 
 @pytest.mark.slow

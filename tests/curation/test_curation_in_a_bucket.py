@@ -6,7 +6,7 @@ import pathlib
 import signal
 
 import pytest
-from curation_corpus import example, write_clip, write_corpus
+from curation_corpus import curate, example, write_clip, write_corpus
 from etils import epath
 
 from cocu_jax import files
@@ -15,7 +15,6 @@ from cocu_jax.curation.staging import Staging
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus
 from cocu_jax.stopping import Stopped
-from configs.curate import get_config
 
 SHARDS = 5
 
@@ -31,12 +30,6 @@ def fields(tmp_path_factory):
         "page_images": 3,
         "search_rows": 20,
     }
-
-
-def curate(fields, workdir, **changes):
-    config = get_config()
-    config.update_from_flattened_dict({**fields, **changes})
-    return job.curate(config, str(workdir))
 
 
 @pytest.fixture(scope="module")

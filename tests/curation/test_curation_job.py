@@ -11,7 +11,7 @@ import curation_oracle as oracle
 import numpy as np
 import pyarrow.parquet
 import pytest
-from curation_corpus import GALLERY, encoded, example, write_clip, write_corpus
+from curation_corpus import GALLERY, curate, encoded, example, examples_of, write_clip, write_corpus
 from PIL import Image
 
 from cocu_jax.curation import job
@@ -19,10 +19,9 @@ from cocu_jax.curation.embed import Encoder
 from cocu_jax.curation.saved_search import SavedSearch
 from cocu_jax.curation.shard_files import open_arrays
 from cocu_jax.errors import UserError
-from cocu_jax.input.corpus import open_corpus, read_shard
+from cocu_jax.input.corpus import open_corpus
 from cocu_jax.input.sources import open_annotations
 from cocu_jax.stopping import Stopped
-from configs.curate import get_config
 
 IMAGES, SHARDS = 48, 6
 DAMAGED = {7: b"", 20: encoded(np.zeros((9, 9, 3), np.uint8))[:-30], 21: b"RIFF\0\0\0\0WEBPVP8 "}
@@ -53,12 +52,6 @@ def fields(corpus, tmp_path_factory):
     }
 
 
-def curate(fields, workdir, **changes):
-    config = get_config()
-    config.update_from_flattened_dict({**fields, **changes})
-    return job.curate(config, str(workdir))
-
-
 @pytest.fixture(scope="module")
 def finished(fields, tmp_path_factory):
     """Work directory of an undisturbed run, and its summary."""
@@ -71,11 +64,6 @@ def result(workdir):
     folders = [pathlib.Path(workdir) / name for name in ("annotations", "parquet")]
     files = [path for folder in folders for path in sorted(folder.glob("[!.]*"))]
     return {path.name: path.read_bytes() for path in files}
-
-
-def examples_of(corpus):
-    shards = range(corpus.num_shards)
-    return [e for shard in shards for e in read_shard(corpus, shard).as_numpy_iterator()]
 
 
 def embedded(workdir, corpus):

@@ -6,14 +6,12 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from curation_corpus import example, write_clip, write_corpus
+from curation_corpus import curate, example, examples_of, write_clip, write_corpus
 
-from cocu_jax.curation import job
 from cocu_jax.curation.given import open_given
 from cocu_jax.curation.staging import Staging
 from cocu_jax.errors import UserError
-from cocu_jax.input.corpus import open_corpus, read_shard
-from configs.curate import get_config
+from cocu_jax.input.corpus import open_corpus
 
 IMAGES, WIDTH = 60, 24
 
@@ -49,12 +47,6 @@ def fields(corpus, tmp_path_factory):
     return {"corpus.directory": corpus.directory, "clip": clip, "neighbours": 4, "page_images": 0}
 
 
-def curate(fields, workdir, **changes):
-    config = get_config()
-    config.update_from_flattened_dict({**fields, **changes})
-    return job.curate(config, str(workdir))
-
-
 def test_neighbours_are_those_of_the_given_vectors(fields, corpus, vectors, tmp_path):
     shuffled = np.random.default_rng(1).permutation(IMAGES)[:-2]  # two images were not embedded
     keys = [f"key-{i}" for i in shuffled]
@@ -63,8 +55,7 @@ def test_neighbours_are_those_of_the_given_vectors(fields, corpus, vectors, tmp_
     lost = sorted(set(range(IMAGES)) - set(shuffled.tolist()))
     assert sorted(summary["unreadable_images"]) == sorted(f"key-{i}" for i in lost)
     annotations = open_corpus(str(tmp_path / "run" / "annotations"), "train")
-    shards = range(annotations.num_shards)
-    found = [e for shard in shards for e in read_shard(annotations, shard).as_numpy_iterator()]
+    found = examples_of(annotations)
     scores = vectors.astype(np.float64) @ vectors.astype(np.float64).T
     scores[:, lost] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")[:, :4]
@@ -85,7 +76,7 @@ def test_layouts_and_types(corpus, vectors, tmp_path, nested, dtype):
     numbers = [int(key.split(b"-")[1]) for key in keys]
     found = np.concatenate([s.embeddings for s in shards])
     np.testing.assert_array_equal(found, vectors[numbers])
-    examples = [e for shard in range(3) for e in read_shard(corpus, shard).as_numpy_iterator()]
+    examples = examples_of(corpus)
     concepts = [s.concepts.between(i, i + 1).values for s in shards for i in range(len(s.readable))]
     for e, of_row in zip(examples, concepts, strict=True):
         np.testing.assert_array_equal(of_row, e["caption_concepts"])

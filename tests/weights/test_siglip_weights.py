@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import sentencepiece
 import small_checkpoints as small
 import tokenizers
 import torch
@@ -124,6 +125,31 @@ def test_texts_fill_the_context_in_lower_case_without_punctuation(siglip):
     assert plain[0].tolist() == [*(number[word] for word in words), *([1] * 7)]
     assert plain[2].tolist() == [number["a"]] * 11 + [1]
     np.testing.assert_array_equal(rows(["A Photo, of  two dogs!", "It's (cat)."]), plain[:2])
+
+
+def test_sentencepiece_vocabulary_alone_gives_the_ids_of_transformers_tokenizer(tmp_path):
+    siglip_oracle().save_pretrained(tmp_path)
+    lines = ["a photo of two dogs and its cat", "the cat saw a photo", "dogs of two"] * 20
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_prefix=str(tmp_path / "spiece"),
+        vocab_size=30,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    oracle = transformers.SiglipTokenizer(str(tmp_path / "spiece.model"))
+    texts = ["A photo, of  two dogs!", "It's unseen & w\N{LATIN SMALL LETTER O WITH DIAERESIS}rds"]
+    texts += ["a photo of " * 9, "cat", "?"]
+    expected = oracle(texts, padding="max_length", max_length=12, truncation=True).input_ids
+    ours = open_checkpoint(str(tmp_path)).text_rows()(texts)
+    np.testing.assert_array_equal(ours, expected)
+    (tmp_path / "spiece.model").write_bytes(b"torn")
+    with pytest.raises(UserError, match="its spiece.model is not readable"):
+        open_checkpoint(str(tmp_path)).text_rows()
 
 
 def test_siglip_2_texts_are_those_of_transformers_tokenizer(tmp_path):

@@ -1,8 +1,8 @@
 """From texts to the rows of token ids that a model's text tower takes.
 
 CLIP's vocabulary is shipped with this package. A model with another one needs the tokenizer that it
-was trained with, from the `tokenizer.json` beside its weights: token ids of a wrong vocabulary
-would give an answer, and a wrong one.
+was trained with, from the `tokenizer.json` or, for SigLIP, the `spiece.model` beside its weights:
+token ids of a wrong vocabulary would give an answer, and a wrong one.
 """
 
 import json
@@ -10,6 +10,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import sentencepiece
 import tokenizers
 from jaxtyping import Int
 
@@ -19,6 +20,7 @@ from cocu_jax.models.tokenizer import Tokenizer, vocabulary
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+_SENTENCEPIECE = "spiece.model"
 _VOCABULARY = "vocab.json"
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -60,8 +62,10 @@ def siglip_rows(text: TextConfig, files: Mapping[str, bytes], source: str) -> Te
     Texts go in lower case, as SigLIP was trained; the first generation also lost its punctuation.
     Arguments and errors as `clip_rows`.
     """
-    own = _open(files, text, source)
     settings = _json(files, TOKENIZER_CONFIG, source)
+    if TOKENIZER not in files and _SENTENCEPIECE in files:
+        return _sentencepiece_rows(text, files[_SENTENCEPIECE], source)
+    own = _open(files, text, source)
     own.enable_truncation(text.context_length)
     own.enable_padding(
         direction=settings.get("padding_side", "right"),
@@ -71,6 +75,24 @@ def siglip_rows(text: TextConfig, files: Mapping[str, bytes], source: str) -> Te
     gemma = {"Gemma", "Siglip2"} & {settings.get("tokenizer_class", "").partition("Tok")[0]}
     prepare = str.lower if gemma else _canonical
     return lambda texts: _rows(own, [prepare(text) for text in texts])
+
+
+def _sentencepiece_rows(text: TextConfig, content: bytes, source: str) -> TextRows:
+    """For SigLIP's own vocabulary, of which the end token also fills the rows up."""
+    try:
+        own = sentencepiece.SentencePieceProcessor(model_proto=content)
+    except RuntimeError as error:
+        raise UserError(f"{source}: its {_SENTENCEPIECE} is not readable ({error})") from None
+    _check_largest(own.get_piece_size() - 1, text, _SENTENCEPIECE, source)
+    end, length = own.eos_id(), text.context_length
+
+    def rows(texts: Sequence[str]) -> Int[np.ndarray, "n t"]:
+        found = np.full((len(texts), length), end, np.int32)
+        for row, ids in zip(found, own.encode(list(map(_canonical, texts))), strict=True):
+            row[: min(len(ids), length - 1)] = ids[: length - 1]
+        return found
+
+    return rows
 
 
 def _canonical(text: str) -> str:
@@ -118,15 +140,20 @@ def _open(files: Mapping[str, bytes], text: TextConfig, source: str) -> tokenize
         own = tokenizers.Tokenizer.from_str(files[TOKENIZER].decode())
     except Exception as error:  # the library raises a plain Exception
         raise UserError(f"{source}: its {TOKENIZER} is not readable ({error})") from None
-    largest = max(own.get_vocab(with_added_tokens=True).values(), default=0)
-    if largest >= text.vocab_size:
-        raise UserError(
-            f"{source}: its {TOKENIZER} has token {largest}, the model knows {text.vocab_size:,} "
-            "tokens; this is the tokenizer of another model"
-        )
+    _check_largest(
+        max(own.get_vocab(with_added_tokens=True).values(), default=0), text, TOKENIZER, source
+    )
     own.no_padding()
     own.no_truncation()
     return own
+
+
+def _check_largest(token: int, text: TextConfig, name: str, source: str) -> None:
+    if token >= text.vocab_size:
+        raise UserError(
+            f"{source}: its {name} has token {token}, the model knows {text.vocab_size:,} tokens; "
+            "this is the tokenizer of another model"
+        )
 
 
 def has_clip_vocabulary(text: TextConfig, files: Mapping[str, bytes], source: str) -> bool:
