@@ -23,7 +23,7 @@ from cocu_jax.curation.ragged import item_positions, starts_of
 from cocu_jax.curation.search import SearchState, top
 from cocu_jax.curation.sorted_rows import BLOCK_ROWS, SortedRows
 
-_TASKS = 512  # of a device in a turn
+_TASKS, _PRODUCTS = 256, 4096  # of a device in a turn, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,11 +162,14 @@ def _chunks(
             here = slice(*bounds)
             ends = np.clip(starts[bounds[0] : bounds[1] + 1], low, high) - low
             asked = query[item_positions(first_look[here], asking[here])]
-            tasks = _tasks(asked, asking[here], ends, settings.tile, deal)
+            tasks = _tasks(asked, asking[here], ends, deal)
+            most = max(len(first) for _, first, _ in tasks)
+            step = _PRODUCTS // -(-int(np.diff(ends).max()) // settings.tile)
+            step = max(1, min(_TASKS, step))
             share = worked / work, int(np.diff(ends) @ asking[here]) / work
-            turns = _turns(tasks, turn, share, done)
+            turns = _turns(tasks, range(0, most, step), turn, share, done)
             worked += int(np.diff(ends) @ asking[here])
-            turn += -(-max(len(first) for _, first, _ in tasks) // _TASKS)
+            turn += -(-most // step)
             if turn <= done:
                 continue
             rows = reader.submit(
@@ -183,38 +186,32 @@ def _tasks(
     queries: Int[np.ndarray, "p"],
     asking: Int[np.ndarray, "c"],
     ends: Int[np.ndarray, "c1"],
-    tile: int,
     deal: _Deal,
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The products on a chunk, per device: queries [k, q], first index block [k], how many [k].
+    """What is compared on a chunk, per device: queries [k, q], first index block [k], how many [k].
 
     Args:
         queries: that look in the chunk's cells, cell after cell.
         asking: how many do in each.
         ends: where each cell begins, in index blocks, and the last one ends.
-        tile: index blocks of a product.
         deal: which device has which query.
     """
-    tasks, tiles = [], -(-np.diff(ends) // tile)
+    tasks = []
     cell = np.repeat(np.arange(len(asking)), asking)
     device, number = deal.place(queries)
     for mine in (device == own for own in range(deal.devices)):
-        mine_asking = np.bincount(cell[mine], minlength=len(tiles))
+        mine_asking = np.bincount(cell[mine], minlength=len(asking))
         count = -(-mine_asking // deal.block)
         blocks = np.full(count.sum() * deal.block, deal.own - 1, np.int32)
         blocks[item_positions(starts_of(count)[:-1] * deal.block, mine_asking)] = number[mine]
-        of_block = np.repeat(np.arange(len(tiles)), count)
-        block = np.repeat(np.arange(len(of_block)), tiles[of_block])
-        nth = item_positions(np.zeros(len(of_block), np.int64), tiles[of_block])
-        first = ends[of_block[block]] + nth * tile
-        many = np.minimum(tile, ends[of_block[block] + 1] - first)
-        blocks = blocks.reshape(-1, deal.block)[block]
-        tasks.append((blocks, first.astype(np.int32), many.astype(np.int32)))
+        first, many = (np.repeat(x, count).astype(np.int32) for x in (ends[:-1], np.diff(ends)))
+        tasks.append((blocks.reshape(-1, deal.block), first, many))
     return tasks
 
 
 def _turns(
     tasks: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    starts: range,
     turn: int,
     share: tuple[float, float],
     done: int,
@@ -223,21 +220,21 @@ def _turns(
 
     Args:
         tasks: of each device.
+        starts: the first task of each turn.
         turn: how many turns were before.
         share: of all work, before this chunk and in it.
         done: how many turns are left out.
     """
-    most = max(len(first) for _, first, _ in tasks)
-    for number, start in enumerate(range(0, most, _TASKS), start=turn + 1):
+    for number, start in enumerate(starts, start=turn + 1):
         if number <= done:
             continue
-        parts = [[a[start : start + _TASKS] for a in of_device] for of_device in tasks]
+        parts = [[a[start : start + starts.step] for a in of_device] for of_device in tasks]
         count = np.array([len(first) for _, first, _ in parts], np.int32)
         padded = (
             np.stack([np.pad(a, ((0, _TASKS - len(a)), (0, 0))[: a.ndim]) for a in column])
             for column in zip(*parts, strict=True)
         )
-        after = share[0] + share[1] * min(1, (start + _TASKS) / most)
+        after = share[0] + share[1] * min(1, (start + starts.step) / starts.stop)
         yield number, after, (*padded, count)
 
 
@@ -258,22 +255,27 @@ def _run_tasks(
     numbers, first, blocks, count = tasks
     places = jnp.arange(tile_rows)
 
-    def run(i: Int[Array, ""], best: tuple) -> tuple:
+    def compare(t: Int[Array, ""], near: tuple, own: Array, start: Array, length: Array) -> tuple:
         tile, rows = (
-            jax.lax.dynamic_slice_in_dim(part, first[i] * BLOCK_ROWS, tile_rows) for part in chunk
+            jax.lax.dynamic_slice_in_dim(part, start + t * tile_rows, tile_rows) for part in chunk
         )
-        there = (rows >= 0) & (places < blocks[i] * BLOCK_ROWS)
-        products = jnp.where(there, inner_products(queries[numbers[i]], tile), -jnp.inf)
-        scores, found = top(products, min(best[0].shape[1], tile_rows))
+        there = (rows >= 0) & (places < length - t * tile_rows)
+        products = jnp.where(there, inner_products(own, tile), -jnp.inf)
+        scores, found = top(products, min(near[0].shape[1], tile_rows))
         found = jnp.where(jnp.isneginf(scores), -1, rows[found])
         # Lower cells and rows were met before and come first: they win ties.
         found, scores = (
-            jnp.concatenate([part[numbers[i]], new], 1)
-            for part, new in zip(best, (found, scores), strict=True)
+            jnp.concatenate(pair, 1) for pair in zip(near, (found, scores), strict=True)
         )
-        scores, place = jax.lax.top_k(scores, best[0].shape[1])
-        found = jnp.take_along_axis(found, place, axis=1)
-        return best[0].at[numbers[i]].set(found), best[1].at[numbers[i]].set(scores)
+        scores, place = jax.lax.top_k(scores, near[0].shape[1])
+        return jnp.take_along_axis(found, place, axis=1), scores
+
+    def run(i: Int[Array, ""], best: tuple) -> tuple:
+        start, length = first[i] * BLOCK_ROWS, blocks[i] * BLOCK_ROWS
+        look = functools.partial(compare, own=queries[numbers[i]], start=start, length=length)
+        near = tuple(part[numbers[i]] for part in best)
+        near = jax.lax.fori_loop(0, -(-length // tile_rows), look, near)
+        return tuple(part.at[numbers[i]].set(found) for part, found in zip(best, near, strict=True))
 
     return jax.lax.fori_loop(0, count, run, best)
 
