@@ -5,6 +5,9 @@ images, up to the confusion matrix. They take turns, the median counts. One JSON
 First, what a slice of 64 devices would compute of ADE20K: all windows of the blocks that 16
 processes of 4 devices make, by those that the images have; sizes are drawn like ADE20K's.
 
+A CLIP ViT-B/16 read as NACLIP reads it is raced likewise, under NACLIP's protocol with windows for
+all sets, against the formula in plain torch, or with --naclip against the published code.
+
 "Outside the model" is all time but that of the bare image tower on the same windows; the floor is
 the time of the tower's products at the rate of one large product.
 """
@@ -14,17 +17,17 @@ import dataclasses
 import functools
 import statistics
 import tempfile
-import time
 
 import numpy as np
 from transformers import GroupViTModel
 
+from benchmarks.dense_race import race_dense  # torch before TensorFlow
 from benchmarks.figures import print_figure
-from benchmarks.segmentation_oracle import PerImageSegmenter  # torch before TensorFlow
+from benchmarks.segmentation_oracle import PerImageSegmenter
+from benchmarks.segmentation_race import SIZES, count_images, count_one_by_one, make_images, timed
 
 import jax  # isort: skip
 import jax.numpy as jnp
-import tensorflow as tf
 from flax import nnx
 
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig, ImageEncoding
@@ -38,27 +41,23 @@ from eval.protocol import Protocol
 from eval.segmenter import Segmenter, make_segmenter, windows_per_device
 from eval.window_queue import queue_windows
 
-# Benchmark -> original sizes of the images to evaluate.
-_SIZES = {
-    "voc": [(375, 500), (500, 375), (333, 500), (375, 500)],
-    "imagenet_s_300": [(375, 500), (500, 375), (480, 640), (375, 500)],
-    "ade20k": [(512, 683), (683, 512)],
-    "coco_stuff": [(480, 640), (640, 480)],
-    "cityscapes": [(1024, 2048)],
-}
-
 
 def main() -> None:
     """Prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--benchmarks", nargs="+", default=list(_SIZES), choices=list(_SIZES))
+    parser.add_argument("--benchmarks", nargs="*", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--dense", nargs="*", default=["voc", "ade20k"], choices=list(SIZES))
+    parser.add_argument("--naclip", metavar="DIR", default="", help="NACLIP's own code, to race it")
     options = parser.parse_args()
     computed = computed_windows(get_benchmark("ade20k").protocol)
     print_figure("evaluation/ade20k/computed_windows", computed, "ratio", 1.15, "lower")
-    model, theirs = make_models()
-    for name in options.benchmarks:
-        race(name, model, theirs, options.repeats)
+    if options.benchmarks:
+        model, theirs = make_models()
+        for name in options.benchmarks:
+            race(name, model, theirs, options.repeats)
+    for name in options.dense:
+        race_dense(name, options.naclip, options.repeats)
 
 
 def computed_windows(protocol: Protocol, processes: int = 16, devices: int = 4) -> float:
@@ -70,7 +69,7 @@ def computed_windows(protocol: Protocol, processes: int = 16, devices: int = 4) 
         long = int(short * rng.choice([4 / 3, 3 / 2, rng.uniform(1, 2)], p=[0.5, 0.2, 0.3]))
         shapes.append(protocol.resized(*((short, long) if rng.random() < 0.8 else (long, short))))
     blank = np.zeros((2048, 2048, 3), np.uint8)
-    rows = windows_per_device("tpu", protocol.crop, 16) * devices
+    rows = windows_per_device("tpu", protocol.crop, 16, devices) * devices
     needed = sum(count_windows(*shape, protocol) for shape in shapes)
     computed = 0
     for process in range(processes):
@@ -96,22 +95,10 @@ def race(name: str, model: GroupViT, theirs: GroupViTModel, repeats: int) -> Non
     tokens = Tokenizer()([f"a photo of a {name}." for name in named])
     oracle = PerImageSegmenter(theirs, tokens, protocol.crop, protocol.stride, protocol.bg_thresh)
     segmenter = make_segmenter(model, benchmark.classes, protocol, Tokenizer())
-    rng = np.random.default_rng(0)
-    images = []
-    for number, size in enumerate(_SIZES[name]):
-        blocks = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
-        resized = tf.image.resize(blocks, protocol.resized(*size)).numpy().astype(np.uint8)
-        labels = rng.integers(0, classes, size, dtype=np.uint16)
-        images.append(EvaluatedImage(str(number), resized, size, labels))
+    images = make_images(name, protocol, classes)
 
     def run_oracle() -> np.ndarray:
-        matrix = np.zeros(classes * classes, np.int64)
-        for image in images:
-            labels = oracle(image.image, image.labels.shape)
-            matrix += np.bincount(
-                (image.labels.astype(np.int64) * classes + labels).reshape(-1), minlength=classes**2
-            )
-        return matrix.reshape(classes, classes)
+        return count_one_by_one(oracle, images, classes)
 
     seconds = {"ours": [], "oracle": [], "model": []}
     windows = cut_all(segmenter, images)
@@ -147,12 +134,6 @@ def product_rate(size: int = 2048) -> float:
     return 2 * size**3 / min(seconds)
 
 
-def count_images(segmenter: Segmenter, images: list[EvaluatedImage]) -> np.ndarray:
-    """The whole evaluation of images in memory."""
-    painted = segmenter.paint(segmenter.read(images))
-    return sum(np.asarray(pieces.matrices).sum(0) for pieces in painted)[0]
-
-
 def cut_all(segmenter: Segmenter, images: list[EvaluatedImage]) -> list[jax.Array]:
     """All windows of the images, in the blocks that the model sees, normalised."""
     protocol = segmenter.protocol
@@ -172,13 +153,6 @@ def encode_windows(segmenter: Segmenter, blocks: list[jax.Array]) -> None:
 @functools.partial(jax.jit, static_argnames="graphdef")
 def _encode(state: nnx.State, windows: jax.Array, *, graphdef: nnx.GraphDef) -> ImageEncoding:
     return nnx.merge(graphdef, state).encode_image(windows)
-
-
-def timed(function, *arguments) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

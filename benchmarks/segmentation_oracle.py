@@ -77,8 +77,13 @@ class PerImageSegmenter:
         return torch.cat([background[None], scores])
 
     @torch.no_grad()
-    def window_groups(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Group [h, w] of every pixel, and scores [g, c] of every group, without background."""
+    def window_groups(
+        self, pixels: torch.Tensor, size: tuple[int, int] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Group [h, w] of every pixel, and scores [g, c] of every group, without background.
+
+        The patches are stretched over `size` pixels; None: over those that they were made of.
+        """
         tower = self.model.vision_model
         tokens = tower.embeddings(pixels, interpolate_pos_encoding=True)
         encoded = tower.encoder(tokens, output_attentions=True, return_dict=True)
@@ -87,9 +92,10 @@ class PerImageSegmenter:
         groups = self.model.visual_projection(groups)
 
         patches = encoded.attentions[1] @ encoded.attentions[0]
-        side = round(patches.shape[-1] ** 0.5)
-        patches = patches.reshape(1, -1, side, side)
-        member = F.interpolate(patches, pixels.shape[-2:], mode="bilinear")[0].argmax(0)
+        rows, columns = (side // tower.config.patch_size for side in pixels.shape[-2:])
+        patches = patches.reshape(1, -1, rows, columns)
+        size = size or pixels.shape[-2:]
+        member = F.interpolate(patches, size, mode="bilinear")[0].argmax(0)
 
         logits = F.normalize(groups, dim=-1) @ self.texts.T * self.scale
         overall = (F.normalize(image, dim=-1) @ self.texts.T * self.scale).softmax(-1)[0]

@@ -9,6 +9,7 @@ result.labels, result.scores, result.overlay()
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -202,11 +203,11 @@ class Segmenter:
 
         Photos are read when the model wants them, so that any number of them fits the memory.
         """
-        pictures = {}
+        pictures, numbers = {}, itertools.count()
 
         def prepare() -> Iterator[EvaluatedImage]:
-            for number, (name, photo) in enumerate(photos):
-                pixels = _pixels(photo)
+            for name, photo in photos:  # `enumerate` would keep the photo while it is segmented
+                number, pixels = next(numbers), _pixels(photo)
                 size, protocol = pixels.shape[:2], self.engine.protocol
                 target = tf.constant(protocol.resized(*size))
                 resized = resize_uint8(tf.constant(pixels), target).numpy()

@@ -15,16 +15,17 @@ def get_config() -> ml_collections.ConfigDict:
     # A training run of ours or one of its checkpoints (RUN@STEP), a folder or hub id of Hugging
     # Face or open_clip, or a file: the authors' .pth, OpenAI's .pt.
     config.checkpoint = ""
-    # A comma list of: voc, context, coco_object, imagenet_s_50, imagenet_s_300, cityscapes,
-    # ade20k, coco_stuff; voc20 and context59 (no background); imagenet (classification); or
-    # directories of segmentation datasets.
+    # A comma list of: voc, context, coco_object, imagenet_s_50, imagenet_s_300, imagenet_s_919,
+    # cityscapes, ade20k, coco_stuff; voc20 and context59 (no background); imagenet
+    # (classification); or directories of segmentation datasets.
     config.benchmarks = "voc"
     config.data_dir = ""  # where `python -m data_prep` put the benchmarks
 
     # What differs from a benchmark's published settings; results say so, under a name of their own.
     config.protocol = "groupvit"  # or "tcl", "naclip", see eval/presets.py
     config.dense = ""  # how a CLIP is read: naclip (default), clearclip, sclip, maskclip or clip
-    config.pamr = False  # refine a CLIP's labels by the colours of the image
+    config.pamr = False  # refine labels by the colours of the image
+    config.mode = ""  # what the model sees: "slide" (windows) or "whole" (the whole image at once)
     config.bg_thresh = config_dict.placeholder(float)  # threshold of the background class
     config.templates = ""  # simple, subset (7), subset_groupvit (the published 7) or full (80)
     config.softmax = config_dict.placeholder(bool)  # softmax over the classes before the best

@@ -25,6 +25,8 @@ class Benchmark:
         submission_ids: what the benchmark's own files call each class.
         dataset: the prepared dataset that it is read from: its own, or that of a benchmark with a
             background class which this one ignores (`voc20` is read from `voc`).
+        wnids: WordNet ids of ImageNet-S's classes in label order, background left out; elsewhere
+            empty.
     """
 
     name: str
@@ -35,11 +37,12 @@ class Benchmark:
     layout: str
     submission_ids: tuple[int, ...]
     dataset: str
+    wnids: tuple[str, ...] = ()
 
 
 @functools.cache
 def benchmarks() -> dict[str, Benchmark]:
-    """All benchmarks by name: the eight in the paper's order, then those read from their data."""
+    """All benchmarks by name: those with data of their own, then those read from it."""
     return {name: _parse(name, fields) for name, fields in json.loads(_FILE.read_text()).items()}
 
 
@@ -77,5 +80,6 @@ def _parse(name: str, fields: dict) -> Benchmark:
         split_size=fields["split_size"],
         layout=fields["layout"],
         dataset=fields.get("dataset", name),
+        wnids=tuple(fields.get("wnids", ())),
         submission_ids=tuple(fields.get("submission_ids", range(len(fields["classes"])))),
     )

@@ -18,16 +18,19 @@ from jaxtyping import Array, Float, Int, UInt8
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus, parse_example
 from cocu_jax.input.resampling import resize_and_cut
+from cocu_jax.models.clip import CLIP
 from cocu_jax.models.losses import normalize
 from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.image_processing import ImageProcessing
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped
 from eval.class_embeddings import embed_classes
-from eval.images import name_damage
+from eval.images import name_damage, own_records
+from eval.partial import PartialCounts
 from eval.segmenter import local_mesh, replicate
 
 _TOP = 5
+_AGAIN = "run the same command again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +59,12 @@ def evaluate_classification(
     limit: int | None = None,
     title: str = "Zero-shot classification",
     stop: Callable[[int], bool] | None = None,
+    partial: PartialCounts | None = None,
 ) -> ClassificationResult:
-    """Evaluates a GroupViT on a classification dataset, on all devices of all processes.
+    """Evaluates a model on a classification dataset, on all devices of all processes.
 
     Args:
-        model: the model.
+        model: a GroupViT or a CLIP.
         corpus: the dataset, see `data_prep.imagenet`.
         processing: for the model's size, mean and deviation; images are prepared as published, see
             `prepare_image`.
@@ -72,6 +76,7 @@ def evaluate_classification(
         stop: (images) -> whether to stop, asked with the number of images just finished. Several
             processes ask for the same number in all, so that they can agree on where to stop
             (`cocu_jax.agreement`).
+        partial: where counts are kept now and then, and taken up again; None keeps none.
 
     Raises:
         UserError: the dataset has no labels.
@@ -86,34 +91,75 @@ def evaluate_classification(
     graphdef, state = nnx.split(model)
     state = replicate(state, mesh)
     classes = tuple(corpus.metadata["classes"])
-    texts = embed_classes(nnx.merge(graphdef, state), classes, templates, tokenizer)
+    texts = embed_classes(
+        nnx.merge(graphdef, state),
+        classes,
+        templates,
+        tokenizer,
+        unit_prompts=isinstance(model, CLIP),
+    )
     statistics = np.array([processing.mean, processing.std], np.float32) * 255
     texts, statistics = replicate((texts, statistics), mesh)
     rows = images_per_device * mesh.size
     index, processes = jax.process_index(), jax.process_count()
-    counts, done, waiting = np.zeros(2, np.int64), 0, collections.deque()
     images_in_all = min(corpus.num_examples, limit or corpus.num_examples)
+    counts = _Counts(images_in_all, partial)
     share, mine = (len(range(first, images_in_all, processes)) for first in (0, index))
-    with progress_bar(title, mine, "images") as bar:
-        for batch in _read_batches(corpus, processing, rows, index, processes, limit):
+    skip, asked = np.flatnonzero(counts.done), 0
+    with progress_bar(title, mine, "images", done=len(skip)) as bar:
+        batches = _read_batches(corpus, processing, rows, index, processes, limit, skip)
+        for *batch, places in batches:
             images, labels = jax.device_put(batch, NamedSharding(mesh, P("data")))
             hits = _count_hits(state, texts, statistics, images, labels, graphdef=graphdef)
-            waiting.append(hits)
-            if len(waiting) > 2:  # the host prepares the next batches while the devices work
-                counts += np.asarray(waiting.popleft())
-            members = int((batch[1] >= 0).sum())
-            done += members
-            bar.update(members)
-            if stop and stop(members):
-                raise Stopped(f"{title}: stopped after {done} images; run the same command again")
-    counts += sum((np.asarray(hits) for hits in waiting), np.zeros(2, np.int64))
-    if processes > 1 and stop and stop(share - done):
-        raise Stopped(f"{title}: stopped after {done} images; run the same command again")
-    sums = np.array([*counts, done], np.int32)
+            counts.add(hits, places)
+            asked += len(places)
+            bar.update(len(places))
+            if stop and stop(len(places)):
+                raise Stopped(f"{title}: stopped after {counts.keep()} images; {_AGAIN}")
+    if processes > 1 and stop and stop(share - asked):
+        raise Stopped(f"{title}: stopped after {counts.keep()} images; {_AGAIN}")
+    counts.keep()
+    sums = np.array([*counts.hits, counts.done.sum()], np.int32)
     if processes > 1:
         sums = np.asarray(multihost_utils.process_allgather(sums)).sum(0)
     first, among, images = (int(number) for number in sums)
     return ClassificationResult(first / max(images, 1), among / max(images, 1), images)
+
+
+class _Counts:
+    """Hits of this process: on their way from the devices, added up, kept.
+
+    Args:
+        images: images of the corpus that are evaluated, by all processes.
+        partial: where they are kept; None keeps nothing.
+    """
+
+    def __init__(self, images: int, partial: PartialCounts | None):
+        self.hits, self.done = np.zeros(2, np.int64), np.zeros(images, bool)
+        if partial:
+            self.hits, self.done = partial.load((2,), images)
+        self._partial, self._waiting = partial, collections.deque()
+
+    def add(self, hits: Int[Array, "2"], places: Int[np.ndarray, "n"]) -> None:
+        """Adds a batch; the host prepares the next ones while the devices work."""
+        self._waiting.append((hits, places))
+        if len(self._waiting) > 2:
+            self._take_one()
+            if self._partial:
+                self._partial.save(self.hits, self.done)
+
+    def keep(self) -> int:
+        """Waits for all batches and saves them; returns the number of images."""
+        while self._waiting:
+            self._take_one()
+        if self._partial:
+            self._partial.save(self.hits, self.done, at_once=True)
+        return int(self.done.sum())
+
+    def _take_one(self) -> None:
+        hits, places = self._waiting.popleft()
+        self.hits += np.asarray(hits)
+        self.done[places] = True
 
 
 @functools.partial(jax.jit, static_argnames="graphdef")
@@ -129,7 +175,8 @@ def _count_hits(
     """Images whose class is first, and among the first five; rows of label -1 count nothing."""
     model = nnx.merge(graphdef, state)
     pixels = (images.astype(jnp.float32) - statistics[0]) / statistics[1]
-    feature = normalize(model.encode_image(pixels).feature)
+    encoded = model.encode_image(pixels)
+    feature = normalize(encoded if isinstance(model, CLIP) else encoded.feature)
     with jax.default_matmul_precision("highest"):
         similarity = feature @ texts.T
     _, best = jax.lax.top_k(similarity, min(_TOP, texts.shape[0]))
@@ -144,21 +191,24 @@ def _read_batches(
     index: int,
     processes: int,
     limit: int | None,
-) -> Iterator[tuple[UInt8[np.ndarray, "b s s 3"], Int[np.ndarray, "b"]]]:
-    """This process's images and labels; the last batch is filled up with label -1."""
-    records = tf.data.TFRecordDataset(list(corpus.shard_files))
-    records = records.take(limit or -1).shard(processes, index)
+    skip: Int[np.ndarray, "n"],
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """This process's images and labels, and the images' places in the corpus.
 
-    def decode(record):
+    The last batch's images [b, s, s, 3] and labels [b] are filled up, with label -1.
+    """
+    records = own_records(corpus, index, processes, limit, skip)
+
+    def decode(place, record):
         example = parse_example(corpus.features, record, decode_images=True)
-        return prepare_image(example["image"], processing.size), example["label"]
+        return prepare_image(example["image"], processing.size), example["label"], place
 
     examples = records.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
     batches = examples.batch(rows).prefetch(tf.data.AUTOTUNE)
-    for images, labels in name_damage(batches.as_numpy_iterator(), corpus):
+    for images, labels, places in name_damage(batches.as_numpy_iterator(), corpus):
         missing = rows - len(labels)
         images = np.pad(images, ((0, missing), *((0, 0),) * 3))
-        yield images, np.pad(labels, (0, missing), constant_values=-1)
+        yield images, np.pad(labels, (0, missing), constant_values=-1), places
 
 
 def prepare_image(image: UInt8[tf.Tensor, "h w 3"], size: int) -> UInt8[tf.Tensor, "s s 3"]:

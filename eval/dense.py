@@ -20,6 +20,7 @@ from cocu_jax.models.tokenizer import Tokenizer
 from eval.class_embeddings import embed_classes, words_of
 from eval.painting import (
     CLASSES_PER_BLOCK,
+    enlarge,
     piece_affinities,
     resize_canvas,
     sum_windows,
@@ -69,18 +70,14 @@ class DenseMethod:
         words, crop = len(self.owners), self.protocol.crop
         weights = None
         if self.protocol.pamr:
-            weights = piece_affinities(place, crop, shape.canvas, tile)
+            weights = piece_affinities(place, self.protocol, shape.canvas, tile)
 
         def paint_block(block: Array, running: tuple[Array, ...]) -> tuple[Array, ...]:
             ids = block * CLASSES_PER_BLOCK + jnp.arange(CLASSES_PER_BLOCK)
             chosen = said[:, jnp.minimum(ids, words - 1)]
 
-            def pixels(window: Array) -> Float[Array, "crop crop k"]:
-                with jax.default_matmul_precision("highest"):
-                    large = jax.image.resize(
-                        chosen[window], (CLASSES_PER_BLOCK, crop, crop), "bilinear"
-                    )
-                return large.transpose(1, 2, 0)
+            def pixels(window: Array) -> Float[Array, "h w k"]:
+                return enlarge(chosen[window], place, crop, shape.canvas).transpose(1, 2, 0)
 
             def update(running: tuple[Array, ...], values: Array) -> tuple[Array, ...]:
                 best, label, total = running
@@ -94,7 +91,8 @@ class DenseMethod:
             total = sum_windows(pixels, CLASSES_PER_BLOCK, place, shape.canvas)
             if not self.protocol.pamr:
                 return visit_pixels(total, place, update, running)
-            return update(running, refine(resize_canvas(total, place, tile), weights, place.size))
+            mean = resize_canvas(total, place, tile)
+            return update(running, refine(mean, weights, place.size, self.protocol.pamr_dilations))
 
         lowest = jnp.full(tile, -jnp.inf)
         running = lowest, jnp.zeros(tile, jnp.int32), lowest

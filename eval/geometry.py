@@ -61,7 +61,7 @@ def window_starts(length: int, crop: int, stride: int) -> Int32[np.ndarray, "n"]
 
 def count_windows(height: int, width: int, protocol: Protocol) -> int:
     """Windows of an image of this size, as evaluated."""
-    sides = (window_count(side, protocol.crop, protocol.stride) for side in (height, width))
+    sides = (window_count(side, *protocol.windows(side)) for side in (height, width))
     return int(np.prod(list(sides)))
 
 

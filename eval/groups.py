@@ -16,7 +16,8 @@ from cocu_jax.models.losses import normalize, temperature_scale
 from cocu_jax.models.tokenizer import Tokenizer
 from eval.class_embeddings import embed_classes
 from eval.confusion import group_label_counts
-from eval.painting import paint_groups
+from eval.painting import enlarge, paint_groups, piece_affinities
+from eval.pamr import refine
 from eval.pieces import PieceShape, Place
 from eval.protocol import Protocol
 
@@ -73,24 +74,29 @@ class GroupMethod:
                 protocol,
             )
             both = second @ first
-        side = windows.shape[1] // model.config.patch_size
-        grid = lambda soft: soft.reshape(*soft.shape[:2], side, side)  # noqa: E731
+        rows, columns = (side // model.config.patch_size for side in windows.shape[1:3])
+        grid = lambda soft: soft.reshape(*soft.shape[:2], rows, columns)  # noqa: E731
         return Groups(grid(both), scores, grid(first) if self.with_first else None)
 
     def paint(self, said: Groups, place: Place, shape: PieceShape) -> Int[Array, "th tw"]:
         """Class of every pixel of a piece."""
-        maps = hard_maps(said.soft, place.windows, self.protocol.crop)
-        softmax = self.protocol.softmax
-        return paint_groups(maps, said.scores, place, shape.canvas, shape.tile, softmax)[0]
+        protocol, sizes = self.protocol, (shape.canvas, shape.tile)
+        maps = hard_maps(said.soft, place, protocol.crop, shape.canvas)
+        smooth = None
+        if protocol.pamr:
+            weights = piece_affinities(place, protocol, *sizes)
+            dilations = protocol.pamr_dilations
+            smooth = lambda scores: refine(scores, weights, place.size, dilations)  # noqa: E731
+        return paint_groups(maps, said.scores, place, *sizes, protocol.softmax, smooth)[0]
 
     def rename(self, said: Groups, place: Place, canvas_truth: Int[Array, "h w"]) -> Groups:
         """The same with every group called by the class that holds most of its pixels."""
-        crop = self.protocol.crop
-        maps = hard_maps(said.soft, place.windows, crop)
+        maps = hard_maps(said.soft, place, self.protocol.crop, canvas_truth.shape)
         _, groups, classes = said.scores.shape
 
         def name(window: Array, scores: Array) -> Array:
-            within = jax.lax.dynamic_slice(canvas_truth, place.corners[window], (crop, crop))
+            corner, size = place.corners[window], maps.shape[1:]
+            within = jax.lax.dynamic_slice(canvas_truth, corner, size)
             counts = group_label_counts(within, maps[window], groups, classes)
             return scores.at[window].set(jax.nn.one_hot(counts.argmax(-1), classes))
 
@@ -99,21 +105,23 @@ class GroupMethod:
 
 
 def hard_maps(
-    soft: Float[Array, "n g y x"], windows: Int[Array, ""], crop: int
-) -> UInt8[Array, "n crop crop"]:
-    """Best group of every pixel of the first `windows` windows; the others stay zero."""
+    soft: Float[Array, "n g y x"], place: Place, crop: int, canvas: tuple[int, int]
+) -> UInt8[Array, "n h w"]:
+    """Best group of every pixel of the windows, or of the whole image, that the place has."""
+    size = canvas if place.grid else (crop, crop)
 
     def fill(window: Array, maps: Array) -> Array:
-        return maps.at[window].set(hard_map(soft[window], crop))
+        pixels = enlarge(soft[window], place, crop, canvas)
+        return maps.at[window].set(pixels.argmax(0).astype(jnp.uint8))
 
-    empty = jnp.zeros((len(soft), crop, crop), jnp.uint8)
-    return jax.lax.fori_loop(0, windows, fill, empty)
+    empty = jnp.zeros((len(soft), *size), jnp.uint8)
+    return jax.lax.fori_loop(0, place.windows, fill, empty)
 
 
-def hard_map(soft: Float[Array, "g y x"], crop: int) -> UInt8[Array, "crop crop"]:
-    """Soft assignment of a grid of patches -> best group of every pixel."""
+def hard_map(soft: Float[Array, "g y x"], size: tuple[int, int]) -> UInt8[Array, "h w"]:
+    """Soft assignment of a grid of patches -> best group of every pixel of a window."""
     with jax.default_matmul_precision("highest"):
-        pixels = jax.image.resize(soft, (len(soft), crop, crop), "bilinear")
+        pixels = jax.image.resize(soft, (len(soft), *size), "bilinear")
     return pixels.argmax(0).astype(jnp.uint8)
 
 

@@ -64,13 +64,7 @@ def read_images(
     Raises:
         UserError: an image cannot be read, or a mask holds a value that is no class.
     """
-    records = tf.data.TFRecordDataset(list(corpus.shard_files)).enumerate()
-    records = records.take(-1 if limit is None else limit).shard(process_count, process_index)
-    if len(skip):
-        wanted = np.ones(corpus.num_examples, bool)
-        wanted[skip] = False
-        wanted = tf.constant(wanted)
-        records = records.filter(lambda index, record: wanted[index])
+    records = own_records(corpus, process_index, process_count, limit, skip)
 
     def decode(index, record):
         example = parse_example(corpus.features, record, decode_images=True)
@@ -108,6 +102,20 @@ def read_images(
             )
         labels = np.where(ignored, IGNORE, labels - first).astype(np.uint16)
         yield EvaluatedImage(key, image, tuple(size.tolist()), labels, int(index))
+
+
+def own_records(
+    corpus: Corpus, process_index: int, process_count: int, limit: int | None, skip: Sequence[int]
+) -> tf.data.Dataset:
+    """This process's records with their places in the corpus; arguments as `read_images`."""
+    records = tf.data.TFRecordDataset(list(corpus.shard_files)).enumerate()
+    records = records.take(-1 if limit is None else limit).shard(process_count, process_index)
+    if not len(skip):
+        return records
+    wanted = np.ones(corpus.num_examples, bool)
+    wanted[skip] = False
+    wanted = tf.constant(wanted)
+    return records.filter(lambda place, record: wanted[place])
 
 
 def name_damage(examples: Iterator[tuple], corpus: Corpus) -> Iterator[tuple]:

@@ -8,6 +8,7 @@ WORKDIR/tensorboard                  the figures and the pictures
 """
 
 import dataclasses
+import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from PIL import Image
 
 from cocu_jax.agreement import Agreement
 from cocu_jax.files import safe_name, write_file
+from cocu_jax.models.clip import CLIP
 from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.image_processing import ImageProcessing
 from cocu_jax.workdir import open_workdir
@@ -33,7 +35,14 @@ from eval.palettes import class_colours
 from eval.partial import PartialCounts
 from eval.prediction import Prediction
 from eval.report import format_results
-from eval.results import identity, read_result, without_nan, write_result
+from eval.results import (
+    identity,
+    read_all,
+    read_record,
+    read_result,
+    without_nan,
+    write_result,
+)
 from eval.samples import draw_samples
 from eval.segmentation import SegmentationResult, evaluate_segmentation
 from eval.segmenter import choose_method
@@ -44,7 +53,7 @@ from eval.tasks import Task, open_tasks
 _FREE_FIELDS = (
     "benchmarks", "data_dir", "pictures", "images_per_device", "windows_per_forward",
     "templates", "classification_templates", "protocol", "dense", "pamr", "class_names",
-    "bg_thresh", "softmax",
+    "bg_thresh", "softmax", "mode", "checkpoint",
 )  # fmt: skip
 
 
@@ -56,7 +65,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, dict]
         workdir: directory of the results.
 
     Returns:
-        Figures by benchmark.
+        Figures by benchmark, of this config alone; the tables show all that `workdir` has.
 
     Raises:
         UserError: checkpoint, datasets or settings are missing or do not fit.
@@ -70,23 +79,30 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, dict]
     results = {}
     with Agreement() as agreement:
         for task in tasks:
+            task = _with_own_name(task, root / "results", config.checkpoint)
             run = _Run(task, config, root, model, processing, agreement)
             belongs_to = identity(task, config, fingerprint, run.method, processing)
             file = root / "results" / f"{task.name}.json"
             if (kept := read_result(file, belongs_to)) is not None:
                 results[task.name] = kept
                 continue
-            figures = without_nan(run.segment(belongs_to) if task.protocol else run.classify())
-            shared = {"identity": belongs_to, "checkpoint": config.checkpoint}
-            results[task.name] = shared | {"changes": task.changes} | figures
+            figures = without_nan(run.figures(belongs_to))
+            results[task.name] = {
+                "identity": belongs_to,
+                "checkpoint": config.checkpoint,
+                "benchmark": task.benchmark.name if task.benchmark else "",
+                "settings": run.settings,
+                "changes": task.changes,
+                **figures,
+            }
             if writes:
                 write_result(file, results[task.name])
                 _write_scalars(root, task.name, figures)
     if writes:
-        terminal, markdown = format_results(results)
-        write_file(root / "results.json", json.dumps(results, indent=2))
-        write_file(root / "results.md", markdown)
-        print(terminal)
+        everything = read_all(root / "results") | results
+        write_file(root / "results.json", json.dumps(everything, indent=2))
+        write_file(root / "results.md", format_results(everything)[1])
+        print(format_results(results)[0])
     if jax.process_count() > 1:  # no process may look for results that process 0 still writes
         multihost_utils.sync_global_devices("results")
     return results
@@ -104,6 +120,14 @@ class _Run:
     agreement: Agreement
 
     @property
+    def settings(self) -> dict | None:
+        """What published figures are found by, see `published`; None for classification."""
+        if self.task.protocol is None:
+            return None
+        dense = self.task.protocol.dense if isinstance(self.model, CLIP) else None
+        return {"protocol": self.config.protocol, "dense": dense, "pamr": self.config.pamr}
+
+    @property
     def method(self) -> Any:
         """How the model is read; None for classification."""
         if self.task.protocol is None:
@@ -113,11 +137,14 @@ class _Run:
         classes = self.task.classes or tuple(self.task.corpus.metadata["classes"])
         return choose_method(self.model, classes, protocol)
 
+    def figures(self, belongs_to: dict) -> dict:
+        """Figures of the benchmark; what was counted before a stop is taken up again."""
+        return self.segment(belongs_to) if self.task.protocol else self.classify(belongs_to)
+
     def segment(self, belongs_to: dict) -> dict:
         """Figures of zero-shot segmentation; writes matrices, pictures and predictions."""
         task, config, method, tokenizer = self.task, self.config, self.method, Tokenizer()
-        part = f"{task.name}.part-{jax.process_index()}-of-{jax.process_count()}.npz"
-        partial = PartialCounts(self.root / "results" / part, belongs_to)
+        partial = self._partial(belongs_to)
         result = evaluate_segmentation(
             self.model,
             task.corpus,
@@ -161,9 +188,13 @@ class _Run:
             "accuracy": result.accuracy,
         }
 
-    def classify(self) -> dict:
+    def _partial(self, belongs_to: dict) -> PartialCounts:
+        part = f"{self.task.name}.part-{jax.process_index()}-of-{jax.process_count()}.npz"
+        return PartialCounts(self.root / "results" / part, belongs_to)
+
+    def classify(self, belongs_to: dict) -> dict:
         """Figures of zero-shot classification."""
-        config = self.config
+        config, partial = self.config, self._partial(belongs_to)
         result = evaluate_classification(
             self.model,
             self.task.corpus,
@@ -174,7 +205,9 @@ class _Run:
             limit=config.limit or None,
             title=self.task.title,
             stop=self.agreement.stop,
+            partial=partial,
         )
+        partial.remove()
         return {
             "title": self.task.title,
             "images": result.images,
@@ -190,6 +223,15 @@ class _Run:
         ids = task.benchmark.submission_ids if task.benchmark else range(len(classes))
         colours = class_colours(task.benchmark.name if task.benchmark else "", len(classes))
         return lambda p: write_prediction(folder, safe_name(p.key), p.labels, ids, colours)
+
+
+def _with_own_name(task: Task, results: epath.Path, checkpoint: str) -> Task:
+    """The task under a name that no result of another checkpoint has in this directory."""
+    kept = read_record(results / f"{task.name}.json")
+    if kept is None or kept.get("checkpoint") == checkpoint:
+        return task
+    mark = hashlib.sha256(checkpoint.encode()).hexdigest()[:6]
+    return dataclasses.replace(task, name=f"{task.name}-{mark}")
 
 
 def _matrices(result: SegmentationResult) -> np.ndarray:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from eval.pamr import affinities
 from eval.pieces import Place, Sampling
+from eval.protocol import Protocol
 
 CLASSES_PER_BLOCK = 16
 _ROWS, _COLUMNS = 64, 512  # pixels that are resized at once
@@ -42,6 +43,20 @@ def sum_windows(
         return jax.lax.dynamic_update_slice(total, before + scores, corner)
 
     return jax.lax.fori_loop(0, place.windows, add_window, jnp.zeros((*canvas, classes)))
+
+
+def enlarge(
+    patches: Float[Array, "k y x"], place: Place, crop: int, canvas: tuple[int, int]
+) -> Float[Array, "k h w"]:
+    """Bilinear upsampling of patches to the pixels of their window, or of the whole image.
+
+    A whole image fills the canvas from its corner; what lies beyond the image is not looked at.
+    """
+    if place.grid is None:
+        with jax.default_matmul_precision("highest"):
+            return jax.image.resize(patches, (len(patches), crop, crop), "bilinear")
+    rows, columns = place.grid
+    return _mix(_mix(patches, rows, 0, canvas[0], 1), columns, 0, canvas[1], 2)
 
 
 def visit_pixels(
@@ -91,12 +106,14 @@ def resize_canvas(
 
 
 def piece_affinities(
-    place: Place, crop: int, canvas: tuple[int, int], tile: tuple[int, int]
+    place: Place, protocol: Protocol, canvas: tuple[int, int], tile: tuple[int, int]
 ) -> Float[Array, "th tw p"]:
     """Weights of `pamr.refine` from the pixels of the evaluated image, resized to the piece."""
-    one = jnp.ones((crop, crop, 1))
+    window = canvas if place.grid else (protocol.crop, protocol.crop)
+    one = jnp.ones((*window, 1))
     windows = sum_windows(lambda _: one, 1, place, canvas)  # which resizing divides by
-    return affinities(resize_canvas(place.pixels * windows, place, tile), place.size)
+    pixels = resize_canvas(place.pixels * windows, place, tile)
+    return affinities(pixels, place.size, protocol.pamr_dilations)
 
 
 def _mix(x: Array, axis: Sampling, start: Array, count: int, dimension: int) -> Array:
@@ -115,12 +132,13 @@ def _mix(x: Array, axis: Sampling, start: Array, count: int, dimension: int) -> 
 
 
 def paint_groups(
-    maps: UInt8[Array, "n crop crop"],
+    maps: UInt8[Array, "n h w"],
     scores: Float[Array, "n g c"],
     place: Place,
     canvas: tuple[int, int],
     tile: tuple[int, int],
     softmax: bool = False,
+    refine: Callable[[Float[Array, "th tw k"]], Float[Array, "th tw k"]] | None = None,
 ) -> tuple[Int[Array, "th tw"], Float[Array, "th tw"]]:
     """Best class of every pixel: scores averaged over windows, resized bilinearly, argmax.
 
@@ -134,6 +152,7 @@ def paint_groups(
         canvas: shape of the canvas.
         tile: shape of the result.
         softmax: take a float32 softmax over the classes before the argmax, see `Protocol`.
+        refine: what becomes of the scores of some classes, once they are resized.
 
     Returns:
         Class of every pixel, and its score (before the softmax).
@@ -159,6 +178,8 @@ def paint_groups(
                 return sum(member[..., g, None] * chosen[window, g] for g in range(groups))
 
             total = sum_windows(pixels, CLASSES_PER_BLOCK, place, canvas)
+            if refine is not None:
+                return update(state, refine(resize_canvas(total, place, tile)), ids)
             return visit_pixels(total, place, lambda s, v: update(s, v, ids), state)
 
         blocks = (occurs.sum() + CLASSES_PER_BLOCK - 1) // CLASSES_PER_BLOCK

@@ -32,8 +32,8 @@ class PartialCounts:
 
     def load(
         self, shape: tuple[int, ...], images: int
-    ) -> tuple[Int[np.ndarray, "k c c"], Bool[np.ndarray, "n"]]:
-        """Confusion matrices so far, and which images of the corpus they hold; zeros if none."""
+    ) -> tuple[Int[np.ndarray, "*shape"], Bool[np.ndarray, "n"]]:
+        """Counts so far, and which images of the corpus they hold; zeros if none."""
         try:
             with np.load(io.BytesIO(self.file.read_bytes()), allow_pickle=False) as arrays:
                 counts, done = arrays["counts"], arrays["done"]
@@ -46,7 +46,7 @@ class PartialCounts:
 
     def save(
         self,
-        counts: Int[np.ndarray, "k c c"],
+        counts: Int[np.ndarray, "*shape"],
         done: Bool[np.ndarray, "n"],
         at_once: bool = False,
     ) -> None:

@@ -17,7 +17,7 @@ from eval.geometry import Axis, nearest, sample_axis, window_count
 from eval.images import EvaluatedImage
 from eval.protocol import Protocol
 
-_LONGEST_CANVAS = 1024, 2048  # sides of a canvas for protocols that allow images of any size
+_LARGEST_CANVAS = 1024, 2048  # short and long side, unless a window is larger
 _TILE = 1024, 2048  # short and long side of a piece of the label map
 
 
@@ -30,11 +30,19 @@ class PieceShape:
         tile: height and width of the largest piece of a label map; multiples of 64 and 512 are
             fast.
         windows: how many windows a canvas can hold.
+        patch: side of the model's patches if it sees whole images, of any shape; None if it sees
+            windows of one shape.
     """
 
     canvas: tuple[int, int]
     tile: tuple[int, int]
     windows: int
+    patch: int | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of the largest whole image."""
+        return self.canvas[0] // self.patch, self.canvas[1] // self.patch
 
 
 class Sampling(NamedTuple):
@@ -56,6 +64,7 @@ class Place(NamedTuple):
         rows: sampling of the canvas rows; the division by the windows' number is in its weights.
         columns: sampling of the canvas columns.
         pixels: the evaluated image on the canvas; None unless the protocol refines labels by it.
+        grid: sampling of a whole image's patches by the canvas, rows and columns; None for windows.
     """
 
     windows: Int[Array, ""]
@@ -64,6 +73,7 @@ class Place(NamedTuple):
     rows: Sampling
     columns: Sampling
     pixels: UInt8[Array, "h w 3"] | None = None
+    grid: tuple[Sampling, Sampling] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,29 +102,35 @@ class Piece:
 
 
 def piece_shape(
-    protocol: Protocol, portrait: bool, tile: tuple[int, int] | None = None
+    protocol: Protocol, portrait: bool, tile: tuple[int, int] | None = None, patch: int = 1
 ) -> PieceShape:
     """The shapes for all images of an orientation: two programs serve a benchmark.
+
+    A canvas is at most twice as long as wide: few images are longer, and they become several
+    pieces. Only whole images need one that is as long as the longest.
 
     Args:
         protocol: the settings.
         portrait: whether images are higher than wide.
         tile: short and long side of the largest piece of a label map; None takes the default.
+        patch: side of the model's patches.
     """
-    crop = protocol.crop
-    limits = [max(side, 2 * crop) for side in _LONGEST_CANVAS]
-    wanted = sorted(protocol.resize_long_short or limits)
-    sides = tuple(min(max(s, crop), limit) for s, limit in zip(wanted, limits, strict=True))
-    canvas, tile = ((s[::-1] if portrait else s) for s in (sides, tile or _TILE))
-    part = protocol.resize_long_short is None or wanted[0] > limits[0] or wanted[1] > limits[1]
-    down, across = (window_count(side, crop, protocol.stride) + part for side in canvas)
-    return PieceShape(canvas, tile, down * across)
+    tile = (tile or _TILE)[:: -1 if portrait else 1]
+    if protocol.mode == "whole":
+        canvas = tuple(sorted(protocol.resize_long_short, reverse=portrait))
+        return PieceShape(canvas, tile, 1, patch)
+    crop, most = protocol.crop, [max(side, 2 * protocol.crop) for side in _LARGEST_CANVAS]
+    short, long = sorted(protocol.resize_long_short or most)
+    sides = max(min(short, most[0]), crop), max(min(long, 2 * short, most[1]), crop)
+    part = sides[0] < short or sides[1] < long
+    down, across = (window_count(side, crop, protocol.stride) + part for side in sides)
+    return PieceShape(sides[:: -1 if portrait else 1], tile, down * across)
 
 
 def cut_pieces(image: EvaluatedImage, protocol: Protocol, shape: PieceShape) -> Iterator[Piece]:
     """All pieces of an image's label map."""
     sides = zip(image.image.shape[:2], image.size, image.shown, strict=True)
-    down, across = (sample_axis(*side, protocol.crop, protocol.stride) for side in sides)
+    down, across = (sample_axis(*side, *protocol.windows(side[0])) for side in sides)
     limits = zip((down, across), image.shown, shape.tile, shape.canvas, strict=True)
     rows, columns = (_parts(*limit) for limit in limits)
     corners = [(row, column) for row in rows for column in columns]
@@ -165,6 +181,7 @@ def _cut(
         rows=_sampling(down, rows, top, shape.tile[0]),
         columns=_sampling(across, columns, left, shape.tile[1]),
         pixels=_canvas_pixels(image, top, left, shape) if with_pixels else None,
+        grid=_patch_sampling(image, shape) if shape.patch else None,
     )
     truth = canvas_truth = None
     if image.labels is not None:
@@ -193,6 +210,16 @@ def _sampling(axis: Axis, part: range, origin: int, padded: int) -> Sampling:
         axis.high_weight[inside],
     )
     return Sampling(*(np.pad(x, (0, padded - len(part)), mode="edge") for x in arrays))
+
+
+def _patch_sampling(image: EvaluatedImage, shape: PieceShape) -> tuple[Sampling, Sampling]:
+    """How the patches of a whole image become its pixels; they are stretched over all of it."""
+    down, across = (
+        _sampling(sample_axis(patches, side, side, patches, patches), range(side), 0, padded)
+        for side, padded in zip(image.image.shape[:2], shape.canvas, strict=True)
+        for patches in [max(side // shape.patch, 1)]
+    )
+    return down, across
 
 
 def _canvas_pixels(image: EvaluatedImage, top: int, left: int, shape: PieceShape) -> np.ndarray:

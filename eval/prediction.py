@@ -90,11 +90,14 @@ def show_groups(
         size: height and width of the evaluated image.
         protocol: the settings.
     """
-    maps = np.stack([np.asarray(_hard_map(window, crop=protocol.crop)) for window in soft])
-    (row, y), (column, x) = (nearest_window(side, protocol.crop, protocol.stride) for side in size)
-    across = window_count(size[1], protocol.crop, protocol.stride)
+    sides = [protocol.windows(side) for side in size]
+    crop = sides[0][0], sides[1][0]
+    maps = np.stack([np.asarray(_hard_map(window, size=crop)) for window in soft])
+    axes = (nearest_window(side, *window) for side, window in zip(size, sides, strict=True))
+    (row, y), (column, x) = axes
+    across = window_count(size[1], *sides[1])
     window = row[:, None] * across + column
     return window * soft.shape[1] + maps[window, y[:, None], x]
 
 
-_hard_map = functools.partial(jax.jit, static_argnames="crop")(hard_map)
+_hard_map = functools.partial(jax.jit, static_argnames="size")(hard_map)

@@ -3,9 +3,10 @@
 groupvit  each benchmark's own settings, `eval/benchmarks.json` (GroupViT, arXiv 2202.11094)
 tcl       448 pixels, windows of 448 every 224 (TCL, arXiv 2212.00785); background below 0.5,
           with refinement below 0.4
-naclip    336 pixels, Cityscapes 560, windows of 224 every 112, 80 templates, similarities times
-          40, background below 0.1 (NACLIP, arXiv 2404.08181). Its synonyms are class-name files
-          of its repository, which `--config.class_names` reads as they are.
+naclip    336 pixels, Cityscapes 560, windows of 224 every 112, VOC's images whole, 80 templates,
+          similarities times 40, background below 0.1, refinement at distances of 8 and 16
+          (NACLIP, arXiv 2404.08181, and the settings of its repository). Its synonyms are
+          class-name files of its repository, which `--config.class_names` reads as they are.
 """
 
 import dataclasses
@@ -39,7 +40,9 @@ def preset(name: str, benchmark: str, protocol: Protocol, pamr: bool = False) ->
     elif name == "naclip":
         short = 560 if benchmark == "cityscapes" else 336
         changes |= {"crop": 224, "stride": 112, "resize_long_short": (2048, short)}
-        changes |= {"templates": "full", "logit_scale": 40.0}
+        changes |= {"templates": "full", "logit_scale": 40.0, "pamr_dilations": (8, 16)}
+        if benchmark in ("voc", "voc20"):
+            changes["mode"] = "whole"
         threshold = 0.1
     if threshold is not None and protocol.has_background:
         changes["bg_thresh"] = threshold

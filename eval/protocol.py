@@ -7,6 +7,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.settings import Flag, PositiveAmount, PositiveCount, Share, only_its_fields
 
 TEMPLATE_SETS = ("simple", "subset", "subset_groupvit", "full")
+MODES = ("slide", "whole")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -18,6 +19,8 @@ class Protocol:
     """Zero-shot segmentation settings of one benchmark (GroupViT, arXiv 2202.11094).
 
     Attributes:
+        mode: what the model sees of a resized image: "slide": windows of `crop` every `stride`;
+            "whole": all of it at once, cut down to whole patches; crop and stride are then unused.
         crop: side of the square window that the model sees, in pixels of the resized image.
         stride: distance of neighbouring windows. The last one is shifted back to end at the border.
         resize_long_short: the short side becomes [1] unless the long side would pass [0]; None
@@ -33,8 +36,9 @@ class Protocol:
         image_classes: how many of the image-level best classes may appear in a window.
         dense: how a CLIP's patches are read, one of `dense_clip.VARIANTS`; no matter to a GroupViT.
         logit_scale: of a CLIP's similarities before the softmax over words.
-        pamr: refine a CLIP's scores by the colours of the image before labels are decided, see
+        pamr: refine the scores by the colours of the image before labels are decided, see
             `eval.pamr`. Images larger than a piece (1024 x 2048) are refined piece by piece.
+        pamr_dilations: distances of the neighbours that refining looks at, in pixels.
         mean: of the model's input normalisation, in [0, 1].
         std: of the model's input normalisation, in [0, 1].
     """
@@ -51,6 +55,8 @@ class Protocol:
     dense: Literal["clip", "maskclip", "sclip", "clearclip", "naclip"] = "naclip"
     logit_scale: PositiveAmount = 40.0
     pamr: Flag = False
+    pamr_dilations: tuple[PositiveCount, ...] = (1, 2, 4, 8, 12, 24)
+    mode: Literal[MODES] = "slide"
     mean: tuple[Share, Share, Share] = IMAGENET_MEAN
     std: tuple[PositiveAmount, PositiveAmount, PositiveAmount] = IMAGENET_STD
 
@@ -65,11 +71,19 @@ class Protocol:
                 "bg_thresh is for benchmarks with a background class, and those need one; "
                 f"got has_background={self.has_background}, bg_thresh={self.bg_thresh}"
             )
+        if self.mode not in MODES:
+            raise UserError(f"mode={self.mode!r} is no mode; choose one of {', '.join(MODES)}")
+        if self.mode == "whole" and self.resize_long_short is None:
+            raise UserError("mode='whole' needs resize_long_short: programs are made for its sizes")
         if self.templates not in TEMPLATE_SETS:
             known = ", ".join(TEMPLATE_SETS)
             raise UserError(
                 f"templates={self.templates!r} is no template set; choose one of {known}"
             )
+
+    def windows(self, length: int) -> tuple[int, int]:
+        """Side and distance of the windows along an axis of this many resized pixels."""
+        return (length, length) if self.mode == "whole" else (self.crop, self.stride)
 
     def decided(self, height: int, width: int) -> tuple[int, int]:
         """Size (height, width) at which labels are decided."""

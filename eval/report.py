@@ -1,7 +1,9 @@
 """The table of all benchmarks, and one of every benchmark's classes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from eval.benchmarks import benchmarks
+from eval.published import find_published, published
 from eval.table import markdown_table, percent, terminal_table
 
 _SEGMENTATION = {
@@ -25,37 +27,102 @@ def format_results(results: Mapping[str, dict]) -> tuple[str, str]:
         results: figures by benchmark, see `job`.
     """
     terminal, markdown = [], ["# Zero-shot evaluation", ""]
+    several = len({figures.get("checkpoint") for figures in results.values()}) > 1
     for columns in (_SEGMENTATION, _CLASSIFICATION):
         chosen = [figures for figures in results.values() if next(iter(columns)) in figures]
         if not chosen:
             continue
         header = ["benchmark", "images", *columns.values()]
         rows = [
-            [_title(figures), _images(figures), *(percent(figures[key]) for key in columns)]
+            [
+                _title(figures, several),
+                _images(figures),
+                *(percent(figures[key]) for key in columns),
+            ]
             for figures in chosen
         ]
         terminal += [terminal_table(header, rows), ""]
         markdown += [markdown_table(header, rows), ""]
+        if columns is _SEGMENTATION:
+            markdown += _side_by_side(chosen)
     terminal.append(_EXPLANATION)
     markdown += [_EXPLANATION, ""]
-    if any(figures["images"] != figures["official_images"] for figures in results.values()):
+    if any(map(_incomplete, results.values())):
         note = "* not the whole official split: not to be compared with published figures."
         terminal.append(note)
         markdown += [note.replace("*", r"\*"), ""]
     for figures in results.values():
         if "iou" in figures:
-            markdown += [f"## {figures['title']}", "", _classes(figures), ""]
+            markdown += [f"## {_title(figures, several)}", "", _classes(figures), ""]
     return "\n".join(terminal), "\n".join(markdown)
 
 
-def _title(figures: dict) -> str:
+def _side_by_side(results: Sequence[dict]) -> list[str]:
+    """Lines of a table of methods (rows) by benchmarks, with published figures beside ours.
+
+    There are none if one method was evaluated and nothing is published of it.
+    """
+    methods: dict[str, dict[str, dict]] = {}
+    for figures in results:
+        if "checkpoint" in figures:
+            methods.setdefault(_method(figures), {})[_column(figures)] = figures
+    found = [find_published(f) for own in methods.values() for f in own.values()]
+    if len(methods) < 2 and not any(found):
+        return []
+    names = dict.fromkeys([*benchmarks(), *map(_column, results)])
+    columns = [name for name in names if any(name in own for own in methods.values())]
+    rows = [
+        [method, *(_beside(own.get(name), name) for name in columns)]
+        for method, own in methods.items()
+    ]
+    sources = dict.fromkeys(row["source"] for row in found if row)
+    note = "mIoU in %; in brackets what is published for the same method and protocol."
+    listed = [f"{name}: {published()['sources'][name]}." for name in sources]
+    return [
+        "## Methods side by side",
+        "",
+        markdown_table(["method", *columns], rows),
+        "",
+        " ".join([note, *listed]),
+        "",
+    ]
+
+
+def _column(figures: dict) -> str:
+    """The benchmark's name, or the title of a data set of one's own."""
+    return figures.get("benchmark") or figures["title"]
+
+
+def _beside(figures: dict | None, benchmark: str) -> str:
+    if figures is None:
+        return ""
+    row = find_published(figures)
+    known = row["miou"].get(benchmark) if row else None
+    ours = percent(figures["miou"]) + "*" * _incomplete(figures)
+    return ours if known is None else f"{ours} ({known:.1f})"
+
+
+def _method(figures: dict) -> str:
+    """The checkpoint, how it is read, and the settings that were not a benchmark's own."""
+    dense = (figures.get("settings") or {}).get("dense")
+    changes = ({"dense": dense} if dense else {}) | figures.get("changes", {})
+    return ", ".join([figures["checkpoint"], *(f"{k}={v}" for k, v in changes.items())])
+
+
+def _title(figures: dict, with_checkpoint: bool) -> str:
     """The benchmark's title, and what differs from its published settings."""
     changes = [f"{name}={value}" for name, value in figures.get("changes", {}).items()]
+    if with_checkpoint and "checkpoint" in figures:
+        changes = [figures["checkpoint"], *changes]
     return f"{figures['title']} ({', '.join(changes)})" if changes else figures["title"]
 
 
+def _incomplete(figures: dict) -> bool:
+    return figures["images"] != figures["official_images"]
+
+
 def _images(figures: dict) -> str:
-    return f"{figures['images']:,}" + "*" * (figures["images"] != figures["official_images"])
+    return f"{figures['images']:,}" + "*" * _incomplete(figures)
 
 
 def _classes(figures: dict) -> str:

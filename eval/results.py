@@ -45,11 +45,24 @@ def identity(
 
 def read_result(file: epath.Path, belongs_to: dict) -> dict | None:
     """The figures in `file`; None if there are none, or of something else, or the file is cut."""
+    record = read_record(file)
+    return record if record is not None and record["identity"] == belongs_to else None
+
+
+def read_record(file: epath.Path) -> dict | None:
+    """The figures in `file`, whatever they belong to; None if there are none or the file is cut."""
     try:
         record = json.loads(file.read_text())
-        return record if record["identity"] == belongs_to else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return record if record.keys() >= {"identity", "title", "images"} else None
+    except (OSError, ValueError, AttributeError):
         return None
+
+
+def read_all(folder: epath.Path) -> dict[str, dict]:
+    """Figures of all benchmarks, checkpoints and settings in a directory of results, by name."""
+    files = sorted(folder.glob("*.json")) if folder.exists() else ()
+    records = ((file.stem, read_record(file)) for file in files)
+    return {name: record for name, record in records if record is not None}
 
 
 def write_result(file: epath.Path, figures: dict) -> None:

@@ -20,25 +20,27 @@ def class_scores(segmenter: Segmenter, prediction: Prediction) -> Float16[np.nda
     scores; a CLIP's probability of each class's best word.
     """
     said, protocol = prediction.said, prediction.protocol
-    size, crop = prediction.image.shape[:2], protocol.crop
-    total, count = 0, np.zeros([max(side, crop) for side in size], np.float32)
-    starts = [window_starts(side, crop, protocol.stride) for side in size]
+    size = prediction.image.shape[:2]
+    sides = [protocol.windows(side) for side in size]
+    crop = sides[0][0], sides[1][0]
+    total, count = 0, np.zeros(np.maximum(size, crop), np.float32)
+    starts = [window_starts(side, *window) for side, window in zip(size, sides, strict=True)]
     corners = [(top, left) for top in starts[0] for left in starts[1]]
     for window, (top, left) in enumerate(corners):
         pixels = _window_pixels(jax.tree.map(lambda x, w=window: x[w], said), crop)
         if window == 0:
             total = np.zeros((len(pixels), *count.shape), np.float32)
-        inside = slice(top, top + crop), slice(left, left + crop)
+        inside = slice(top, top + crop[0]), slice(left, left + crop[1])
         total[:, *inside] += pixels
         count[inside] += 1
     total /= count
     return _of_classes(segmenter, total[:, : size[0], : size[1]]).astype(np.float16)
 
 
-def _window_pixels(said: Groups | np.ndarray, crop: int) -> Float[np.ndarray, "k crop crop"]:
+def _window_pixels(said: Groups | np.ndarray, size: tuple[int, int]) -> Float[np.ndarray, "k h w"]:
     if isinstance(said, Groups):
-        return np.asarray(said.scores).T[:, np.asarray(_hard_map(said.soft, crop=crop))]
-    return np.asarray(_enlarge(said, crop=crop))
+        return np.asarray(said.scores).T[:, np.asarray(_hard_map(said.soft, size=size))]
+    return np.asarray(_enlarge(said, size=size))
 
 
 def _of_classes(segmenter: Segmenter, mean: Float[np.ndarray, "k h w"]) -> np.ndarray:
@@ -53,10 +55,10 @@ def _of_classes(segmenter: Segmenter, mean: Float[np.ndarray, "k h w"]) -> np.nd
     return scores
 
 
-_hard_map = functools.partial(jax.jit, static_argnames="crop")(hard_map)
+_hard_map = functools.partial(jax.jit, static_argnames="size")(hard_map)
 
 
-@functools.partial(jax.jit, static_argnames="crop")
-def _enlarge(said: Float[Array, "k y x"], crop: int) -> Float[Array, "k crop crop"]:
+@functools.partial(jax.jit, static_argnames="size")
+def _enlarge(said: Float[Array, "k y x"], size: tuple[int, int]) -> Float[Array, "k h w"]:
     with jax.default_matmul_precision("highest"):
-        return jax.image.resize(said, (len(said), crop, crop), "bilinear")
+        return jax.image.resize(said, (len(said), *size), "bilinear")

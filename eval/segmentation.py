@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus
@@ -67,13 +67,20 @@ class SegmentationResult:
     @property
     def iou(self) -> dict[str, float]:
         """IoU of each class; NaN where neither truth nor prediction has it."""
-        return dict(zip(self.classes, confusion.iou(self.confusion).tolist(), strict=True))
+        return self._by_class(confusion.iou(self.confusion))
 
     @property
     def accuracy(self) -> dict[str, float]:
         """Found share of each true class; NaN where the truth lacks it."""
-        scores = confusion.class_accuracy(self.confusion)
-        return dict(zip(self.classes, scores.tolist(), strict=True))
+        return self._by_class(confusion.class_accuracy(self.confusion))
+
+    def _by_class(self, scores: Float[np.ndarray, "c"]) -> dict[str, float]:
+        """ImageNet-S-919 has two cranes and two cardigans: the second of a name is `crane (2)`."""
+        seen, named = collections.Counter(), {}
+        for name, score in zip(self.classes, scores.tolist(), strict=True):
+            seen[name] += 1
+            named[f"{name} ({seen[name]})" if seen[name] > 1 else name] = score
+        return named
 
 
 def evaluate_segmentation(

@@ -7,13 +7,14 @@ Three things meet here, and each can be exchanged without the others:
   argument of the compiled programs: equal settings share a program) with these functions:
 
   - `embed(model, classes, tokenizer) -> texts`, on the host, once: any tree of arrays.
-  - `read(model, texts, windows uint8 [n, crop, crop, 3]) -> said`, in a program: a tree of arrays
-    whose first axis is the window. It comes back to the host, so it should be small: values of
-    patches, not of pixels.
+  - `read(model, texts, windows uint8 [n, h, w, 3]) -> said`, in a program: a tree of arrays whose
+    first axis is the window. It comes back to the host, so it should be small: values of patches,
+    not of pixels. Those of four axes end with the rows and columns of patches.
   - `paint(said, place, shape) -> labels [tile height, tile width]`, in a program: labels of one
     piece of an image. `said` holds `shape.windows` windows, of which the first `place.windows`
-    count. This is the *painter*; `eval.painting` has its parts: `sum_windows` lays the scores of a
-    few classes on a canvas, `visit_pixels` resizes it and updates a running result.
+    count; the patches of a whole image are padded to `shape.grid`. This is the *painter*;
+    `eval.painting` has its parts: `sum_windows` lays the scores of a few classes on a canvas,
+    `visit_pixels` resizes it and updates a running result.
   - `rename(said, place, canvas_truth) -> said`, only if there is a bound to measure: the same
     scores, had the method named what it found as well as possible.
 * A *protocol* (`eval.protocol.Protocol`) gives sizes, thresholds and prompts.
@@ -85,6 +86,7 @@ class Segmenter:
         mesh: this process's devices, one axis, "data".
         num_classes: classes, background included.
         windows_per_forward: windows that each device encodes at once.
+        patch: side of the model's patches.
         tile: short and long side of the largest piece of a label map; None takes the default.
     """
 
@@ -96,13 +98,17 @@ class Segmenter:
     mesh: Mesh
     num_classes: int
     windows_per_forward: int
+    patch: int
     tile: tuple[int, int] | None = None
 
     def read(self, images: Iterable[EvaluatedImage]) -> Iterator[Reading]:
-        """What the method says of each image's windows, in the images' order."""
+        """What the method says of each image's windows, in the images' order.
+
+        Whole images come in their order among those of one shape.
+        """
         waiting, carried = collections.deque(), []
         rows = self.windows_per_forward * self.mesh.size
-        for block in queue_windows(images, self.protocol, rows):
+        for block in queue_windows(images, self.protocol, rows, self.patch):
             waiting.append((block, self.read_block(block)))
             if len(waiting) > _AHEAD:  # the host cuts the next windows while the devices work
                 yield from _by_image(*waiting.popleft(), carried)
@@ -142,7 +148,7 @@ class Segmenter:
 
     def shape(self, portrait: bool) -> PieceShape:
         """The shapes of the program that paints images of this orientation."""
-        return piece_shape(self.protocol, portrait, self.tile)
+        return piece_shape(self.protocol, portrait, self.tile, self.patch)
 
     def paint_pieces(self, pieces: tuple[tuple[Piece, Reading], ...], shape: PieceShape) -> Painted:
         """Paints one piece per device; devices without one paint nothing."""
@@ -150,7 +156,7 @@ class Segmenter:
         filler = [(empty_piece(pieces[0][0]), pieces[0][1])] * missing
         members = [
             (
-                jax.tree.map(lambda x, w=piece.windows: _choose(x, w, shape.windows), reading.said),
+                jax.tree.map(lambda x, w=piece.windows: _choose(x, w, shape), reading.said),
                 piece.place,
                 piece.truth,
                 piece.canvas_truth,
@@ -193,7 +199,7 @@ def make_segmenter(
         UserError: the crop is no multiple of the model's patch size, or there are no classes.
     """
     patch = model.config.patch_size
-    if protocol.crop % patch:
+    if protocol.mode == "slide" and protocol.crop % patch:
         raise UserError(f"crop={protocol.crop} is no multiple of the model's patch size {patch}")
     if len(classes) <= protocol.has_background:
         raise UserError("no class names to look for (background does not count); give at least one")
@@ -203,7 +209,9 @@ def make_segmenter(
     state = replicate(state, mesh)
     texts = method.embed(nnx.merge(graphdef, state), tuple(classes), tokenizer)
     platform = mesh.devices.flat[0].platform
-    forward = windows_per_forward or windows_per_device(platform, protocol.crop, patch)
+    forward = windows_per_forward or windows_per_device(platform, protocol.crop, patch, mesh.size)
+    if protocol.mode == "whole":
+        forward = 1  # many shapes: the last block of each is filled up
     return Segmenter(
         graphdef=graphdef,
         state=state,
@@ -213,12 +221,13 @@ def make_segmenter(
         mesh=mesh,
         num_classes=len(classes),
         windows_per_forward=forward,
+        patch=patch,
     )
 
 
-def windows_per_device(platform: str, crop: int, patch: int) -> int:
-    """How many windows keep a device of this platform busy."""
-    tokens = _CPU_TOKENS if platform == "cpu" else _ACCELERATOR_TOKENS
+def windows_per_device(platform: str, crop: int, patch: int, devices: int) -> int:
+    """How many windows keep a device of this platform busy; CPU devices share their cores."""
+    tokens = _CPU_TOKENS // devices if platform == "cpu" else _ACCELERATOR_TOKENS
     return max(1, tokens // (crop // patch) ** 2)
 
 
@@ -261,11 +270,14 @@ def _by_image(block: WindowBlock, said: Any, carried: list) -> Iterator[Reading]
         said = jax.tree.map(lambda x, n=count - before: x[n:], said)
         yield Reading(image, jax.tree.map(lambda *x: np.concatenate(x), *carried, own))
         carried.clear()
-    carried.append(said)
+    if len(jax.tree.leaves(said)[0]):
+        carried.append(said)
 
 
-def _choose(x: np.ndarray, windows: np.ndarray, length: int) -> np.ndarray:
+def _choose(x: np.ndarray, windows: np.ndarray, shape: PieceShape) -> np.ndarray:
     """The values of some windows, filled up with zeros."""
-    chosen = np.zeros((length, *x.shape[1:]), x.dtype)
-    chosen[: len(windows)] = x[windows]
+    padded = shape.patch and x.ndim == 4
+    inner = (x.shape[1], *shape.grid) if padded else x.shape[1:]
+    chosen = np.zeros((shape.windows, *inner), x.dtype)
+    chosen[(slice(len(windows)), *map(slice, x.shape[1:]))] = x[windows]
     return chosen

@@ -112,6 +112,7 @@ def _change(
         "bg_thresh": config.bg_thresh,
         "templates": config.templates or None,
         "softmax": config.softmax,
+        "mode": config.mode or None,
     }
     if config.bg_thresh is not None and not protocol.has_background:
         raise UserError(

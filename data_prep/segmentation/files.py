@@ -36,7 +36,7 @@ def find_samples(benchmark: str, root: str) -> list[Sample]:
     """The validation split of a benchmark, in a fixed order.
 
     Args:
-        benchmark: name of one of the eight.
+        benchmark: name of a benchmark with files of its own.
         root: the official layout's top directory, or the one above it.
 
     Raises:
@@ -48,6 +48,7 @@ def find_samples(benchmark: str, root: str) -> list[Sample]:
         "coco_object": _coco_object,
         "imagenet_s_50": _imagenet_s,
         "imagenet_s_300": _imagenet_s,
+        "imagenet_s_919": _imagenet_s,
         "cityscapes": _cityscapes,
         "ade20k": _ade20k,
         "coco_stuff": _coco_stuff,
@@ -114,12 +115,18 @@ def _coco(name: str, root: epath.Path) -> tuple[list[epath.Path], epath.Path]:
 
 
 def _imagenet_s(name: str, root: epath.Path) -> list[Sample]:
-    classes = len(get_benchmark(name).classes)
+    benchmark = get_benchmark(name)
+    classes = len(benchmark.classes)
     tops = ("", f"ImageNetS{classes - 1}")
     base = _below(name, root, tops, "validation")
     masks = _present(name, base / "validation-segmentation")
     table = ids.imagenet_s(classes)
     images = sorted((base / "validation").glob("*/*.JPEG"))
+    if wrong := sorted({image.parent.name for image in images} - set(benchmark.wnids)):
+        raise UserError(
+            f"{base / 'validation' / wrong[0]}: no class of {benchmark.title} ({len(wrong)} such "
+            "folders); give the --root of this split"
+        )
     return [
         Sample(image.stem, image, str(mask), _reader(read_colour_ids, mask), table)
         for image in images

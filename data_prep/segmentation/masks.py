@@ -1,14 +1,12 @@
 """Mask files -> arrays of classes; images and masks that do not fit each other are named."""
 
-import io
-
 import numpy as np
 from etils import epath
 from jaxtyping import Int
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cocu_jax.errors import UserError
-from cocu_jax.input.images import orientation
+from cocu_jax.input import images
 from data_prep.segmentation.ids import UNKNOWN
 
 _LYING = 5  # the least EXIF orientation that swaps width and height
@@ -16,20 +14,22 @@ _LABEL_MODES = ("P", "L", "I;16", "I", "1")
 
 
 def open_image(path: epath.Path) -> tuple[bytes, Image.Image]:
-    """Reads an image file: its bytes, and the image, decoded.
+    """Reads an image file: its bytes, and the image, decoded, within the project's limits.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing, damaged or too large.
     """
     try:
-        content = path.read_bytes()
-        image = Image.open(io.BytesIO(content))
-        image.load()
+        with path.open("rb") as file:
+            content = file.read(images.MAX_BYTES + 1)
+        with images.open_image(content) as image:
+            image.load()
+            return content, image
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; unpack the official archive again") from None
-    except (UnidentifiedImageError, OSError, SyntaxError):  # SyntaxError: Pillow's broken PNG
-        raise UserError(f"{path}: not a readable image; fetch it again") from None
-    return content, image
+    except (images.UnreadableImage, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: not a readable image ({reason}); fetch it again") from None
 
 
 def read_ids(path: epath.Path) -> Int[np.ndarray, "h w"]:
@@ -85,7 +85,7 @@ def require_same_size(
 ) -> None:
     """Raises UserError if the upright image and the mask differ in size."""
     height, width = mask.shape
-    size = image.size if orientation(image) < _LYING else image.size[::-1]
+    size = image.size if images.orientation(image) < _LYING else image.size[::-1]
     if size != (width, height):
         raise UserError(
             f"{path}: {image.width} x {image.height} pixels, but its mask {name} has "

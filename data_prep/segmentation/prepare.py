@@ -1,4 +1,4 @@
-"""The eight segmentation benchmarks as TFDS datasets, from their official files, and one's own.
+"""The segmentation benchmarks as TFDS datasets, from their official files, and one's own.
 
     python -m data_prep segmentation --benchmark voc --root /data/VOCdevkit --data_dir ~/datasets
     python -m data_prep segmentation --benchmark custom --name streets --images photos \\
@@ -124,7 +124,7 @@ def prepare_segmentation(benchmark: str, root: str, data_dir: str) -> str:
     """Writes a benchmark as a TFDS dataset, unless it is there already.
 
     Args:
-        benchmark: name of one of the eight.
+        benchmark: name of a benchmark with files of its own.
         root: directory of the official files.
         data_dir: where TFDS datasets are kept.
 

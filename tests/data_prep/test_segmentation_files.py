@@ -33,6 +33,7 @@ EXPECTED = {
     "ade20k": {0: None, 1: "wall", 3: "sky", 150: "flag"},
     "imagenet_s_50": {0: "background", 1: "goldfish", 50: "agaric", 1000: None},
     "imagenet_s_300": {0: "background", 1: "tench", 256: "throne", 300: "bolete", 1000: None},
+    "imagenet_s_919": {0: "background", 1: "tench", 2: "goldfish", 919: "toilet tissue"},
 }
 
 
@@ -160,17 +161,25 @@ def test_converted_masks_are_taken_where_they_are(tmp_path):
 
 
 def test_large_imagenet_s_images_keep_their_bytes_and_masks_their_size(tmp_path):
-    write_image(tmp_path / "validation/n1/a.JPEG", size=(1500, 700), format="JPEG")
+    write_image(tmp_path / "validation/n01443537/a.JPEG", size=(1500, 700), format="JPEG")
     halves = np.zeros((700, 1500, 3), np.uint8)
     halves[:, 750:] = (44, 1, 0)  # 44 + 256
-    path = tmp_path / "validation-segmentation/n1/a.png"
+    path = tmp_path / "validation-segmentation/n01443537/a.png"
     path.parent.mkdir(parents=True)
     Image.fromarray(halves).save(path)
     (sample,) = find_samples("imagenet_s_300", str(tmp_path))
     image, mask = read_sample(sample)
-    assert image == (tmp_path / "validation/n1/a.JPEG").read_bytes() and mask.shape == (700, 1500)
+    assert image == sample.image.read_bytes() and mask.shape == (700, 1500)
     np.testing.assert_array_equal(np.unique(mask[:, :750]), [0])
     np.testing.assert_array_equal(np.unique(mask[:, 750:]), [300])
+
+
+def test_another_split_of_imagenet_s_is_refused(tmp_path):
+    write_image(tmp_path / "validation/n02114548/a.JPEG", format="JPEG")  # of 919, not of 300
+    (tmp_path / "validation-segmentation").mkdir()
+    with pytest.raises(UserError, match="n02114548: no class of ImageNet-S-300 .*this split"):
+        find_samples("imagenet_s_300", str(tmp_path))
+    assert len(find_samples("imagenet_s_919", str(tmp_path))) == 1
 
 
 def break_root(top):
@@ -188,6 +197,16 @@ def break_image(top):
 def truncate_image(top):
     path = top / "VOCdevkit/VOC2012/JPEGImages/2007_000033.jpg"
     path.write_bytes(path.read_bytes()[:200])
+
+
+def enlarge_image(top):
+    path = top / "VOCdevkit/VOC2012/JPEGImages/2007_000033.jpg"
+    Image.new("1", (9000, 8000)).save(path, "PNG")  # 9 kB, and 216 MB once it is decoded
+
+
+def enlarge_mask(top):
+    path = top / "VOCdevkit/VOC2012/SegmentationClass/2007_000033.png"
+    Image.new("L", (9000, 8000)).save(path)
 
 
 def break_mask(top):
@@ -214,6 +233,8 @@ def coloured_mask(top):
         (break_split, ("ImageSets/Segmentation/val.txt",)),
         (break_image, ("2007_000033.jpg", "no such file")),
         (truncate_image, ("2007_000033.jpg", "not a readable image")),
+        (enlarge_image, ("2007_000033.jpg", "9000 x 8000 is more than 64,000,000 pixels")),
+        (enlarge_mask, ("2007_000033.png", "9000 x 8000 is more than 64,000,000 pixels")),
         (break_mask, ("2007_000033.png", "no such file")),
         (wrong_id, ("2007_000033.png", "holds id 21", "--benchmark")),
         (wrong_size, ("2007_000033.jpg", "8 x 12", "12 x 8")),

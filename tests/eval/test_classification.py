@@ -2,23 +2,29 @@
 
 import io
 
+import jax
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 import torch
+from etils import epath
 from miniature import CLASSES, make_images, make_model
 from PIL import Image
+from small_clip import small_clip
 from transformers import GroupViTModel
 
+from benchmarks import dense_oracle
 from benchmarks.segmentation_oracle import MEAN, STD
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.models.templates import SUBSET_TEMPLATES
 from cocu_jax.models.tokenizer import Tokenizer
-from cocu_jax.models.weights.huggingface import save_groupvit
+from cocu_jax.models.weights.huggingface import load_clip, save_groupvit
 from cocu_jax.models.weights.image_processing import imagenet_processing
+from cocu_jax.stopping import Stopped
 from eval.classification import evaluate_classification, prepare_image
+from eval.partial import PartialCounts
 
 NAMES = CLASSES[1:]
 
@@ -75,6 +81,44 @@ def test_top1_and_top5_equal_transformers_image_by_image(corpus, images, tmp_pat
     assert result.images == len(images)
     assert (result.top1, result.top5) == (first / len(images), among / len(images))
     assert 0 < result.top5 < 1
+
+
+@torch.no_grad()
+def test_a_clip_is_right_as_often_as_in_transformers(corpus, images, tmp_path):
+    theirs = small_clip()
+    theirs.save_pretrained(tmp_path / "clip")
+    model, processing = load_clip(str(tmp_path / "clip"))
+    prompts = [template.format(name) for name in NAMES for template in SUBSET_TEMPLATES]
+    texts = dense_oracle.word_embeddings(theirs, Tokenizer()(prompts), len(SUBSET_TEMPLATES))
+    mean, std = (np.array(x, np.float32) * 255 for x in (processing.mean, processing.std))
+    first = among = 0
+    for number, image in enumerate(images):
+        pixels = torch.tensor((published_square(image, 32) - mean) / std).permute(2, 0, 1)[None]
+        pooled = theirs.vision_model(pixel_values=pixels).pooler_output
+        order = (texts @ theirs.visual_projection(pooled)[0]).argsort(descending=True).tolist()
+        first += order[0] == number % len(NAMES)
+        among += number % len(NAMES) in order[:5]
+    result = evaluate_classification(model, corpus, processing, Tokenizer(), images_per_device=2)
+    assert (result.top1, result.top5) == (first / len(images), among / len(images))
+    assert 0 < result.top5 < 1
+
+
+def test_a_stop_keeps_what_was_counted(corpus, tmp_path):
+    model, processing = make_model(), imagenet_processing(32)
+    devices = len(jax.devices())
+    whole = evaluate_classification(model, corpus, processing, Tokenizer(), images_per_device=1)
+    partial = PartialCounts(epath.Path(tmp_path / "part.npz"), {"model": "a"})
+    with pytest.raises(Stopped, match=f"after {devices} images; run the same command again"):
+        evaluate_classification(
+            model, corpus, processing, Tokenizer(),
+            images_per_device=1, partial=partial, stop=lambda images: True,
+        )  # fmt: skip
+    seen = []
+    result = evaluate_classification(
+        model, corpus, processing, Tokenizer(),
+        images_per_device=1, partial=partial, stop=lambda images: bool(seen.append(images)),
+    )  # fmt: skip
+    assert result == whole and sum(seen) == whole.images - devices
 
 
 def published_square(image, size):

@@ -2,14 +2,15 @@
 
 import dataclasses
 
-import dense_oracle as oracle
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 from miniature import make_images
 from pamr_oracle import pamr_oracle
+from small_clip import small_clip
 
+from benchmarks import dense_oracle as oracle
 from cocu_jax.errors import UserError
 from cocu_jax.models.dense_clip import VARIANTS, dense_features
 from cocu_jax.models.templates import SUBSET_TEMPLATES
@@ -40,7 +41,7 @@ PROTOCOL = Protocol(
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    torch_model = oracle.small_clip()
+    torch_model = small_clip()
     folder = tmp_path_factory.mktemp("clip")
     torch_model.save_pretrained(folder)
     return torch_model, load_clip(str(folder))[0]

@@ -4,13 +4,13 @@ import importlib
 import json
 import shutil
 
-import dense_oracle
 import numpy as np
 import pytest
 from etils import epath
 from miniature import make_images, make_model
 from PIL import Image
 from sklearn.metrics import confusion_matrix
+from small_clip import small_clip
 from two_processes import run_two_processes
 
 from cocu_jax.errors import UserError
@@ -184,17 +184,34 @@ assert figures["images"] == 3
 """
 
 
-def test_a_clip_is_evaluated_without_groups_under_the_method_that_is_asked_for(config, tmp_path):
-    dense_oracle.small_clip().save_pretrained(tmp_path / "clip")
-    config.checkpoint, config.dense, config.limit = str(tmp_path / "clip"), "sclip", 2
+def test_a_clip_is_evaluated_without_groups_beside_what_a_directory_has(
+    config, workdir, finished, tmp_path
+):
+    small_clip().save_pretrained(tmp_path / "clip")
+    config.checkpoint, config.dense = str(tmp_path / "clip"), "sclip"
+    ((before, groupvit),) = finished[1].items()
 
-    (figures,) = evaluate(config, str(tmp_path / "run")).values()
+    ((name, figures),) = evaluate(config, str(workdir)).items()
 
     assert figures["changes"] == {"dense": "sclip"}
-    assert figures["images"] == 2 and figures["group_bound_miou"] is None
+    assert figures["images"] == 3 and figures["group_bound_miou"] is None
     assert 0 <= figures["miou"] <= 1
-    assert "sclip" in (tmp_path / "run" / "results.md").read_text()
-    assert len(list((tmp_path / "run" / "pictures").rglob("*.png"))) == 1
+    assert json.loads((workdir / "results.json").read_text()) == {before: groupvit, name: figures}
+    lines = (workdir / "results.md").read_text().partition("side by side")[2].splitlines()
+    for shown in (groupvit, figures):
+        (row,) = (line for line in lines if line.startswith(f"| {shown['checkpoint']}"))
+        assert row.endswith(f"| {100 * shown['miou']:.1f} |")
+    assert len(list((workdir / "pictures" / name).glob("*.png"))) == 1
+
+
+def test_another_checkpoint_does_not_replace_a_result(config, workdir, finished, tmp_path):
+    """A copy of the same weights elsewhere: the name decides, not the arrays."""
+    shutil.copytree(config.checkpoint, tmp_path / "copy")
+    config.update(checkpoint=str(tmp_path / "copy"), limit=1, pictures=0)
+    ((before, kept),) = finished[1].items()
+    ((name, figures),) = evaluate(config, str(workdir)).items()
+    assert name.startswith(f"{before}-") and figures["images"] == 1
+    assert json.loads((workdir / f"results/{before}.json").read_text()) == kept
 
 
 def test_presets_change_sizes_thresholds_and_prompts():
@@ -260,7 +277,7 @@ def test_missing_pieces_are_one_line(config, settings, words, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_published_settings_are_those_of_the_eight_benchmarks():
+def test_published_settings_are_those_of_the_benchmarks():
     own = prepared_benchmarks().values()
     sizes = {b.name: (len(b.classes), b.split_size, b.protocol.crop) for b in own}
     assert sizes == {
@@ -269,6 +286,7 @@ def test_published_settings_are_those_of_the_eight_benchmarks():
         "coco_object": (81, 5000, 448),
         "imagenet_s_50": (51, 752, 448),
         "imagenet_s_300": (301, 4097, 448),
+        "imagenet_s_919": (920, 12419, 448),
         "cityscapes": (19, 500, 448),
         "ade20k": (150, 2000, 224),
         "coco_stuff": (171, 5000, 224),
@@ -276,5 +294,5 @@ def test_published_settings_are_those_of_the_eight_benchmarks():
     thresholds = {n: b.protocol.bg_thresh for n, b in benchmarks().items() if b.protocol.bg_thresh}
     assert thresholds == {
         "voc": 0.95, "context": 0.35, "coco_object": 0.95,
-        "imagenet_s_50": 0.95, "imagenet_s_300": 0.75,
+        "imagenet_s_50": 0.95, "imagenet_s_300": 0.75, "imagenet_s_919": 0.75,
     }  # fmt: skip

@@ -128,7 +128,7 @@ def test_published_protocol_equals_the_oracle(models, name):
             pixels += prediction.labels.size
             seen |= set(np.unique(expected.argmax(0)))
             ties = 0
-            maps = [np.asarray(_hard_map(soft, protocol.crop)) for soft in said.soft]
+            maps = [np.asarray(_hard_map(soft, (protocol.crop,) * 2)) for soft in said.soft]
             windows = zip(maps, said.scores, oracle.windows, oracle.margins, strict=True)
             for own, table, (member, names), closest in windows:
                 error = np.abs(table[:, classes - len(named) :] - names.numpy()).max()

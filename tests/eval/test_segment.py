@@ -6,16 +6,22 @@ import json
 import os
 import pathlib
 import shutil
+import weakref
 
 import numpy as np
 import pytest
+import torch
 from miniature import CLASSES, make_images, make_model
 from PIL import Image
 from pycocotools import mask as coco_mask
+from small_clip import small_clip
 
+from benchmarks import dense_oracle
 from cocu_jax import files, segment
 from cocu_jax.errors import UserError
+from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.huggingface import save_groupvit
+from cocu_jax.models.weights.image_processing import CLIP_MEAN, CLIP_STD
 from cocu_jax.segmentation import Segmenter
 from eval.fonts import choose_font
 
@@ -121,6 +127,35 @@ def test_scores_decide_the_labels(segmenter):
     assert (best.max(0) - chosen).max() <= 2**-10 and len(np.unique(result.labels)) > 1
 
 
+def test_a_clip_gives_the_labels_and_scores_of_torch(tmp_path, capsys):
+    """From a JPEG to the files; a CLIP has no groups."""
+    theirs = small_clip()
+    theirs.save_pretrained(tmp_path / "clip")
+    ((image, _),) = make_images([(48, 71)], 3)  # the size that the model sees
+    Image.fromarray(image).save(tmp_path / "photo.jpg", quality=90)
+    flags = ("--scores", "--templates", "simple")
+    assert run([tmp_path / "photo.jpg"], str(tmp_path / "clip"), tmp_path / "out", *flags) == 0
+    assert "photo.jpg" in capsys.readouterr().out
+
+    mean, std = np.array(CLIP_MEAN), np.array(CLIP_STD)
+    pixels = (np.asarray(Image.open(tmp_path / "photo.jpg")) / 255 - mean) / std
+    pixels = torch.tensor(pixels.astype(np.float32)).permute(2, 0, 1)
+    prompts = Tokenizer()([f"a photo of a {name}." for name in NAMES])
+    words = dense_oracle.word_embeddings(theirs, prompts, 1)
+    logits = dense_oracle.logits(theirs, pixels, words, "naclip", 32, 16, (48, 71))
+    with np.load(tmp_path / "out/photo_scores.npz") as arrays:
+        difference = np.abs(arrays["scores"] - (40 * logits).softmax(0).numpy())
+    assert difference.max() < 2**-10  # float16
+    labels = np.asarray(Image.open(tmp_path / "out/photo_labels.png"))
+    two = logits.topk(2, 0).values
+    clear = (two[0] - two[1] > 1e-6).numpy()
+    assert clear.mean() > 0.99 and len(np.unique(labels)) > 1
+    np.testing.assert_array_equal(labels[clear], logits.argmax(0).numpy()[clear])
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    kinds = ("overlay.png", "labels.png", "scores.npz")
+    assert written == {"photo.json", *(f"photo_{kind}" for kind in kinds)}
+
+
 def test_photos_are_read_one_after_the_other(segmenter):
     """A thousand photos of 12 megapixels would take 36 GB."""
     (photo, _), *_ = make_images([(32, 53)], 3)
@@ -137,7 +172,17 @@ def test_photos_are_read_one_after_the_other(segmenter):
         finished += 1
     assert finished == 60
     assert most <= 30  # three blocks of windows, and a piece of a photo per device
-    names = [result.name for result in segmenter.stream((str(i), photo) for i in range(3))]
+    alive = []
+
+    def fresh():
+        pixels = photo.copy()
+        alive.append(weakref.ref(pixels))
+        return pixels
+
+    names = []
+    for result in segmenter.stream((str(i), fresh()) for i in range(3)):
+        names.append(result.name)
+        assert not any(reference() is not None for reference in alive)
     assert names == ["0", "1", "2"]
 
 

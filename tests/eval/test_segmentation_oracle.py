@@ -60,7 +60,7 @@ def test_window_scores_equal_the_oracle(kind):
     windows = np.stack([e.image[:32, :32] for e in read_images(corpus, protocol, 0, 1)])
     windows = np.resize(windows, (16, 32, 32, 3))
     said = segmenter.read_block(WindowBlock(windows, len(windows), ()))
-    maps = [np.asarray(hard_map(soft, 32)) for soft in np.asarray(said.soft)]
+    maps = [np.asarray(hard_map(soft, (32, 32))) for soft in np.asarray(said.soft)]
     for window, member, scores in zip(windows, maps, np.asarray(said.scores), strict=True):
         pixels = torch.from_numpy(window).permute(2, 0, 1)[None].float() / 255
         expected = oracle.window_scores((pixels - MEAN) / STD).permute(1, 2, 0).numpy()

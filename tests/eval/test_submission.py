@@ -18,6 +18,7 @@ TABLES = {
     "coco_object": ids.coco_object_made(),
     "imagenet_s_50": ids.imagenet_s(51),
     "imagenet_s_300": ids.imagenet_s(301),
+    "imagenet_s_919": ids.imagenet_s(920),
     "cityscapes": ids.cityscapes(),
     "ade20k": ids.ade20k(),
     "coco_stuff": ids.coco_stuff(),

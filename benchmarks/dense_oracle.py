@@ -1,39 +1,15 @@
-"""Dense CLIP in torch, written from the papers around `transformers`' CLIP: windows to logits.
+"""Dense CLIP in torch, written from the papers around `transformers`' CLIP: images to labels.
 
 Shares no code with the project. Every product is spelled out, so that a variant reads as in its
 paper: MaskCLIP (2112.01071), SCLIP (2312.01597), ClearCLIP (2407.12442), NACLIP (2404.08181).
 """
 
-import math
+import functools
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import transformers
-
-
-def small_clip(patch: int = 8, image: int = 32) -> transformers.CLIPModel:
-    """Random weights, large enough that patches differ."""
-    torch.manual_seed(0)
-    config = transformers.CLIPConfig(
-        vision_config=dict(
-            hidden_size=48, num_attention_heads=4, num_hidden_layers=3, intermediate_size=96,
-            image_size=image, patch_size=patch, projection_dim=24,
-        ),
-        text_config=dict(
-            hidden_size=32, num_attention_heads=4, num_hidden_layers=2, intermediate_size=64,
-            vocab_size=49408, max_position_embeddings=77, projection_dim=24,
-            eos_token_id=49407, bos_token_id=49406, pad_token_id=0,
-        ),
-        projection_dim=24,
-    )  # fmt: skip
-    model = transformers.CLIPModel(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(6 if "token_embedding" not in name else 20)
-            elif "bias" in name:
-                parameter.normal_(std=0.1)
-    return model
 
 
 @torch.no_grad()
@@ -63,12 +39,7 @@ def patch_features(model: transformers.CLIPModel, images: torch.Tensor, variant:
     elif variant == "clearclip":
         weights = (q @ q.transpose(2, 3) * scale).softmax(-1)
     else:
-        near = torch.zeros(y.shape[1], y.shape[1])
-        for a in range(side_y * side_x):
-            for b in range(side_y * side_x):
-                square = (a // side_x - b // side_x) ** 2 + (a % side_x - b % side_x) ** 2
-                near[1 + a, 1 + b] = math.exp(-square / (2 * 5.0**2))
-        weights = (k @ k.transpose(2, 3) * scale + near).softmax(-1)
+        weights = (k @ k.transpose(2, 3) * scale + neighbourhood(side_y, side_x)).softmax(-1)
     mixed = attention.out_proj((weights @ v).transpose(1, 2).reshape(y.shape))
     if variant in ("clearclip", "naclip"):
         x = mixed
@@ -79,13 +50,22 @@ def patch_features(model: transformers.CLIPModel, images: torch.Tensor, variant:
     return features.reshape(len(images), side_y, side_x, -1)
 
 
+@functools.cache
+def neighbourhood(rows: int, columns: int) -> torch.Tensor:
+    """Gaussian of the distance of every two patches; nothing from and to the class token."""
+    y, x = np.divmod(np.arange(rows * columns), columns)
+    squares = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2
+    return torch.tensor(np.pad(np.exp(-squares / (2 * 5.0**2)), (1, 0)), dtype=torch.float32)
+
+
 @torch.no_grad()
 def word_embeddings(model, tokens: np.ndarray, templates: int) -> torch.Tensor:
     """Prompts [w * templates, t] -> unit embeddings [w, p]: unit prompts, mean, unit again."""
     features = model.get_text_features(torch.tensor(np.asarray(tokens), dtype=torch.long))
     features = getattr(features, "pooler_output", features)
-    features = torch.nn.functional.normalize(features, dim=-1)
-    return torch.nn.functional.normalize(features.reshape(-1, templates, 24).mean(1), dim=-1)
+    features = F.normalize(features, dim=-1)
+    width = features.shape[-1]
+    return F.normalize(features.reshape(-1, templates, width).mean(1), dim=-1)
 
 
 @torch.no_grad()
@@ -101,13 +81,43 @@ def logits(model, image, words, variant, crop, stride, size) -> torch.Tensor:
     for top in starts(height):
         for left in starts(width):
             window = image[None, :, top : top + crop, left : left + crop]
-            features = torch.nn.functional.normalize(patch_features(model, window, variant), dim=-1)
+            features = F.normalize(patch_features(model, window, variant), dim=-1)
             logits = (features @ words.T).permute(0, 3, 1, 2)
-            large = torch.nn.functional.interpolate(
-                logits, (crop, crop), mode="bilinear", align_corners=False
-            )[0]
+            large = F.interpolate(logits, (crop, crop), mode="bilinear", align_corners=False)[0]
             total[:, top : top + crop, left : left + crop] += large
             covered[top : top + crop, left : left + crop] += 1
-    return torch.nn.functional.interpolate(
-        (total / covered)[None], size, mode="bilinear", align_corners=False
-    )[0]
+    return F.interpolate((total / covered)[None], size, mode="bilinear", align_corners=False)[0]
+
+
+class PerImageDense:
+    """Segments images with a `transformers` CLIP, one window at a time.
+
+    Args:
+        model: the model.
+        words: unit embeddings [w, p] of the words of all classes.
+        owners: class [w] of every word.
+        protocol: crop, stride, scale and threshold (None: no background), and mean and deviation.
+        variant: how the patches are read.
+    """
+
+    def __init__(self, model, words, owners, protocol, variant="naclip"):
+        self.model, self.words, self.variant = model.eval(), words, variant
+        self.owners, self.protocol = torch.tensor(owners), protocol
+        self.mean, self.std = (
+            torch.tensor(x)[:, None, None] for x in (protocol.mean, protocol.std)
+        )
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray, original: tuple[int, int]) -> np.ndarray:
+        """Labels [oh, ow] of a resized uint8 image [h, w, 3]."""
+        protocol = self.protocol
+        pixels = torch.tensor(image).permute(2, 0, 1).float() / 255
+        pixels = (pixels - self.mean) / self.std
+        sizes = protocol.crop, protocol.stride, original
+        scores = logits(self.model, pixels, self.words, self.variant, *sizes)
+        scores = (scores * protocol.logit_scale).softmax(0)
+        best, word = scores.max(0)
+        labels = self.owners[word]
+        if protocol.bg_thresh is not None:
+            labels[best < protocol.bg_thresh] = 0
+        return labels.numpy()
