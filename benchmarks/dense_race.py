@@ -71,7 +71,9 @@ def make_rivals(
         if naclip:
             oracle = PublishedNaclip(naclip, words, owners, protocol)
             checkpoint = pathlib.Path(folder) / "clip.pt"
-            torch.save(oracle.net.state_dict(), checkpoint)
+            sizes = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
+            tensors = {name: torch.tensor(size) for name, size in sizes.items()}
+            torch.save(oracle.net.state_dict() | tensors, checkpoint)
         else:
             oracle = PerImageDense(random_clip(), words, owners, protocol)
             checkpoint = pathlib.Path(folder) / "clip"

@@ -225,6 +225,8 @@ def test_presets_change_sizes_thresholds_and_prompts():
     assert sizes[2:] == [(224, 112, (2048, 336)), (224, 112, (2048, 560))]
     assert [p.bg_thresh for p in (*tcl, *naclip)] == [0.5, 0.4, 0.1, None]
     assert (naclip[0].templates, naclip[0].logit_scale) == ("full", 40)
+    assert [p.mode for p in (*tcl, *naclip)] == ["slide", "slide", "whole", "slide"]
+    assert (tcl[1].pamr_dilations, naclip[1].pamr_dilations) == ((1, 2, 4, 8, 12, 24), (8, 16))
     with pytest.raises(UserError, match="config.protocol='nacl': choose one of groupvit, tcl, "):
         preset("nacl", "voc", voc)
 
