@@ -107,7 +107,7 @@ def piece_shape(
     """The shapes for all images of an orientation: two programs serve a benchmark.
 
     A canvas is at most twice as long as wide: few images are longer, and they become several
-    pieces. Only whole images need one that is as long as the longest.
+    pieces. Whole images need one that is as long as the longest, and refined ones get it.
 
     Args:
         protocol: the settings.
@@ -121,7 +121,8 @@ def piece_shape(
         return PieceShape(canvas, tile, 1, patch)
     crop, most = protocol.crop, [max(side, 2 * protocol.crop) for side in _LARGEST_CANVAS]
     short, long = sorted(protocol.resize_long_short or most)
-    sides = max(min(short, most[0]), crop), max(min(long, 2 * short, most[1]), crop)
+    wanted = long if protocol.pamr else min(long, 2 * short)
+    sides = max(min(short, most[0]), crop), max(min(wanted, most[1]), crop)
     part = sides[0] < short or sides[1] < long
     down, across = (window_count(side, crop, protocol.stride) + part for side in sides)
     return PieceShape(sides[:: -1 if portrait else 1], tile, down * across)
