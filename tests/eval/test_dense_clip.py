@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from miniature import make_images
+from miniature import decode_photo, encode_photos, make_images, write_corpus
 from pamr_oracle import pamr_oracle
+from PIL import Image, ImageFilter
 from small_clip import small_clip
 
 from benchmarks import dense_oracle as oracle
@@ -17,7 +18,7 @@ from cocu_jax.models.templates import SUBSET_TEMPLATES
 from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.huggingface import load_clip
 from eval import pamr
-from eval.images import EvaluatedImage
+from eval.images import EvaluatedImage, read_images
 from eval.prediction import predict
 from eval.protocol import Protocol
 from eval.segmenter import make_segmenter
@@ -102,6 +103,40 @@ def test_labels_equal_the_oracle_with_synonyms_background_and_windows(models, va
         assert clear.mean() > 0.999
         assert (ours[example.key] == theirs)[clear].all()
         assert 0.05 < (theirs == 0).mean() < 0.95 and len(np.unique(theirs)) > 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_labels_and_window_logits_of_jpegs_equal_the_oracle(models, variant, tmp_path):
+    """Colour, turned, grey and CMYK; from the files of a dataset to labels at their own size."""
+    torch_model, model = models
+    protocol = dataclasses.replace(
+        PROTOCOL, dense=variant, has_background=False, bg_thresh=None, templates="simple"
+    )
+    prompts = Tokenizer()([f"a photo of a {word}." for word in WORDS])
+    words = oracle.word_embeddings(torch_model, prompts, 1)
+    pairs = make_images([(150, 200), (200, 133), (96, 131), (128, 240)], len(CLASSES))
+    files = encode_photos([smooth(image) for image, _ in pairs])
+    masks = [mask for _, mask in pairs]
+    corpus = write_corpus(tmp_path, list(zip(files, masks, strict=True)), CLASSES, False)
+    segmenter = make_segmenter(model, CLASSES, protocol, Tokenizer())
+    same = pixels = 0
+    for found in predict(segmenter, read_images(corpus, protocol, 0, 1)):
+        image = decode_photo(files[int(found.key)])
+        normal = torch.tensor(normalised(image)).permute(2, 0, 1)
+        features = oracle.patch_features(torch_model, normal[None, :, :32, :32], variant)
+        first = torch.nn.functional.normalize(features, dim=-1) @ words.T
+        assert np.abs(found.said[0] - first[0].permute(2, 0, 1).numpy()).max() < 1e-4
+        logits = oracle.logits(torch_model, normal, words, variant, 32, 16, image.shape[:2])
+        same += (found.labels == OWNERS[logits.argmax(0).numpy()]).sum()
+        pixels += found.labels.size
+    print(f"{variant}: {same / pixels:.6%} of {pixels:,} labels")
+    assert pixels == sum(mask.size for mask in masks) and same / pixels >= 0.9999
+
+
+def smooth(image: np.ndarray) -> np.ndarray:
+    """Colours that run into one another, as in photos."""
+    return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(3)))
 
 
 def test_refined_labels_equal_the_oracle(models):
