@@ -121,7 +121,7 @@ def piece_shape(
         return PieceShape(canvas, tile, 1, patch)
     crop, most = protocol.crop, [max(side, 2 * protocol.crop) for side in _LARGEST_CANVAS]
     short, long = sorted(protocol.resize_long_short or most)
-    wanted = long if protocol.pamr else min(long, 2 * short)
+    wanted = long if protocol.pamr else min(long, 2 * max(short, crop))  # holds any one pixel
     sides = max(min(short, most[0]), crop), max(min(wanted, most[1]), crop)
     part = sides[0] < short or sides[1] < long
     down, across = (window_count(side, crop, protocol.stride) + part for side in sides)
