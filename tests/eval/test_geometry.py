@@ -1,5 +1,6 @@
 """Window positions, coverage and resampling, against loops over pixels and torch."""
 
+import dataclasses
 from fractions import Fraction
 
 import numpy as np
@@ -88,13 +89,22 @@ def test_enlarged_label_maps_repeat_pixels_as_torch_does(target, shown):
 
 
 @pytest.mark.parametrize(
-    "size,shown", [((9, 30), (60, 41)), ((60, 25), (7, 9)), ((3, 70), (5, 99))]
+    "size,shown,resize",
+    [
+        ((9, 30), (60, 41), None),
+        ((60, 25), (7, 9), None),
+        ((3, 70), (5, 99), None),
+        ((9, 70), (12, 90), (70, 9)),  # longer than the canvas
+        ((3, 70), (3, 70), (70, 4)),
+    ],
 )
-def test_pieces_cover_every_pixel_once_and_hold_the_windows_they_need(size, shown):
+def test_pieces_cover_every_pixel_once_and_hold_the_windows_they_need(size, shown, resize):
     image = EvaluatedImage("x", np.zeros((*size, 3), np.uint8), shown)
-    shape = piece_shape(PROTOCOL, portrait=False, tile=(16, 32))
+    protocol = dataclasses.replace(PROTOCOL, resize_long_short=resize)
+    shape = piece_shape(protocol, portrait=False, tile=(16, 32))
+    assert resize is None or shape.canvas[1] < 2.5 * max(resize[1], protocol.crop)
     covered = np.zeros(shown, int)
-    for piece in cut_pieces(image, PROTOCOL, shape):
+    for piece in cut_pieces(image, protocol, shape):
         (top, left), (height, width) = piece.corner, piece.size
         covered[top : top + height, left : left + width] += 1
         count = int(piece.place.windows)
