@@ -75,7 +75,7 @@ def test_variants_differ(models):
             assert np.abs(first - second).max() > 0.01
 
 
-@pytest.mark.parametrize("variant", ["maskclip", "naclip"])
+@pytest.mark.parametrize("variant", [pytest.param("maskclip", marks=pytest.mark.slow), "naclip"])
 def test_labels_equal_the_oracle_with_synonyms_background_and_windows(models, variant):
     torch_model, model = models
     protocol = dataclasses.replace(PROTOCOL, dense=variant)

@@ -135,7 +135,7 @@ def test_a_clip_gives_the_labels_and_scores_of_torch(tmp_path, capsys):
     Image.fromarray(image).save(tmp_path / "photo.jpg", quality=90)
     flags = ("--scores", "--templates", "simple")
     assert run([tmp_path / "photo.jpg"], str(tmp_path / "clip"), tmp_path / "out", *flags) == 0
-    assert "photo.jpg" in capsys.readouterr().out
+    assert "photo_overlay.png" in capsys.readouterr().out
 
     mean, std = np.array(CLIP_MEAN), np.array(CLIP_STD)
     pixels = (np.asarray(Image.open(tmp_path / "photo.jpg")) / 255 - mean) / std

@@ -69,7 +69,7 @@ def compare(labels: np.ndarray, scores: np.ndarray, slack: float) -> set[int]:
     return set(np.unique(labels))
 
 
-@pytest.mark.parametrize("pamr", [False, True])
+@pytest.mark.parametrize("pamr", [False, pytest.param(True, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_dense_clip_sees_whole_images(tmp_path, pamr):
     torch_model = small_clip()
