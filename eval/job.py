@@ -31,6 +31,7 @@ from cocu_jax.models.weights.image_processing import ImageProcessing
 from cocu_jax.workdir import open_workdir
 from eval.checkpoint import load_checkpoint, model_fingerprint
 from eval.classification import evaluate_classification
+from eval.config import check_config
 from eval.palettes import class_colours
 from eval.partial import PartialCounts
 from eval.prediction import Prediction
@@ -71,6 +72,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, dict]
         UserError: checkpoint, datasets or settings are missing or do not fit.
         Stopped: on request; finished benchmarks are kept, and what was counted of the next.
     """
+    check_config(config)
     writes = jax.process_index() == 0
     tasks = open_tasks(config)
     model, processing = load_checkpoint(config.checkpoint, config.dtype)

@@ -8,6 +8,7 @@ from cocu_jax.settings import Flag, PositiveAmount, PositiveCount, Share, only_i
 
 TEMPLATE_SETS = ("simple", "subset", "subset_groupvit", "full")
 MODES = ("slide", "whole")
+DENSE = ("clip", "maskclip", "sclip", "clearclip", "naclip")  # `dense_clip.VARIANTS`, without JAX
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,7 +35,7 @@ class Protocol:
         softmax: take a float32 softmax over the classes before the best is chosen, as the published
             evaluation does: scores too small to tell apart then tie, and the lower class wins.
         image_classes: how many of the image-level best classes may appear in a window.
-        dense: how a CLIP's patches are read, one of `dense_clip.VARIANTS`; no matter to a GroupViT.
+        dense: how a CLIP's patches are read, one of `DENSE`; no matter to a GroupViT.
         logit_scale: of a CLIP's similarities before the softmax over words.
         pamr: refine the scores by the colours of the image before labels are decided, see
             `eval.pamr`. Images larger than a piece (1024 x 2048) are refined piece by piece.
@@ -52,7 +53,7 @@ class Protocol:
     softmax: Flag = False
     large_images: tuple[PositiveCount, PositiveCount] | None = None
     image_classes: PositiveCount = 5
-    dense: Literal["clip", "maskclip", "sclip", "clearclip", "naclip"] = "naclip"
+    dense: Literal[DENSE] = "naclip"
     logit_scale: PositiveAmount = 40.0
     pamr: Flag = False
     pamr_dilations: tuple[PositiveCount, ...] = (1, 2, 4, 8, 12, 24)

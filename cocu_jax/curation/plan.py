@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from cocu_jax.curation import shard_files
+from cocu_jax.curation.config import check_config
 from cocu_jax.curation.embed import parameters_hash
 from cocu_jax.curation.given import GivenEmbeddings, open_given
 from cocu_jax.curation.images import check_processing
@@ -143,7 +144,7 @@ def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
     Raises:
         UserError: a field makes no sense, or an input is missing or does not fit the others.
     """
-    _check_fields(config)
+    check_config(config)
     share = Share.parse(config.share)
     directory = open_workdir(workdir, config, _FREE_FIELDS, writer=share.first)
     corpus = _open(config.corpus.directory, config.corpus.split)
@@ -214,33 +215,6 @@ def _tokenizer(checkpoint: Checkpoint) -> dict[str, str]:
         return {}
     files = sorted(checkpoint.tokenizer_files.items())
     return {"tokenizer": _hash({name: content.hex() for name, content in files})}
-
-
-def _check_fields(config: ml_collections.ConfigDict) -> None:
-    for field in ("corpus.directory", "clip"):
-        value = config.corpus.directory if "." in field else config[field]
-        if not value:
-            raise UserError(f"config.{field} is empty; set it with --config.{field}=...")
-    if config.match not in ("exact", "substring"):
-        raise UserError(f"config.match={config.match!r}; choose exact or substring")
-    if "{}" not in config.prompt:
-        raise UserError(f"config.prompt={config.prompt!r} has no {{}} for the concept")
-    for field in ("neighbours", "capacity", "batch_size", "search_rows", "tile_rows"):
-        if config[field] < 1:
-            raise UserError(f"config.{field}={config[field]} must be at least 1")
-    if config.search not in ("exact", "clustered"):
-        raise UserError(f"config.search={config.search!r}; choose exact or clustered")
-    if config.search == "clustered" and config.recall != 1:
-        raise UserError(
-            f"config.recall={config.recall} is for config.search='exact'; "
-            "set config.cell_recall for the clustered search"
-        )
-    if not 0 < config.cell_recall <= 1:
-        raise UserError(f"config.cell_recall={config.cell_recall} must be above 0 and at most 1")
-    if config.cells < 0:
-        raise UserError(f"config.cells={config.cells} must be at least 1, or 0 for 2 sqrt(index)")
-    if not 0 < config.recall <= 1:
-        raise UserError(f"config.recall={config.recall} must be above 0 and at most 1")
 
 
 def _open_part(entry: Mapping[str, str]) -> Corpus:

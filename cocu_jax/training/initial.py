@@ -1,12 +1,14 @@
 """Where a run begins: at random weights, or at those of another model (`config.init_from`)."""
 
 import dataclasses
+import hashlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.clip import CLIPConfig
@@ -57,10 +59,13 @@ class Differences(NamedTuple):
 def initial_state(plan: Plan, init_from: str, init_partial: bool) -> TrainState:
     """The state before the first step; the optimiser and the step are new in any case.
 
-    Arguments and errors as `initial_arrays`.
+    Arguments and errors as `initial_arrays`; besides, all processes must have read the same.
     """
     arrays = initial_arrays(plan, init_from, init_partial)
-    return _with_arrays(plan, arrays) if arrays else plan.init()
+    if not arrays:
+        return plan.init()
+    _check_same_everywhere(init_from, arrays)
+    return _with_arrays(plan, arrays)
 
 
 def initial_arrays(plan: Plan, init_from: str, init_partial: bool) -> Arrays:
@@ -118,6 +123,27 @@ def differences(
     ]
     missing, extra = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
     return Differences(missing, extra, reshaped, settings)
+
+
+def _check_same_everywhere(init_from: str, arrays: Arrays) -> None:
+    """Refuses weights that are not those of process 0: each process reads them for itself.
+
+    The newest checkpoint of a run that goes on is another one a moment later, and a folder of the
+    same name on another host may hold another model.
+    """
+    if jax.process_count() == 1:
+        return
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(arrays[name]))
+    mine = np.frombuffer(digest.digest(), np.uint32)
+    found = multihost_utils.process_allgather(mine)
+    if (found != found[0]).any():
+        raise UserError(
+            f"config.init_from={init_from}: the processes have read different weights; name one "
+            "checkpoint that all of them see, of a run that goes on RUN@STEP"
+        )
 
 
 def _with_arrays(plan: Plan, arrays: Arrays) -> TrainState:

@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 import pytest
 from flax import nnx
+from processes import finish, start
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.clip import CLIP
@@ -172,6 +173,40 @@ def test_run_that_was_given_weights_goes_on_from_its_own(finished, tmp_path, mon
     assert again["loss/total"] == straight["loss/total"]
     models = [open_checkpoint(str(tmp_path / name)).model for name in ("straight", "stopped")]
     assert_equal(*map(arrays, models))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["run@step", "folder"])
+def test_two_processes_begin_with_the_weights_they_are_given(finished, tmp_path, kind):
+    config, workdir = finished
+    config = config.copy_and_resolve_references()
+    config.init_from = str({"run@step": f"{workdir}@2", "folder": workdir / "export"}[kind])
+    config.mesh.fsdp, config.export = 4, False  # each process holds parameters of its own
+    config.start_learning_rate = config.end_learning_rate = config.learning_rate = 1e-9
+    two = tmp_path / "two"
+    finish(start(config, two, processes=2), two)
+    begun = arrays(open_checkpoint(config.init_from).model)
+    trained = arrays(open_checkpoint(f"{two}@{config.total_steps}").model)
+    for name, value in begun.items():
+        # Four steps at 1e-9: nothing but rounding.
+        np.testing.assert_allclose(trained[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+def test_processes_that_have_read_different_weights_are_refused(finished, monkeypatch):
+    config, workdir = finished
+    plan = make_plan(config, 96)
+
+    def other_processes(mine):
+        theirs = mine if same else mine + 1
+        return np.stack([mine, theirs])
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(initial.multihost_utils, "process_allgather", other_processes)
+    same = True
+    initial_state(plan, f"{workdir}@2", False)
+    same = False
+    with pytest.raises(UserError, match="the processes have read different weights; name one"):
+        initial_state(plan, f"{workdir}@2", False)
 
 
 def test_every_difference_is_listed_and_refused(finished, tiny_config):
