@@ -112,8 +112,8 @@ def training_loss(model: GroupViT, images, captions, prompts, **randomness) -> j
     feature = model.encode_image(images, train=True, **randomness).feature
     caption, prompt = model.encode_texts((captions, prompts), train=True)
     feature, caption, prompt = map(losses.normalize, (feature, caption, prompt))
-    return losses.contrastive_loss(
-        feature, caption, model.log_scale[...]
+    return losses.multi_label_loss(
+        feature, caption[:, None], model.log_scale[...]
     ) + losses.multi_label_loss(feature, prompt, model.multi_label_log_scale[...])
 
 

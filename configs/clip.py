@@ -32,6 +32,7 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
     model.projection_dim = 512
     model.activation = "quick_gelu"
     model.layer_norm_eps = 1e-5
+    model.loss = "softmax"
     model.dtype = "bfloat16"
     model.remat = False
     model.text = text

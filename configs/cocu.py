@@ -81,6 +81,7 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
     model.projection_hidden = 4096
     model.projection_dim = 256
     model.layer_norm_eps = 1e-5
+    model.loss = "softmax"  # or "sigmoid", SigLIP's, for both losses
     model.dtype = "bfloat16"
     model.remat = False
     model.fused_attention = False

@@ -3,13 +3,13 @@
 Checkpoint layout:
 
     CLIP         image (VisionTower), text (text.TextTransformer), image_projection,
-                 text_projection (Dense without bias), log_scale (scalar)
+                 text_projection (Dense without bias), log_scale (scalar); with the sigmoid loss
+                 also logit_bias (scalar)
     VisionTower  patch_embed (Dense without bias; input axis = patch row, patch column, channel),
                  class_embedding [width], position_embedding [1 + patches, width] (class token
                  first), pre_norm, blocks (list of layers.Block), post_norm
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from cocu_jax.models.layers import Block, BlockInits, Dense, layer_norm
+from cocu_jax.models.losses import INITIAL_SCALARS, Loss
 from cocu_jax.models.position import extract_patches, resize_positions
 from cocu_jax.models.text import TextConfig, TextTransformer
 from cocu_jax.settings import Flag, PositiveAmount, PositiveCount, only_its_fields
@@ -31,6 +32,7 @@ class CLIPConfig:
     Attributes:
         activation: of the vision tower, "quick_gelu" (OpenAI) or "gelu" (LAION); the text tower has
             its own in `text`.
+        loss: "softmax" as published, or "sigmoid", SigLIP's; no matter but in training.
         dtype: "float32" or "bfloat16", the type of matrix products.
         remat: compute each block again in the backward pass instead of keeping its activations.
     """
@@ -45,6 +47,7 @@ class CLIPConfig:
     projection_dim: PositiveCount = 512
     activation: Literal["quick_gelu", "gelu"] = "quick_gelu"
     layer_norm_eps: PositiveAmount = 1e-5
+    loss: Loss = "softmax"
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Flag = False
 
@@ -118,7 +121,8 @@ class CLIP(nnx.Module):
             )
             for width in (config.vision_width, config.text.width)
         )
-        self.log_scale = nnx.Param(jnp.array(math.log(1 / 0.07)))
+        for scalar, value in INITIAL_SCALARS[config.loss].items():
+            setattr(self, scalar, nnx.Param(jnp.array(value)))
 
     def encode_image(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b p"]:
         """Float32 features, not normalised, of images normalised with CLIP's mean and deviation."""

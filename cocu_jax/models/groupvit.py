@@ -5,7 +5,8 @@ Published by Xu et al., 2022 (arXiv 2202.11094); CoCu (arXiv 2309.13505) trains 
 Checkpoint layout:
 
     GroupViT    image, text (text.TextTransformer), image_projector, text_projector
-                (layers.Projector), log_scale, multi_label_log_scale (scalars)
+                (layers.Projector), log_scale, multi_label_log_scale (scalars); with the sigmoid
+                loss also logit_bias, multi_label_logit_bias (scalars)
     ImageTower  patch_embed (Dense; input axis = patch row, patch column, channel), patch_norm,
                 position_embedding [patches, width], stages (list of 3), final_norm
     Stage       blocks (list of layers.Block); stages 0 and 1 also group_tokens [groups, width] and
@@ -13,7 +14,6 @@ Checkpoint layout:
                 which carry stage 0's group tokens over
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -34,6 +34,7 @@ from cocu_jax.models.layers import (
     layer_norm,
     truncated_normal,
 )
+from cocu_jax.models.losses import INITIAL_SCALARS, Loss
 from cocu_jax.models.position import extract_patches, resize_positions
 from cocu_jax.models.text import TextConfig, TextTransformer
 from cocu_jax.settings import (
@@ -56,6 +57,7 @@ class GroupViTConfig:
         depths: blocks of the three stages; any may be 0.
         groups: group tokens, and segments, of stages one and two.
         drop_path: rate of the last block; it rises linearly from 0 over all blocks.
+        loss: what both losses are made of: "softmax" as published, or "sigmoid", SigLIP's.
         dtype: "float32" or "bfloat16", the type of matrix products.
         remat: compute each block again in the backward pass instead of keeping its activations.
         fused_attention: train with the attention kernel for TPUs, `fused_attention.py`; programs
@@ -79,6 +81,7 @@ class GroupViTConfig:
     projection_dim: PositiveCount = 256
     text: TextConfig = TextConfig()
     layer_norm_eps: PositiveAmount = 1e-5
+    loss: Loss = "softmax"
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Flag = False
     fused_attention: Flag = False
@@ -234,8 +237,9 @@ class GroupViT(nnx.Module):
         self.text = TextTransformer(config.text, **programs, **shared)
         self.image_projector = Projector(config.width, **project, **shared)
         self.text_projector = Projector(config.text.width, **project, **shared)
-        self.log_scale = nnx.Param(jnp.array(math.log(1 / 0.07)))
-        self.multi_label_log_scale = nnx.Param(jnp.array(math.log(1 / 0.07)))
+        for name in ("", "multi_label_"):
+            for scalar, value in INITIAL_SCALARS[config.loss].items():
+                setattr(self, name + scalar, nnx.Param(jnp.array(value)))
 
     def encode_image(
         self,

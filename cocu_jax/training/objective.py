@@ -18,7 +18,12 @@ from cocu_jax.input.augment import device_augment
 from cocu_jax.models.clip import CLIP, CLIPConfig
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
 from cocu_jax.models.keys import Keys, split_rows
-from cocu_jax.models.losses import contrastive_loss, multi_label_loss, normalize, temperature_scale
+from cocu_jax.models.losses import (
+    multi_label_loss,
+    normalize,
+    sigmoid_loss,
+    temperature_scale,
+)
 from cocu_jax.training.config import model_settings
 from cocu_jax.training.programs import tune
 
@@ -115,19 +120,11 @@ def groupvit_loss(
     """
     image = normalize(model.image_projector(features.image, train=True))
     texts = normalize(model.text_projector(features.texts, train=True))
-    contrastive = contrastive_loss(image, gather(texts[:, 0]), model.log_scale[...])
-    metrics = {
-        "loss/contrastive": contrastive,
-        "temperature/contrastive": temperature_scale(model.log_scale[...]),
-    }
+    contrastive, metrics = _loss_of(model, image, gather(texts[:, :1]), "contrastive")
     if texts.shape[1] == 1:
         return contrastive, metrics
-    multi_label = multi_label_loss(image, gather(texts[:, 1:]), model.multi_label_log_scale[...])
-    metrics |= {
-        "loss/multi_label": multi_label,
-        "temperature/multi_label": temperature_scale(model.multi_label_log_scale[...]),
-    }
-    return contrastive + multi_label, metrics
+    multi_label, more = _loss_of(model, image, gather(texts[:, 1:]), "multi_label")
+    return contrastive + multi_label, metrics | more
 
 
 def clip_features(model: CLIP, batch: Batch, keys: Key[Array, "b"]) -> tuple[Features, Metrics]:
@@ -138,13 +135,24 @@ def clip_features(model: CLIP, batch: Batch, keys: Key[Array, "b"]) -> tuple[Fea
 
 def clip_loss(model: CLIP, features: Features, gather: Gather) -> tuple[Float[Array, ""], Metrics]:
     """Contrastive loss of images and captions."""
-    captions = gather(normalize(features.texts[:, 0]))
-    loss = contrastive_loss(normalize(features.image), captions, model.log_scale[...])
-    metrics = {
-        "loss/contrastive": loss,
-        "temperature/contrastive": temperature_scale(model.log_scale[...]),
-    }
-    return loss, metrics
+    captions = gather(normalize(features.texts[:, :1]))
+    return _loss_of(model, normalize(features.image), captions, "contrastive")
+
+
+def _loss_of(
+    model: nnx.Module, image: Float[Array, "b d"], texts: Float[Array, "b k d"], name: str
+) -> tuple[Float[Array, ""], Metrics]:
+    """A loss by the model's own scalars: a temperature, and a bias where it is the sigmoid's."""
+    prefix = "" if name == "contrastive" else f"{name}_"
+    log_scale = getattr(model, f"{prefix}log_scale")[...]
+    metrics = {f"temperature/{name}": temperature_scale(log_scale)}
+    if hasattr(model, f"{prefix}logit_bias"):
+        bias = getattr(model, f"{prefix}logit_bias")[...]
+        loss = sigmoid_loss(image, texts, log_scale, bias)
+        metrics[f"bias/{name}"] = bias
+    else:
+        loss = multi_label_loss(image, texts, log_scale)
+    return loss, metrics | {f"loss/{name}": loss}
 
 
 def usage_entropy(soft: Float[Array, "b s n"]) -> Float[Array, ""]:

@@ -9,11 +9,14 @@ from cocu_jax.training.schedule import Schedule
 
 
 def decay_mask(params: dict[str, jax.Array], temperatures: bool) -> dict[str, bool]:
-    """Which parameters decay: matrices do; biases and norm scales, of one dimension, do not.
+    """Which parameters decay: matrices do; biases and norm scales do not.
 
-    The log-temperatures have none and decay on request.
+    The log-temperatures, which have no dimension, decay on request.
     """
-    return {name: x.ndim > 1 or (temperatures and x.ndim == 0) for name, x in params.items()}
+    return {
+        name: x.ndim > 1 or (temperatures and x.ndim == 0 and not name.endswith("bias"))
+        for name, x in params.items()
+    }
 
 
 def make_optimizer(

@@ -25,6 +25,7 @@ from cocu_jax.stopping import Stopped
 from cocu_jax.training import initial
 from cocu_jax.training.initial import initial_state
 from cocu_jax.training.loop import Run, train
+from cocu_jax.training.metrics import read_metrics
 from cocu_jax.training.objective import make_objective
 from cocu_jax.training.plan import make_plan
 
@@ -133,6 +134,20 @@ def groupvit(scenes, tiny_config, tmp_path_factory):
     rng = np.random.default_rng(0)
     state = jax.tree.map(lambda x: jnp.asarray(rng.random(x.shape), jnp.float32), state)
     return config, nnx.merge(graph, state)
+
+
+@pytest.mark.slow
+def test_run_of_the_sigmoid_loss_learns_its_bias_and_exports_a_clip(scenes_config, tmp_path):
+    config = scenes_config.copy_and_resolve_references()
+    config.model.loss, config.export, config.learning_rate = "sigmoid", True, 1e-2
+    train(config, str(tmp_path))
+    first, *_, last = read_metrics(tmp_path)
+    assert last["loss/total"] < first["loss/total"]
+    trained = arrays(open_checkpoint(f"{tmp_path}@{config.total_steps}").model)
+    assert trained["logit_bias"] != -10 and trained["log_scale"] != np.float32(np.log(10))
+    exported = arrays(open_checkpoint(str(tmp_path)).model)  # features need no bias
+    assert trained.keys() - exported.keys() == {"logit_bias"}
+    assert_equal(exported, {name: trained[name] for name in exported})
 
 
 @pytest.mark.slow

@@ -91,6 +91,7 @@ def test_biases_norms_and_temperatures_do_not_decay():
         "image/stages/0/group_tokens": (4, 16),
         "image/stages/0/blocks/0/mlp/fc1/bias": (64,),
         "image/final_norm/scale": (16,),
+        "logit_bias": (),
         "log_scale": (),
     }
     params = {name: jnp.zeros(shape) for name, shape in shapes.items()}

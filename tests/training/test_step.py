@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from cocu_jax.training.gradients import make_gradients
@@ -71,7 +72,21 @@ def test_average_of_a_short_run_is_near_its_values_not_its_start():
     assert seen[10] < expected < max(seen)
 
 
-def test_gradients_in_parts_are_those_of_the_whole_batch(pair):
+def with_biases(pair):
+    """The same under the sigmoid loss."""
+
+    def build(rngs):
+        model = pair.build(rngs)
+        model.logit_bias = nnx.Param(jnp.array(-3.0))
+        model.multi_label_logit_bias = nnx.Param(jnp.array(-4.0))
+        return model
+
+    return pair._replace(build=build)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_gradients_in_parts_are_those_of_the_whole_batch(pair, loss):
+    pair = pair if loss == "softmax" else with_biases(pair)
     generator = np.random.default_rng(0)
     batch = {"image": generator.normal(size=(16, 6)), "texts": generator.normal(size=(16, 4, 4))}
     batch = {name: values.astype(np.float32) for name, values in batch.items()}
@@ -91,6 +106,7 @@ def test_gradients_in_parts_are_those_of_the_whole_batch(pair):
     )
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert {"loss/contrastive", "loss/multi_label", "noise"} <= metrics.keys()
+    assert ("bias/multi_label" in metrics) == (loss == "sigmoid")
     for got, wanted in ((new_stats, expected_stats), (grads, expected_grads)):
         for name, value in wanted.items():
             # A bias before batch normalisation has no gradient but rounding.
