@@ -27,7 +27,7 @@ from PIL import Image
 from benchmarks.figures import print_figure
 from cocu_jax.input import image_graph
 from cocu_jax.input.corpus import open_corpus
-from cocu_jax.input.crop import NUM_DRAWS, crop_window
+from cocu_jax.input.crop import NUM_DRAWS, crop_window, random_crop
 from cocu_jax.input.pipeline import train_batches
 from cocu_jax.models.tokenizer import Tokenizer
 
@@ -75,7 +75,14 @@ def main() -> None:
 
 
 def decoding(jpegs: list[bytes]) -> None:
-    """Time to decode a whole JPEG on one core: by each DCT, and by our reader."""
+    """Processor time of a JPEG, one by one: whole, a part of half its area, and the whole crop.
+
+    Whole by each DCT and by our reader; the part by our reader, which decodes two pixels around it,
+    and without those. Every figure holds what calling a graph from Python costs.
+    """
+    draws = tf.constant(np.random.default_rng(0).random(NUM_DRAWS), tf.float32)
+    side = round(STORED * 0.5**0.5)
+    half = [(STORED - side) // 2] * 2 + [side] * 2
 
     def by_dct(method: str) -> Callable[[tf.Tensor], tf.Tensor]:
         return lambda jpeg: tf.io.decode_jpeg(jpeg, channels=3, dct_method=method)
@@ -84,6 +91,11 @@ def decoding(jpegs: list[bytes]) -> None:
         "fast_dct": by_dct("INTEGER_FAST"),
         "accurate_dct": by_dct("INTEGER_ACCURATE"),
         "reader": image_graph.decode,
+        "part_by_reader": lambda jpeg: image_graph.decode(jpeg, lambda *_: tf.constant(half)),
+        "part_without_rim": lambda jpeg: tf.image.decode_and_crop_jpeg(
+            jpeg, half, channels=3, dct_method="INTEGER_ACCURATE"
+        ),
+        "crop": lambda jpeg: random_crop(jpeg, draws, SIZE, AREA),
     }
     signature = [tf.TensorSpec([], tf.string)]
     functions = {

@@ -1,9 +1,9 @@
-"""An encoded image and its random stream in, the square picture of the batch out."""
+"""An encoded image and its random numbers in, the square picture of the batch out."""
 
 import dataclasses
 
 import tensorflow as tf
-from jaxtyping import UInt8, UInt64
+from jaxtyping import Float, UInt8, UInt64
 
 from cocu_jax.input import crop, randaugment
 from cocu_jax.input.draws import uniforms
@@ -25,13 +25,21 @@ class Pictures:
     size: int
     area: tuple[float, float]
 
+    def draw(self, stream: UInt64[tf.Tensor, "b"]) -> Float[tf.Tensor, "b n"]:
+        """What the augmentation of many pictures depends on: draws from [0, 1) of each stream."""
+        count = {
+            "none": 0,
+            "crop": crop.NUM_DRAWS,
+            "full": crop.NUM_DRAWS + randaugment.NUM_DRAWS,
+        }[self.augment]
+        return uniforms(stream, _PICTURE_DRAW, count)
+
     def __call__(
-        self, encoded: tf.Tensor, stream: UInt64[tf.Tensor, ""]
+        self, encoded: tf.Tensor, draws: Float[tf.Tensor, "n"]
     ) -> UInt8[tf.Tensor, "size size 3"]:
-        """Makes one picture from an image file of any kind that `images` reads."""
+        """Makes one picture from an image file of any kind that `images` reads, and its draws."""
         if self.augment == "none":
             return crop.whole_image(encoded, self.size)
-        draws = uniforms(stream, _PICTURE_DRAW, crop.NUM_DRAWS + randaugment.NUM_DRAWS)
         picture = crop.random_crop(encoded, draws[: crop.NUM_DRAWS], self.size, self.area)
         if self.augment == "crop":
             return picture

@@ -164,12 +164,17 @@ def _examples(
 ) -> tf.data.Dataset:
     """Finished examples; with `tolerant`, black pictures, marked, instead of an error."""
 
-    def finish(example: Examples):
-        return example.rows | {"image": pictures(example.encoded, example.stream)}
+    def without_pictures(*records):
+        # Draws of many examples at once: one by one they cost a tenth of the pictures.
+        example: Examples = texts(*records)
+        return example.encoded, pictures.draw(example.stream), example.rows
 
-    def finish_or_blank(example: Examples):
-        good = tf.data.Dataset.from_tensors(example).map(finish).ignore_errors()
-        blank = example.rows | {"image": pictures.blank()}
+    def finish(encoded, draws, row):
+        return row | {"image": pictures(encoded, draws)}
+
+    def finish_or_blank(encoded, draws, row):
+        good = tf.data.Dataset.from_tensors((encoded, draws, row)).map(finish).ignore_errors()
+        blank = row | {"image": pictures.blank()}
         return (
             good.map(lambda row: row | {_DAMAGED: False})
             .concatenate(tf.data.Dataset.from_tensors(blank | {_DAMAGED: True}))
@@ -177,7 +182,7 @@ def _examples(
         )
 
     parallel = dict(num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    examples = rows_of(records.batch(_TEXTS_AT_ONCE).map(texts, **parallel))
+    examples = rows_of(records.batch(_TEXTS_AT_ONCE).map(without_pictures, **parallel))
     if tolerant:
         return examples.interleave(finish_or_blank, **parallel)
     return examples.map(finish, **parallel)
