@@ -10,7 +10,12 @@ import ml_collections
 from cocu_jax.curation.job import curate
 from cocu_jax.demo.curation_quality import measure_curation
 from cocu_jax.demo.ledger import Ledger
-from cocu_jax.demo.measure import gather_results, measure_run, reported_benchmark
+from cocu_jax.demo.measure import (
+    gather_results,
+    measure_dense_clip,
+    measure_run,
+    reported_benchmark,
+)
 from cocu_jax.demo.report import write_report
 from cocu_jax.errors import UserError
 from cocu_jax.training.loop import train
@@ -77,10 +82,15 @@ class Demo:
             entry["dataset"] = str(prepare_scenes(settings, str(self._root / "data")))
 
     def clip(self, seed: int) -> None:
-        """Trains the CLIP that stands for a web-scale one."""
+        """Trains the CLIP that stands for a web-scale one, and lets it segment by itself."""
         config = self._train_config(self._config.clip, seed, "clip")
-        with self._ledger.stage(f"seed{seed}/clip"):
-            train(config, str(self._directory(seed, "clip")))
+        pretrain = self._train_config(self._config.pretrain, seed, "pretrain")
+        directory = self._directory(seed, "clip")
+        with self._ledger.stage(f"seed{seed}/clip") as entry:
+            train(config, str(directory))
+            if "quality" not in entry:
+                benchmark = reported_benchmark(pretrain)
+                entry["quality"] = measure_dense_clip(directory / "export", benchmark)
 
     def curate(self, seed: int) -> None:
         """Curates concepts for the pre-training split and measures them against the true ones."""

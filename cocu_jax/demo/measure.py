@@ -9,13 +9,21 @@ import ml_collections
 from etils import epath
 
 from cocu_jax.demo.report import Results
-from cocu_jax.demo.samples import curation_samples, segmentation_samples
+from cocu_jax.demo.samples import (
+    WholeWay,
+    curation_samples,
+    sampled_prompts,
+    segmentation_samples,
+)
 from cocu_jax.input.corpus import open_corpus
 from cocu_jax.models.tokenizer import Tokenizer
-from cocu_jax.models.weights.huggingface import load_groupvit
+from cocu_jax.models.weights.huggingface import load_clip, load_groupvit
 from cocu_jax.training.evaluation import Evaluation, open_evaluations
 from cocu_jax.training.metrics import read_metrics
-from eval.segmentation import evaluate_segmentation
+from eval.dense import dense_method
+from eval.segmentation import SegmentationResult, evaluate_segmentation
+
+_SHOWN_EPOCHS = 3  # whose prompts are shown for one scene
 
 
 def reported_benchmark(config: ml_collections.ConfigDict, split: str = "validation") -> Evaluation:
@@ -38,9 +46,42 @@ def measure_run(export: epath.Path, benchmark: Evaluation) -> dict:
         accuracy (all in [0, 1]), and the IoU of each class (None where it never occurs).
     """
     title = f"evaluate {benchmark.corpus.split}"
-    result = evaluate_segmentation(
-        load_groupvit(str(export)), benchmark.corpus, benchmark.protocol, Tokenizer(), title=title
+    return _figures(
+        evaluate_segmentation(
+            load_groupvit(str(export)),
+            benchmark.corpus,
+            benchmark.protocol,
+            Tokenizer(),
+            title=title,
+        )
     )
+
+
+def measure_dense_clip(export: epath.Path, benchmark: Evaluation) -> dict:
+    """Zero-shot segmentation by an exported CLIP whose patches are compared with the classes.
+
+    Args:
+        export: Hugging Face folder of the CLIP.
+        benchmark: what to measure it on; its protocol says how patches are read.
+
+    Returns:
+        As `measure_run`; there are no groups, so the bound is None.
+    """
+    model, _ = load_clip(str(export))
+    classes = tuple(benchmark.corpus.metadata["classes"])
+    return _figures(
+        evaluate_segmentation(
+            model,
+            benchmark.corpus,
+            benchmark.protocol,
+            Tokenizer(),
+            method=dense_method(classes, benchmark.protocol),
+            title="evaluate CLIP",
+        )
+    )
+
+
+def _figures(result: SegmentationResult) -> dict:
     return {
         "miou": result.miou,
         "bound_miou": result.bound_miou,
@@ -71,14 +112,18 @@ def gather_results(
     quality = {
         stage: [entries[_name(folder)]["quality"] for folder in folders]
         for stage, folders in directories.items()
-        if stage != "clip"
     }
     models = {run: load_groupvit(str(directories[run][0] / "export")) for run in runs}
     annotations = directories["curate"][0] / "annotations"
+    curations = curation_samples(pretrain, str(annotations))
+    cocu = json.loads((directories["cocu"][0] / "config.json").read_text())
+    (scene,) = segmentation_samples({"cocu": models["cocu"]}, pretrain, benchmark.protocol, count=1)
+    prompts = sampled_prompts(ml_collections.ConfigDict(cocu["data"]), cocu["seed"], _SHOWN_EPOCHS)
     return Results(
         classes=benchmark.corpus.metadata["classes"],
         stuff=benchmark.corpus.metadata["stuff"],
         runs={run: quality[run] for run in runs},
+        dense_clip=quality["clip"],
         curation=quality["curate"],
         logs={
             stage: [read_metrics(folder) for folder in folders]
@@ -86,7 +131,8 @@ def gather_results(
             if stage != "curate"
         },
         scenes=segmentation_samples(models, benchmark.corpus, benchmark.protocol),
-        curations=curation_samples(pretrain, str(annotations)),
+        curations=curations,
+        way=WholeWay(curations[0], prompts, scene),
         omitted={
             "things": pretrain.metadata["things_omitted"],
             "stuff": pretrain.metadata["stuff_omitted"],

@@ -11,7 +11,7 @@ from etils import epath
 
 from cocu_jax.demo import pictures
 from cocu_jax.demo.charts import Line, line_chart
-from cocu_jax.demo.samples import CurationSample, SceneSample
+from cocu_jax.demo.samples import CurationSample, SceneSample, WholeWay
 from cocu_jax.demo.summary import (
     RUN_TITLES,
     mean,
@@ -35,10 +35,12 @@ class Results:
         classes: class names in label order.
         stuff: those that are backgrounds.
         runs: `caption`, `cocu`, `complete` -> figures of every seed, see `measure.measure_run`.
+        dense_clip: figures of every seed of the demo's own CLIP, read patch by patch.
         curation: figures of every seed, see `curation_quality.curation_quality`.
         logs: the runs and `clip` -> lines of `metrics.jsonl` of every seed.
         scenes: segmented scenes of the first seed.
         curations: curated scenes of the first seed.
+        way: one training scene from its caption to its labels, first seed.
         omitted: declared probability that a caption leaves out one of the `things`, of the `stuff`.
         seconds: stage -> how long it took.
         settings: the demo's config, nested.
@@ -49,10 +51,12 @@ class Results:
     classes: Sequence[str]
     stuff: Sequence[str]
     runs: Mapping[str, Sequence[Mapping]]
+    dense_clip: Sequence[Mapping]
     curation: Sequence[Mapping]
     logs: Mapping[str, Sequence[Sequence[Mapping]]]
     scenes: Sequence[SceneSample]
     curations: Sequence[CurationSample]
+    way: WholeWay
     omitted: Mapping[str, float]
     seconds: Mapping[str, float]
     settings: Mapping
@@ -72,8 +76,10 @@ def write_report(workdir: epath.PathLike, results: Results) -> str:
 def summarise(results: Results) -> dict:
     """The figures, ready for JSON: means over seeds, in [0, 1]; None where there is no number."""
     runs = summarise_runs(results.runs, results.stuff)
+    dense = summarise_runs({"dense_clip": results.dense_clip}, results.stuff)
     summary = {
         "runs": runs,
+        **dense,
         "difference": summarise_difference(results.runs),
         "constant_miou": mean([scores["constant_miou"] for scores in runs.values()]),
         "curation": summarise_curation(results.curation),
@@ -115,6 +121,7 @@ def _render(results: Results, summary: dict) -> str:
         ),
         charts=_charts(results.logs),
         scenes=[_scene_pictures(scene, results.classes, colours) for scene in results.scenes],
+        way=_scene_pictures(results.way.scene, results.classes, colours),
         legend=[
             (name, pictures.css_colour(colour), name in results.stuff)
             for name, colour in zip(results.classes, colours, strict=True)

@@ -6,11 +6,16 @@ Samples are the first scenes of a split or evenly spaced ones, never picked by h
 import dataclasses
 from collections.abc import Mapping
 
+import ml_collections
 import numpy as np
+import tensorflow as tf
 from flax import nnx
 from jaxtyping import Int, UInt8
 
+from cocu_jax.input.config import input_config
 from cocu_jax.input.corpus import Corpus, open_corpus, read_shard
+from cocu_jax.input.sources import open_source
+from cocu_jax.input.texts import make_texts
 from cocu_jax.models.tokenizer import Tokenizer
 from eval.images import read_images
 from eval.prediction import predict
@@ -39,12 +44,21 @@ class SceneSample:
 
 @dataclasses.dataclass(frozen=True)
 class RankedConcept:
-    """A curated concept: its name, its score, and whether the caption and the scene have it."""
+    """A curated concept.
+
+    Attributes:
+        name: the concept.
+        score: what it is ranked by.
+        in_caption: whether the caption names it.
+        in_scene: whether the scene shows it.
+        cluster: which concepts it was clustered with; -1 where there were too few to cluster.
+    """
 
     name: str
     score: float
     in_caption: bool
     in_scene: bool
+    cluster: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +78,21 @@ class CurationSample:
     shown: tuple[str, ...]
     neighbours: tuple[tuple[bytes, str], ...]
     concepts: tuple[RankedConcept, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeWay:
+    """All that happens to one training scene, from its caption to its labels.
+
+    Attributes:
+        curation: caption, neighbours and ranked concepts.
+        prompts: those of each of the first epochs.
+        scene: as the CoCu run segments it, under its own name.
+    """
+
+    curation: CurationSample
+    prompts: list[list[str]]
+    scene: SceneSample
 
 
 def segmentation_samples(
@@ -122,6 +151,34 @@ def curation_samples(corpus: Corpus, annotations: str, count: int = 10) -> list[
     ]
 
 
+def sampled_prompts(data: ml_collections.ConfigDict, seed: int, epochs: int) -> list[list[str]]:
+    """Prompts of the first example of a run's first corpus, as the run draws them in each epoch.
+
+    Args:
+        data: the run's `config.data`.
+        seed: the run's.
+        epochs: how many epochs.
+    """
+    config = input_config(data)
+    source = open_source(config.corpora[0], config.concepts)
+    record, annotation = (
+        next(iter(tf.data.TFRecordDataset(corpus.shard_files[0])))
+        for corpus in (source.corpus, source.annotations)
+    )
+    examples = make_texts(config, (source,), seed)(
+        tf.zeros([epochs], tf.int64),
+        tf.range(epochs, dtype=tf.int64),
+        tf.fill([epochs], record),
+        tf.fill([epochs], annotation),
+    )
+    tokenizer = Tokenizer()
+    rows = zip(examples.rows["caption"].numpy(), examples.rows["prompts"].numpy(), strict=True)
+    return [  # a prompt of zeros stands for the caption
+        [tokenizer.decode(prompt if prompt.any() else caption) for prompt in prompts]
+        for caption, prompts in rows
+    ]
+
+
 def _examples(corpus: Corpus, rows: set[int] = frozenset(), keys: set[bytes] = frozenset()):
     """Examples that are at one of the rows or have one of the keys, in order."""
     examples, row = [], 0
@@ -141,7 +198,9 @@ def _curation_sample(scene: dict, near: list[dict], curated: dict, gallery) -> C
         shown=tuple(gallery[i] for i in scene["concepts"]),
         neighbours=tuple((other["image"], other["caption"].decode()) for other in near),
         concepts=tuple(
-            RankedConcept(gallery[i], float(score), i in named, i in shown)
-            for i, score in zip(curated["concepts"].tolist(), curated["scores"], strict=True)
+            RankedConcept(gallery[i], float(score), i in named, i in shown, int(cluster))
+            for i, score, cluster in zip(
+                curated["concepts"].tolist(), curated["scores"], curated["clusters"], strict=True
+            )
         ),
     )

@@ -8,6 +8,7 @@ RUN_TITLES = {
     "caption": "Captions only",
     "cocu": "CoCu",
     "complete": "Complete captions",
+    "dense_clip": "The CLIP itself",
 }
 _SCORES = ("miou", "bound_miou", "constant_miou", "pixel_accuracy")
 
@@ -74,7 +75,7 @@ def terminal_table(summary: Mapping) -> str:
     """The summary of `report.summarise` as lines for a terminal, in percent."""
     heads = ("mIoU", "things", "stuff", "pixels", "bound")
     lines = [f"{'':<22}" + "".join(f"{head:>8}" for head in heads) + "   seeds"]
-    for run, scores in summary["runs"].items():
+    for run, scores in (summary["runs"] | {"dense_clip": summary["dense_clip"]}).items():
         shown = ("miou", "miou_things", "miou_stuff", "pixel_accuracy", "bound_miou")
         cells = "".join(f"{percent(scores[name]):>8}" for name in shown)
         seeds = " ".join(percent(value) for value in scores["per_seed"])

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from cocu_jax.demo.report import Results
-from cocu_jax.demo.samples import CurationSample, RankedConcept, SceneSample
+from cocu_jax.demo.samples import CurationSample, RankedConcept, SceneSample, WholeWay
 
 CLASSES = ("car", "tree", "sky", "grass <&>")
 STUFF = ("sky", "grass <&>")
@@ -20,10 +20,12 @@ def miniature_results(seeds: int = 3) -> Results:
         classes=CLASSES,
         stuff=STUFF,
         runs={run: [_run(level, seed) for seed in range(seeds)] for level, run in enumerate(RUNS)},
+        dense_clip=[_run(3, seed) | {"bound_miou": None} for seed in range(seeds)],
         curation=[_curation(seed) for seed in range(seeds)],
         logs={run: [_log(rng) for _ in range(seeds)] for run in ("clip", *RUNS)},
         scenes=[_scene(rng) for _ in range(3)],
         curations=[_curated(rng) for _ in range(3)],
+        way=WholeWay(_curated(rng), [["a sketch of a <sky>", "a car."], ["a car."]], _scene(rng)),
         omitted={"things": 0.1, "stuff": 0.95},
         seconds={"scenes": 42.0, "seed0/clip": 125.0, "seed0/cocu": 4000.0},
         settings={"seeds": seeds, "clip": {"model": {"width": 64}}},
@@ -90,10 +92,10 @@ def _curated(rng: np.random.Generator) -> CurationSample:
         shown=("car", "sky"),
         neighbours=tuple((_png(rng), "a photo of the sky") for _ in range(4)),
         concepts=(
-            RankedConcept("sky", 2.1, in_caption=False, in_scene=True),
-            RankedConcept("car", 2.0, in_caption=True, in_scene=True),
-            RankedConcept("tree", 1.9, in_caption=False, in_scene=False),
-            RankedConcept("grass", 1.8, in_caption=False, in_scene=False),
+            RankedConcept("sky", 2.1, in_caption=False, in_scene=True, cluster=1),
+            RankedConcept("car", 2.0, in_caption=True, in_scene=True, cluster=1),
+            RankedConcept("tree", 1.9, in_caption=False, in_scene=False, cluster=-1),
+            RankedConcept("grass", 1.8, in_caption=False, in_scene=False, cluster=-1),
         ),
     )
 

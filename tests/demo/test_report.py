@@ -67,7 +67,7 @@ def written(tmp_path):
 
 def test_the_page_holds_all_its_pictures_and_nothing_from_elsewhere(written, tmp_path):
     page, _, _ = written
-    assert len(page.images) == 3 * (2 + 2 * len(RUNS)) + 3 * (1 + 4)
+    assert len(page.images) == 3 * (2 + 2 * len(RUNS)) + 3 * (1 + 4) + (1 + 4) + 4
     for uri in page.images:
         assert min(decoded(uri).size) >= 16
     assert not page.links
@@ -91,12 +91,14 @@ def test_figures_are_means_over_seeds(written):
     assert cocu["miou_things"] == pytest.approx((0.31 + 0.33) / 2)
     assert cocu["miou_stuff"] == pytest.approx(0.29)  # the sky never occurs
     assert cocu["iou"]["sky"] is None
+    assert figures["dense_clip"]["miou"] == pytest.approx(0.51)
+    assert figures["dense_clip"]["bound_miou"] is None
     assert figures["difference"]["per_seed"] == pytest.approx([0.1, 0.1, 0.1])
     assert figures["constant_miou"] == pytest.approx(0.05)
     assert figures["curation"]["precision"] == pytest.approx(0.71)
     assert figures["curation"]["caption"]["recall_omitted"] is None  # was not a number
     for text in (table, " ".join(page.text)):
-        for figure in ("21.0", "31.0", "41.0", "+10.0", "5.0", "71.0", "30.0"):
+        for figure in ("21.0", "31.0", "41.0", "+10.0", "51.0", "5.0", "71.0", "30.0"):
             assert figure in text
 
 
@@ -107,6 +109,13 @@ def test_the_omission_model_is_stated(written):
         "left out of its caption with probability 0.95 and each thing with probability 0.1" in text
     )
     assert figures["omission_declared"] == {"things": 0.1, "stuff": 0.95}
+
+
+def test_one_scene_is_followed_from_its_caption_to_its_labels(written):
+    page, _, _ = written
+    text = " ".join(" ".join(page.text).split())
+    for said in ("“a sketch of a <sky>”, “a car.”", "2.10, cluster 1", "1.90", "first 2 epochs"):
+        assert said in text
 
 
 def test_a_lost_comparison_is_shown_as_one(tmp_path):

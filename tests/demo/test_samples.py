@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import ml_collections
 import numpy as np
 import pytest
 from flax import nnx
@@ -9,11 +10,13 @@ from flax import nnx
 from cocu_jax.curation.annotate import Annotations
 from cocu_jax.curation.annotations import metadata_files, shard_name, tfrecord_shard
 from cocu_jax.demo.curation_quality import measure_curation
-from cocu_jax.demo.samples import curation_samples, segmentation_samples
+from cocu_jax.demo.samples import curation_samples, sampled_prompts, segmentation_samples
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus, open_corpus, read_shard
+from cocu_jax.input.pipeline import train_batches
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
 from cocu_jax.models.text import TextConfig
+from cocu_jax.models.tokenizer import Tokenizer
 from data_prep.scenes.prepare import ScenesConfig, prepare_scenes
 from eval.protocol import Protocol
 
@@ -52,7 +55,7 @@ def annotate(corpus: Corpus, directory, omit_stuff: bool) -> str:
         (directory / shard_name(corpus.split, number, len(examples))).write_bytes(data)
         lengths.append(len(shard))
         row, size = row + len(shard), size + count
-    facts = {"gallery": corpus.metadata["gallery"]}
+    facts = {"gallery": corpus.metadata["gallery"], "corpus": corpus.fingerprint}
     for name, content in metadata_files(corpus.split, lengths, size, facts).items():
         (directory / name).write_bytes(content)
     return str(directory)
@@ -93,6 +96,26 @@ def test_curation_samples_show_the_corpus_and_its_annotations(dataset, tmp_path)
         assert sorted(named) == sorted(
             corpus.metadata["gallery"][i] for i in example["caption_concepts"]
         )
+
+
+def test_sampled_prompts_are_those_that_training_reads(dataset, tmp_path):
+    corpus = open_corpus(dataset, "pretrain")
+    annotations = annotate(corpus, tmp_path / "all", False)
+    entry = dict(directory=dataset, split="pretrain", annotations=annotations)
+    data = ml_collections.ConfigDict(
+        dict(corpora=(entry,), concepts="cluster", augment="none", image_size=32)
+    )
+    first = next(read_shard(corpus, 0).as_numpy_iterator())["key"]
+    batches = train_batches(data, batch_size=8, seed=5, with_keys=True)
+    read = [  # three batches are an epoch; every example is in each of them once
+        Tokenizer().decode(prompt)
+        for batch in (next(batches) for _ in range(6))
+        for key, prompts in zip(batch["key"], batch["prompts"], strict=True)
+        if key == first
+        for prompt in prompts
+    ]
+    assert sum(sampled_prompts(data, seed=5, epochs=2), []) == read
+    assert len(read) == 6 and len(set(read)) > 3
 
 
 def test_segmentation_samples_are_the_first_scenes(dataset):
