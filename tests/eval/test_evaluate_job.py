@@ -269,7 +269,6 @@ def test_job_classifies_imagenet(config, tmp_path, capsys):
         ({"benchmarks": "vox"}, "'vox' is neither a benchmark nor a directory"),
         ({"benchmarks": "voc", "data_dir": ""}, "config.data_dir is empty"),
         ({"checkpoint": ""}, "no checkpoint given"),
-        ({"templates": "many"}, "no template set"),
     ],
 )
 def test_missing_pieces_are_one_line(config, settings, words, tmp_path):
