@@ -84,9 +84,9 @@ def with_biases(pair):
     return pair._replace(build=build)
 
 
-@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
-def test_gradients_in_parts_are_those_of_the_whole_batch(pair, loss):
-    pair = pair if loss == "softmax" else with_biases(pair)
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_gradients_in_parts_are_those_of_the_whole_batch(pair, kind):
+    pair = pair if kind == "softmax" else with_biases(pair)
     generator = np.random.default_rng(0)
     batch = {"image": generator.normal(size=(16, 6)), "texts": generator.normal(size=(16, 4, 4))}
     batch = {name: values.astype(np.float32) for name, values in batch.items()}
@@ -106,7 +106,7 @@ def test_gradients_in_parts_are_those_of_the_whole_batch(pair, loss):
     )
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert {"loss/contrastive", "loss/multi_label", "noise"} <= metrics.keys()
-    assert ("bias/multi_label" in metrics) == (loss == "sigmoid")
+    assert ("bias/multi_label" in metrics) == (kind == "sigmoid")
     for got, wanted in ((new_stats, expected_stats), (grads, expected_grads)):
         for name, value in wanted.items():
             # A bias before batch normalisation has no gradient but rounding.
