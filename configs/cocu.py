@@ -1,8 +1,8 @@
 """CoCu pre-training as published: `--config=configs/cocu.py:cc3m` or `:cc3m_cc12m_yfcc14m`.
 
 Where the prepared data lies is yours to say, e.g. `--config.data_root=gs://bucket/tfds`. Every
-field can be set on the command line, e.g. `--config.batch_size=512`. `:custom` trains on a corpus of
-your own, `data_root/image_text/custom`, annotated in `data_root/annotations/custom`.
+field can be set on the command line, e.g. `--config.batch_size=512`. `:custom` trains on a corpus
+of your own, `data_root/image_text/custom`, annotated in `data_root/annotations/custom`.
 
 `:cc3m,base` and `:cc3m,large` train image towers of the size of ViT-B and ViT-L. They have not been
 published or tried: the other settings are those of the small model.
