@@ -140,7 +140,8 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
     evaluation.limit = 0  # only the first so many images; 0: all
     evaluation.pictures = 8  # drawn into TensorBoard with truth, prediction and groups
     evaluation.name = ""  # of the figures of all but the first; empty: the directory's
-    evaluation.crop = 448  # this and the rest: fields of eval's Protocol
+    evaluation.mode = "slide"  # this and the rest: fields of eval's Protocol
+    evaluation.crop = 448
     evaluation.stride = 224
     evaluation.resize_long_short = (2048, 448)  # () leaves images as they are
     evaluation.large_images = ()  # (pixels, long side): smaller first where there are more
@@ -152,6 +153,7 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
     evaluation.dense = "naclip"  # this and the rest only where a CLIP is evaluated
     evaluation.logit_scale = 40.0
     evaluation.pamr = False
+    evaluation.pamr_dilations = (1, 2, 4, 8, 12, 24)
 
     config.profile_at = 0  # step at which a profile begins; 0: never
     config.profile_steps = 5
