@@ -35,14 +35,11 @@ class FinishedUnits:
         for target in targets:
             with unit_files(target)[1].open("rb") as file:
                 indices.append(np.load(file))
-        index = np.concatenate([np.zeros(0, INDEX), *indices])
-        return cls(
-            targets=targets,
-            counts=np.array([len(part) for part in indices], np.int64),
-            lengths=index["length"].copy(),
-            captions=index["captions"].copy(),
-            kept=np.unique(index["key"], return_index=True)[1],
-        )
+        counts = np.array([len(index) for index in indices], np.int64)
+        columns = (np.concatenate([index[name] for index in indices]) for name in INDEX.names)
+        keys, lengths, captions = columns
+        indices.clear()  # before the largest copies
+        return cls(targets, counts, lengths, captions, np.unique(keys, return_index=True)[1])
 
     def is_repeated(self) -> list[Bool[np.ndarray, " records"]]:
         """For every unit, which of its records have a key that came before."""

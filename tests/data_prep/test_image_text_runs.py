@@ -1,6 +1,8 @@
 """Runs that stop go on; several processes give what one gives."""
 
+import collections
 import io
+import itertools
 import os
 import re
 import signal
@@ -10,6 +12,7 @@ import time
 
 import pytest
 import raw_corpora as raw
+from etils import epath
 from PIL import Image
 from prepared_corpora import examples, keys_and_captions, prepare, report
 from test_last_phase import contents
@@ -17,7 +20,7 @@ from test_last_phase import contents
 from cocu_jax.errors import UserError
 from cocu_jax.stopping import Stopped
 from data_prep.image_text.units import UnitPreparer
-from data_prep.image_text.work import Workers
+from data_prep.image_text.work import Work, Workers, do_work
 
 
 def test_stopped_run_goes_on_and_ends_the_same(tmp_path, monkeypatch):
@@ -63,6 +66,26 @@ def test_stop_request_keeps_finished_units(tmp_path, monkeypatch):
     assert len(done) == 1
     assert len(keys_and_captions(prepare(tmp_path, tmp_path / "*.tar"))) == 3
     assert sorted(done) == [str(tmp_path / f"{number}.tar") for number in range(3)]  # none twice
+
+
+def test_what_has_been_done_is_seen_by_one_listing_of_the_folder(tmp_path, monkeypatch):
+    """Ten thousands of files are looked for every half second."""
+    names = [(f"{number}.a", f"{number}.b") for number in range(300)]
+    for name in itertools.chain(*names[:299]):
+        (tmp_path / name).touch()
+    folder, calls = epath.Path(tmp_path), collections.Counter()
+    for name in ("iterdir", "exists"):
+        original = getattr(type(folder), name)
+
+        def counted(self, name=name, original=original):
+            calls[name] += 1
+            return original(self)
+
+        monkeypatch.setattr(type(folder), name, counted)
+    tasks, done = [(number,) for number in range(300)], []
+    do_work(Work("", "", lambda: done.append, tasks, folder, names), Workers(), folder / "stop")
+    assert done == [299]
+    assert calls["iterdir"] <= 4 and calls["exists"] <= 4
 
 
 @pytest.mark.slow  # every process imports TensorFlow and Beam

@@ -22,6 +22,7 @@ from data_prep.__main__ import main
 from data_prep.gallery.nouns import NounFinder
 from data_prep.image_text.images import ImageRecipe
 from data_prep.image_text.units import Recipe
+from data_prep.image_text.work import Workers
 
 TAGGED = """
 a/DT dog/NN runs/VBZ on/IN the/DT green/JJ grass/NN ./.
@@ -192,7 +193,7 @@ def test_several_processes_find_the_same_nouns(tmp_path, nltk_data, monkeypatch)
         caption = "a dog and {} cats near the river"
         raw.webdataset(tmp_path / f"{number}.tar", [number], caption)
     one = prepare(tmp_path / "1", tmp_path / "*.tar", recipe=RECIPE)
-    two = prepare(tmp_path / "2", tmp_path / "*.tar", recipe=RECIPE, workers=2)
+    two = prepare(tmp_path / "2", tmp_path / "*.tar", recipe=RECIPE, workers=Workers(2))
     nouns = [[example["caption_nouns"].tolist() for example in examples(d)] for d in (one, two)]
     assert nouns[0] == nouns[1] == [[2, 1, 5, 1, 8, 1]] * 2
 
