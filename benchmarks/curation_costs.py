@@ -46,7 +46,7 @@ WIDTH = 512
 ENCODE_REACHED, MULTIPLY_REACHED, STREAM_REACHED = 0.12, 0.4, 0.8
 # Share of the index that a query is compared with for a recall of 0.95 (among 500,000 rows of
 # `clip_vectors`, see `curation_scale`), and what blocks that are not full add.
-PROBED, PADDED = 0.006, 1.3
+PROBED, PADDED = 0.005, 1.3
 DISK = 1e9  # bytes per second that a host reads and writes with
 HASH = 0.54e9  # bytes per second that a core verifies finished files with
 START = 120.0  # seconds to start, open, and compile
@@ -77,12 +77,12 @@ class Machine:
 
 
 # H100 SXM: 989 TFLOP/s in bfloat16 and float16. v5e: 197 in bfloat16, and a product of float16
-# rows takes four. Bytes: the programs compiled for v5e (an exact tile of 1,024 x 65,536; what a
-# task of the clustered search takes more for more rows); on a GPU a product is written, read and
+# rows takes four. Bytes: the programs compiled for v5e (an exact tile of 1,024 x 65,536; what the
+# clustered search takes more for more rows of a cell); on a GPU a product is written, read and
 # ranked. A TPU host's virtual CPU counts as half a core.
 MACHINES = {
     "one H100, 16 cores": Machine(1, 16, 989e12, 989e12, 3.35e12, (12, 12)),
-    "v5e-8": Machine(1, 112 // 2, 8 * 197e12, 8 * 197e12 / 4, 8 * 0.82e12, (56, 40)),
+    "v5e-8": Machine(1, 112 // 2, 8 * 197e12, 8 * 197e12 / 4, 8 * 0.82e12, (56, 42)),
 }
 
 COST_UNITS = {"multiply": "FLOP/s", "bytes_kept": "bytes"}  # the others are seconds
@@ -226,7 +226,7 @@ def hours(costs: Costs, images: int, machine: Machine) -> dict[str, float]:
     cells = 2 * math.isqrt(images)
     assign = (ROUNDS * 2 * SAMPLE_PER_CELL * cells**2 + 3 * images * cells) * clustered
     sample = max(SAMPLE * images * exact, images * 2 * WIDTH / DISK)
-    # Every row is read, written with its checksum, and read by the units that look for it.
+    # Every row is read, written with its checksum, and read as a query.
     sort = images * 2 * WIDTH * (3 / DISK + 1 / HASH) / machine.hosts
     annotate = images * costs.annotate * os.cpu_count() / machine.cores
     finish = annotate + images * costs.write / machine.hosts

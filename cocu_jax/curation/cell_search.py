@@ -2,7 +2,7 @@
 
     EMBEDDINGS/<what made them>/cells/<index, number, seed>/centroids.safetensors
     …/cells/<…>/<corpus>/00012-<its shards>.safetensors     rows of some shards, sorted by cell
-    WORKDIR/neighbours/probing.safetensors                  which cells are looked in, and a sample
+    WORKDIR/neighbours/sample.safetensors                   how far queries look, and a sample
     WORKDIR/neighbours/00003.safetensors                    neighbours of the queries of some cells
 
 Processes own every n-th file of each kind, and the first one those of which there is one.
@@ -97,14 +97,14 @@ def search_by_cells(plan: Plan, index: Index, stop: StopRequest) -> Neighbours:
     Args:
         plan: the run; all embeddings are there.
         index: the index.
-        stop: heard several times a second; finished files are kept.
+        stop: heard every few seconds; finished files and what is found for the next are kept.
     """
     table = _sorted_table(plan, index, stop)
-    gap, sample = _probing(plan, index, table, stop)
+    gap, sample = _gap_and_sample(plan, index, table, stop)
     units = _units(table.queries.sizes, plan.config.search_rows)
     files = [plan.workdir / "neighbours" / f"{i:05d}.safetensors" for i in range(len(units))]
     identities = [
-        {"made_from": plan.identity, "cells": f"{first}-{last}", "probing": sample["sha256"]}
+        {"made_from": plan.identity, "cells": f"{first}-{last}", "sample": sample["sha256"]}
         for first, last in units
     ]
     own = [i for i in range(len(units)) if plan.share.owns(i)]
@@ -206,22 +206,24 @@ def _settings(plan: Plan, table: CellTable) -> ClusteredSettings:
     return ClusteredSettings(plan.config.neighbours, queries, tile, run_rows(int(sizes.sum())))
 
 
-def _probing(plan: Plan, index: Index, table: CellTable, stop: StopRequest) -> tuple[float, dict]:
+def _gap_and_sample(
+    plan: Plan, index: Index, table: CellTable, stop: StopRequest
+) -> tuple[float, dict]:
     """How far queries look, and a sample that the result is measured with.
 
     A query looks in the cells whose affinity is below the largest by no more than that.
     """
-    file = plan.workdir / "neighbours" / "probing.safetensors"
+    file = plan.workdir / "neighbours" / "sample.safetensors"
     identity = {"made_from": plan.identity}
     if plan.share.first and not is_complete(file, identity):
-        write_arrays(file, _choose_probing(plan, index, table, stop), identity)
+        write_arrays(file, _chosen_gap(plan, index, table, stop), identity)
     _wait_for_files({file: identity}, "Wait for a sample", stop)
     sample = {name: np.array(array) for name, array in plan.open_arrays(file).items()}
     sample["sha256"] = hashlib.sha256(b"".join(a.tobytes() for a in sample.values())).hexdigest()
     return float(sample["gap"][0]), sample
 
 
-def _choose_probing(
+def _chosen_gap(
     plan: Plan, index: Index, table: CellTable, stop: StopRequest
 ) -> dict[str, np.ndarray]:
     """The looks that find `config.cell_recall` of the neighbours of half of a sample of queries.
@@ -232,7 +234,7 @@ def _choose_probing(
     rows, queries = _sample(plan)
     config, devices = plan.config, jax.local_devices()
     if not len(rows):  # no image could be read
-        return _probing_arrays(0.0, rows, np.zeros((0, config.neighbours), np.int32))
+        return _sample_arrays(0.0, rows, np.zeros((0, config.neighbours), np.int32))
     settings = SearchSettings(config.neighbours, tile_rows=config.tile_rows)
     saved = SavedSearch(plan, "sample", {"sizes": str(settings)})
     (truth,) = search(
@@ -248,7 +250,7 @@ def _choose_probing(
     needed = np.sort(np.take_along_axis(gaps, cells, 1)[chosen][there[chosen]])
     missed = int((1 - config.cell_recall) * (1 - _MARGIN) * len(needed))
     gap = float(needed[len(needed) - 1 - missed]) if len(needed) else 0.0
-    return _probing_arrays(gap, rows[~chosen], truth[~chosen])
+    return _sample_arrays(gap, rows[~chosen], truth[~chosen])
 
 
 def _sample(plan: Plan) -> tuple[Int[np.ndarray, "n"], Float16[np.ndarray, "n d"]]:
@@ -263,7 +265,7 @@ def _sample(plan: Plan) -> tuple[Int[np.ndarray, "n"], Float16[np.ndarray, "n d"
     return rows[readable], embeddings[readable]
 
 
-def _probing_arrays(gap: float, rows: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+def _sample_arrays(gap: float, rows: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
     return {"gap": np.float32([gap]), "rows": rows.astype(np.int64), "truth": truth}
 
 

@@ -45,7 +45,7 @@ def finish(plan: Plan, stop: StopRequest) -> dict:
     write_file(plan.workdir / "summary.txt", as_text(summary))
     if plan.config.page_images:
         write_page(plan, samples, stop)
-    for directory in ("annotations", "parquet", "reports"):
+    for directory in ("annotations", "parquet", "reports", "neighbours", "searches"):
         remove_temporaries(plan.workdir / directory)
     provenance = dict(plan.provenance)
     if recalls:
