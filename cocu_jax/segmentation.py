@@ -38,6 +38,7 @@ from eval.scores import class_scores
 DEFAULT_CHECKPOINT = "openai/clip-vit-base-patch16"
 _DRAWN = 960  # long side of pictures
 _ROWS = 256  # of a label map that are counted at once
+_TILE = 512, 1024  # of a label map that a device paints at once: eight of them fit a small machine
 
 Photo = epath.PathLike | Image.Image | UInt8[np.ndarray, "h w 3"]
 
@@ -141,7 +142,7 @@ class Segmenter:
         )
         method = None if is_clip else GroupMethod(protocol, with_first=with_groups)
         bound = engine.make_segmenter(model, classes, protocol, Tokenizer(), method=method)
-        return cls(classes, bound)
+        return cls(classes, dataclasses.replace(bound, tile=_TILE))
 
     def with_classes(
         self,
