@@ -11,7 +11,6 @@ from configs import cocu, curate
 
 IMAGE_SIZE = 64
 PATCH_SIZE = 8
-WINDOW = 96  # of the evaluation
 STATISTICS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
@@ -99,17 +98,16 @@ def _clip() -> ml_collections.ConfigDict:
 
 def _pretrain() -> ml_collections.ConfigDict:
     config = _train()
-    config.total_steps = 1100
-    config.learning_rate = 2e-3
+    config.total_steps = 800
+    config.learning_rate = 1e-3
     config.warmup_steps = 50
-    config.eval_every = 550
+    config.eval_every = 200
     config.evaluation = evaluation = ml_collections.ConfigDict()
     evaluation.directory = ""  # filled in by the demo
     evaluation.split = "selection"
     evaluation.limit = 0
-    # Scenes are enlarged before they are looked at: smaller patches, finer groups.
-    evaluation.crop = evaluation.stride = WINDOW
-    evaluation.resize_long_short = (WINDOW, WINDOW)
+    evaluation.crop = evaluation.stride = IMAGE_SIZE
+    evaluation.resize_long_short = (IMAGE_SIZE, IMAGE_SIZE)
     model = config.model
     model.image_size = IMAGE_SIZE
     model.patch_size = PATCH_SIZE
