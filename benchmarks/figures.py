@@ -1,4 +1,4 @@
-"""The line that benchmarks print for a figure."""
+"""The lines that benchmarks print."""
 
 import json
 
@@ -22,4 +22,9 @@ def print_figure(
         "goal": goal,
         "better": better,
     }
+    print_line(line)
+
+
+def print_line(line: dict) -> None:
+    """Prints a line of JSON, at once."""
     print(json.dumps(line), flush=True)

@@ -5,8 +5,9 @@
 Against torch: the published recipe in float32 (forward, backward, clipping, AdamW) on the same
 cores as `transformers`' GroupViT with torch's AdamW, in turn, round after round; a ratio is the
 median over rounds. Ours runs prompts at the 32 positions that the input gives them, torch all texts
-at 77. On an accelerator: images/s and model FLOP utilisation of the bfloat16 step instead, for
-torch's CPU build has nothing to say there. With a corpus (of `python -m data_prep scenes`): the
+at 77; in further rows torch, too, runs prompts at 32, and both through `torch.compile`. On an
+accelerator: images/s and model FLOP utilisation of the bfloat16 step instead
+(`benchmarks.accelerator` has torch beside it). With a corpus (of `python -m data_prep scenes`): the
 loop with its real input, log and checkpoints against the bare step on a resident batch. Prints JSON
 lines.
 """
@@ -16,87 +17,39 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 
 import jax
 import ml_collections
-import numpy as np
 import torch
 
-from benchmarks import transformers_oracle as oracle
 from benchmarks.figures import print_figure
 from benchmarks.model_step import PRODUCT_FLOPS, interleaved_times, large_product
+from benchmarks.steps import comparable_config, our_step, random_batch, torch_step
 from cocu_jax.host_memory import keep_freed_memory
 from cocu_jax.training.hardware import chip_of
 from cocu_jax.training.loop import train
-from cocu_jax.training.mesh import put_batch
 from cocu_jax.training.metrics import read_metrics
 from cocu_jax.training.plan import make_plan
 from configs import cocu
 
 
-def torch_step(images: np.ndarray, captions: np.ndarray, prompts: np.ndarray) -> Callable:
-    """One step of transformers' model with the recipe's optimiser."""
-    model = oracle.random_groupvit().train()
-    scale = torch.nn.Parameter(torch.tensor(2.6592))
-    named = [*model.named_parameters(), ("scale", scale)]
-    groups = [
-        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": 0.05},
-        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=1e-5)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        oracle.training_loss(model, scale, images, captions, prompts).backward()
-        torch.nn.utils.clip_grad_norm_([p for _, p in named], 5.0)
-        optimizer.step()
-
-    return step
-
-
-def our_step(config: ml_collections.ConfigDict, batch: dict[str, np.ndarray]) -> Callable:
-    """One step of ours on a batch that stays on the devices."""
-    plan = make_plan(config, examples=1000 * config.batch_size)
-    state, batch = [plan.init()], put_batch(plan.mesh, batch)
-
-    def step() -> None:
-        state[0], metrics = plan.step(state[0], batch)
-        jax.block_until_ready(metrics)
-
-    return step
-
-
-def random_batch(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
-    """A batch as the input makes them: captions of 8 to 20 tokens, prompts of 6 to 14."""
-    size, data = config.batch_size, config.data
-    pixels = np.random.default_rng(0).integers(0, 256, (size, data.image_size, data.image_size, 3))
-    return {
-        "image": pixels.astype(np.uint8),
-        "caption": oracle.random_tokens((size, data.caption_length), (8, 20)),
-        "prompts": oracle.random_tokens((size, data.prompts, data.prompt_length), (6, 14), seed=1),
-        "noise": np.random.default_rng(1).integers(0, 2**32, (size, 2), dtype=np.uint32),
-    }
-
-
 def against_torch(batch_size: int, rounds: int) -> None:
     """Prints how many times faster ours is, on CPU in float32."""
-    config = cocu.get_config()
-    config.batch_size, config.model.dtype, config.model.drop_path = batch_size, "float32", 0.0
-    config.total_steps, config.warmup_steps = 100_000, 1
-    config.data.augment = "crop"  # transformers has no device-side erasing either
+    config = comparable_config(batch_size, "float32")
     batch = random_batch(config)
-    pad = config.data.caption_length - config.data.prompt_length
-    prompts = np.pad(batch["prompts"], ((0, 0), (0, 0), (0, pad)))
-    images = batch["image"].astype(np.float32) / 127.5 - 1
     steps = {
-        "torch": torch_step(images, batch["caption"], prompts),
+        "torch": torch_step(batch, full_prompts=True),
+        "torch, prompts at our positions": torch_step(batch),
+        "torch, compiled": torch_step(batch, full_prompts=True, backend="inductor"),
+        "torch, compiled, prompts at our positions": torch_step(batch, backend="inductor"),
         "ours": our_step(config, batch),
     }
     times = interleaved_times(steps | {"product": large_product()}, rounds)
     rate = PRODUCT_FLOPS / statistics.median(times.pop("product"))
-    ratio = statistics.median(a / b for a, b in zip(times["torch"], times["ours"], strict=True))
-    print_figure(f"whole step, batch {batch_size}: torch / ours", ratio, "ratio", goal=1.3)
+    for name in [name for name in steps if name != "ours"]:
+        ratio = statistics.median(a / b for a, b in zip(times[name], times["ours"], strict=True))
+        goal = 1.3 if name == "torch" else None
+        print_figure(f"whole step, batch {batch_size}: {name} / ours", ratio, "ratio", goal)
     for name, seconds in times.items():
         seconds = statistics.median(seconds)
         print_figure(f"whole step, batch {batch_size}: {name}", batch_size / seconds, "images/s")

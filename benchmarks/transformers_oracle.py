@@ -90,12 +90,12 @@ def random_tokens(
     return np.where(positions == ends, vocabulary, tokens).astype(np.int32)
 
 
-def _pixels(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+def _pixels(images: np.ndarray | torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(images).permute(0, 3, 1, 2).contiguous()
 
 
-def _tokens(tokens: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(tokens).long().reshape(-1, tokens.shape[-1])
+def _tokens(tokens: np.ndarray | torch.Tensor) -> torch.Tensor:
+    return torch.as_tensor(tokens).long().reshape(-1, tokens.shape[-1])
 
 
 @torch.no_grad()
@@ -136,9 +136,9 @@ def clip_features(model: transformers.CLIPModel, images: np.ndarray, tokens: np.
 def training_loss(
     model: transformers.GroupViTModel,
     multi_label_scale: torch.Tensor,
-    images: np.ndarray,
-    captions: np.ndarray,
-    prompts: np.ndarray,
+    images: np.ndarray | torch.Tensor,
+    captions: np.ndarray | torch.Tensor,
+    prompts: np.ndarray | torch.Tensor,
     gumbel: list[np.ndarray] | None = None,
 ) -> torch.Tensor:
     """Both losses of one training step on a batch, with given Gumbel noise or torch's own.
@@ -148,7 +148,7 @@ def training_loss(
         multi_label_scale: log of the second inverse temperature, which transformers lacks.
         images: [b, h, w, 3].
         captions: [b, context].
-        prompts: [b, k, context].
+        prompts: [b, k, context]; of another context than the captions', they are encoded apart.
         gumbel: noise of each grouping block.
     """
     batch, per_image = prompts.shape[:2]
@@ -158,8 +158,10 @@ def training_loss(
         noise = [torch.from_numpy(g) for g in gumbel]
         with mock.patch("torch.distributions.gumbel.Gumbel.sample", side_effect=noise):
             image = model.vision_model(_pixels(images)).pooler_output
-    tokens = torch.cat([_tokens(captions), _tokens(prompts)])
-    text = model.text_model(tokens).pooler_output
+    texts = [_tokens(captions), _tokens(prompts)]
+    if captions.shape[-1] == prompts.shape[-1]:
+        texts = [torch.cat(texts)]
+    text = torch.cat([model.text_model(tokens).pooler_output for tokens in texts])
     normalize = torch.nn.functional.normalize
     image = normalize(model.visual_projection(image), dim=-1)
     caption, prompt = normalize(model.text_projection(text), dim=-1).split(
@@ -168,7 +170,7 @@ def training_loss(
     cross_entropy = torch.nn.functional.cross_entropy
     scale = model.logit_scale.exp().clamp(max=100)
     logits = scale * image @ caption.T
-    own = torch.arange(batch)
+    own = torch.arange(batch, device=image.device)
     loss = (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
     logits = multi_label_scale.exp().clamp(max=100) * image @ prompt.T
     owner = own.repeat_interleave(per_image)

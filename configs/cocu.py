@@ -125,7 +125,10 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
 
     # On TPUs: recompute activations and fuse attention as suits the chip, whatever `model` says.
     config.tuned = True
-    config.mesh = ml_collections.ConfigDict(dict(data=-1, fsdp=1))  # -1: all that are left
+    config.mesh = mesh = ml_collections.ConfigDict()
+    mesh.data = -1  # all devices that are left
+    mesh.fsdp = 1
+    mesh.split_update = False  # each device updates its part of the parameters, inside a slice
 
     config.log_every = 50
     config.checkpoint_every = 1000

@@ -71,7 +71,7 @@ def _train() -> ml_collections.ConfigDict:
     config.log_every = 10
     config.checkpoint_every = 200
     config.keep = 1
-    config.mesh = ml_collections.ConfigDict(dict(data=-1, fsdp=1))
+    config.mesh = ml_collections.ConfigDict(dict(data=-1, fsdp=1, split_update=False))
     return config
 
 

@@ -55,6 +55,7 @@ class CrossAttention(nnx.Module):
         eps: float,
         dtype: str,
         rngs: nnx.Rngs,
+        remat: bool = False,
         fused: bool = False,
     ):
         self.attention = Attention(
@@ -68,6 +69,8 @@ class CrossAttention(nnx.Module):
             init_in=init,
             init_out=init,
             activation="gelu",
+            remat=remat,
+            flat=not fused,
             dtype=dtype,
             rngs=rngs,
         )
@@ -94,13 +97,13 @@ class Assignment(nnx.Module):
         logit_scale: float,
         dtype: str,
         rngs: nnx.Rngs,
+        flat: bool = True,
     ):
         self.logit_scale = logit_scale * width**-0.5
-        self.query, self.key = (
-            Dense(width, width, kernel_init=init, dtype=dtype, rngs=rngs) for _ in range(2)
-        )
+        shared = dict(dtype=dtype, flat=flat, rngs=rngs)
+        self.query, self.key = (Dense(width, width, kernel_init=init, **shared) for _ in range(2))
         self.value, self.out = (
-            Dense(width, width, kernel_init=init_value, dtype=dtype, rngs=rngs) for _ in range(2)
+            Dense(width, width, kernel_init=init_value, **shared) for _ in range(2)
         )
 
     def __call__(
@@ -139,19 +142,21 @@ class GroupingBlock(nnx.Module):
         eps: float,
         dtype: str,
         rngs: nnx.Rngs,
+        remat: bool = False,
         fused: bool = False,
     ):
         shared = dict(dtype=dtype, rngs=rngs)
-        mlp = dict(init_in=init, init_out=init, activation="gelu", **shared)
+        flat = not fused
+        mlp = dict(init_in=init, init_out=init, activation="gelu", remat=remat, flat=flat, **shared)
         self.norm_tokens = layer_norm(width, eps, **shared)
         self.norm_x = layer_norm(width, eps, **shared)
         self.mlp_tokens = Mlp(group_tokens, width // 2, segments, **mlp)
         self.norm_post_tokens = layer_norm(width, eps, **shared)
         self.cross_attention = CrossAttention(
-            width, heads, hidden, init=init, eps=eps, fused=fused, **shared
+            width, heads, hidden, init=init, eps=eps, remat=remat, fused=fused, **shared
         )
         self.assign = Assignment(
-            width, init=init, init_value=init_value, logit_scale=logit_scale, **shared
+            width, init=init, init_value=init_value, logit_scale=logit_scale, flat=flat, **shared
         )
         self.norm_out = layer_norm(width, eps, **shared)
         self.mlp_out = Mlp(width, 4 * width, width, **mlp)

@@ -59,7 +59,8 @@ class GroupViTConfig:
         drop_path: rate of the last block; it rises linearly from 0 over all blocks.
         loss: what both losses are made of: "softmax" as published, or "sigmoid", SigLIP's.
         dtype: "float32" or "bfloat16", the type of matrix products.
-        remat: compute each block again in the backward pass instead of keeping its activations.
+        remat: compute each block again in the backward pass instead of keeping its activations,
+            and of other MLPs the activation.
         fused_attention: train with the attention kernel for TPUs, `fused_attention.py`; programs
             other than a training step, such as evaluation, do without.
         dense_init_std: deviation of the image tower's kernels and position embedding.
@@ -143,6 +144,7 @@ class Stage(nnx.Module):
             before = config.groups[index - 1]
             self.projector_norm = layer_norm(width, config.layer_norm_eps, **shared)
             mlp = dict(init_in=init, init_out=init, activation="gelu", **shared)
+            mlp |= dict(remat=config.remat, flat=not config.fused_attention)
             self.projector_mlp = Mlp(before, width // 2, groups, **mlp)
         self.group_tokens = nnx.Param(group_init(rngs.params(), (groups, width), jnp.float32))
         self.grouping = GroupingBlock(
@@ -155,6 +157,7 @@ class Stage(nnx.Module):
             init_value=truncated_normal(config.assign_init_std),
             logit_scale=config.assign_logit_scale,
             eps=config.layer_norm_eps,
+            remat=config.remat,
             fused=config.fused_attention,
             **shared,
         )
@@ -193,7 +196,13 @@ class ImageTower(nnx.Module):
         self.dtype = config.dtype
         init = truncated_normal(config.dense_init_std)
         width, shared = config.width, dict(dtype=config.dtype, rngs=rngs)
-        self.patch_embed = Dense(3 * config.patch_size**2, width, kernel_init=init, **shared)
+        self.patch_embed = Dense(
+            3 * config.patch_size**2,
+            width,
+            kernel_init=init,
+            flat=not config.fused_attention,
+            **shared,
+        )
         self.patch_norm = layer_norm(width, config.layer_norm_eps, **shared)
         patches = (config.image_size // config.patch_size) ** 2
         self.position_embedding = nnx.Param(init(rngs.params(), (patches, width), jnp.float32))

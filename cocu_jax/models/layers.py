@@ -70,8 +70,22 @@ def activate(x: Float[Array, "*b d"], activation: str) -> Float[Array, "*b d"]:
 class Dense(nnx.Linear):
     """`nnx.Linear` that multiplies one flat [rows, features] matrix: much faster on XLA's CPU."""
 
-    def __init__(self, width_in: int, width_out: int, *, dtype: str, rngs: nnx.Rngs, **options):
-        """Args: features in and out, the type of the product, keys, and `nnx.Linear`'s others."""
+    def __init__(
+        self,
+        width_in: int,
+        width_out: int,
+        *,
+        dtype: str,
+        rngs: nnx.Rngs,
+        flat: bool = True,
+        **options,
+    ):
+        """Args: features in and out, the type of the product, keys, and `nnx.Linear`'s others.
+
+        `flat=False` leaves rows as they are. TPUs pad the last but one axis of an array to a
+        multiple of 8, so there a flat matrix is a copy.
+        """
+        self.flat = flat
         precision = precision_of(dtype)
         super().__init__(
             width_in, width_out, dtype=dtype, precision=precision, rngs=rngs, **options
@@ -79,6 +93,8 @@ class Dense(nnx.Linear):
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         """Applies the layer over the last axis."""
+        if not self.flat:
+            return super().__call__(x)
         flat = super().__call__(x.reshape(-1, x.shape[-1]))
         return flat.reshape(*x.shape[:-1], flat.shape[-1])
 
@@ -115,16 +131,17 @@ class Attention(nnx.Module):
         causal: bool = False,
         fused: bool = False,
     ):
-        """Args: `fused` runs `fused_attention`, a kernel for TPUs, where it can."""
+        """Args: `fused` runs `fused_attention`, a TPU kernel, where it can; see `Dense.flat`."""
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.heads = heads
         self.causal = causal
         self.fused = fused
+        shared = dict(dtype=dtype, flat=not fused, rngs=rngs)
         self.query, self.key, self.value = (
-            Dense(width, width, kernel_init=init_in, dtype=dtype, rngs=rngs) for _ in range(3)
+            Dense(width, width, kernel_init=init_in, **shared) for _ in range(3)
         )
-        self.out = Dense(width, width, kernel_init=init_out, dtype=dtype, rngs=rngs)
+        self.out = Dense(width, width, kernel_init=init_out, **shared)
 
     def __call__(
         self,
@@ -163,14 +180,24 @@ class Mlp(nnx.Module):
         activation: str,
         dtype: str,
         rngs: nnx.Rngs,
+        remat: bool = False,
+        flat: bool = True,
     ):
+        """Args: `remat` keeps the input of the activation, and none of its steps; see `Dense`."""
         self.activation = activation
-        self.fc1 = Dense(width_in, hidden, kernel_init=init_in, dtype=dtype, rngs=rngs)
-        self.fc2 = Dense(hidden, width_out, kernel_init=init_out, dtype=dtype, rngs=rngs)
+        self.remat = remat
+        shared = dict(dtype=dtype, flat=flat, rngs=rngs)
+        self.fc1 = Dense(width_in, hidden, kernel_init=init_in, **shared)
+        self.fc2 = Dense(hidden, width_out, kernel_init=init_out, **shared)
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         """Applies the MLP to every row."""
-        return self.fc2(activate(self.fc1(x), self.activation))
+
+        def activate_and_project(hidden: Float[Array, "*b h"]) -> Float[Array, "*b o"]:
+            return self.fc2(activate(hidden, self.activation))
+
+        second = jax.checkpoint(activate_and_project) if self.remat else activate_and_project
+        return second(self.fc1(x))
 
 
 def drop_path(
@@ -223,6 +250,8 @@ class Block(nnx.Module):
             init_in=inits.mlp_in,
             init_out=inits.mlp_out,
             activation=activation,
+            remat=remat,
+            flat=not fused,
             dtype=dtype,
             rngs=rngs,
         )

@@ -39,13 +39,13 @@ class Cost:
     def seconds(self, chip: Chip) -> dict[str, float]:
         """Least time that products, memory and links take each; the largest is the roofline.
 
-        What the network between slices takes depends on the machines and is not counted.
+        What the network between slices takes depends on the machines and is not counted; nor are
+        links of unknown speed.
         """
-        return {
-            "compute": self.flops / chip.flops,
-            "memory": self.traffic / chip.bandwidth,
-            "links": sum(c.sent for c in self.collectives or ()) / chip.link,
-        }
+        seconds = {"compute": self.flops / chip.flops, "memory": self.traffic / chip.bandwidth}
+        if chip.link:
+            seconds["links"] = sum(c.sent for c in self.collectives or ()) / chip.link
+        return seconds
 
 
 def cost_of(program: jax.stages.Compiled) -> Cost:

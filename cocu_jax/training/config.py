@@ -10,7 +10,6 @@ from cocu_jax.errors import UserError
 from cocu_jax.input.config import InputConfig, input_config
 from cocu_jax.models.clip import CLIPConfig
 from cocu_jax.models.groupvit import GroupViTConfig
-from cocu_jax.models.tokenizer import EOT
 from cocu_jax.settings import (
     Amount,
     Count,
@@ -23,17 +22,20 @@ from cocu_jax.settings import (
     read_settings,
 )
 from cocu_jax.training.evaluation import evaluation_settings
-
-MODELS = {"groupvit": GroupViTConfig, "clip": CLIPConfig}
+from cocu_jax.training.model_settings import model_settings
 
 
 @only_its_fields
 @dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh's axes; `data=-1` takes all devices that `fsdp` leaves."""
+    """Sizes of the mesh's axes; `data=-1` takes all devices that `fsdp` leaves.
+
+    `split_update` is that of `StepSettings`, for devices of one slice.
+    """
 
     data: Annotated[Whole, pydantic.Field(ge=-1)]
     fsdp: PositiveCount
+    split_update: Flag
 
 
 @only_its_fields
@@ -97,45 +99,6 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     if not settings.total_steps and not settings.epochs:
         raise UserError("config.total_steps=0 and config.epochs=0: one of them must be positive")
     _check_lengths(data, model)
-
-
-def model_settings(config: ml_collections.ConfigDict) -> GroupViTConfig | CLIPConfig:
-    """The model of a train config.
-
-    Raises:
-        UserError: a field is unknown or has a value that is not allowed.
-    """
-    if config.objective not in MODELS:
-        raise UserError(f"config.objective={config.objective!r}: it is one of {', '.join(MODELS)}")
-    kind = MODELS[config.objective]
-    try:
-        model = read_settings(kind, config.model, "config.model")
-    except UserError as error:
-        hint = ""
-        if "no such field" in str(error):
-            other = {"groupvit": "configs/cocu.py", "clip": "configs/clip.py"}[config.objective]
-            hint = f" in a model of objective {config.objective!r}; {other} has all of them"
-        raise UserError(f"{error}{hint}") from None
-    tokens = EOT + 1
-    if model.text.vocab_size < tokens:
-        raise UserError(
-            f"config.model.text.vocab_size={model.text.vocab_size}: it must be at least {tokens}, "
-            "the tokens of CLIP's vocabulary"
-        )
-    towers = {"config.model.text.": (model.text.width, model.text.heads)}
-    if isinstance(model, CLIPConfig):
-        towers["config.model.vision_"] = model.vision_width, model.vision_heads
-    else:
-        towers["config.model."] = model.width, model.heads
-    for name, (width, heads) in towers.items():
-        if width % heads:
-            raise UserError(f"{name}heads={heads}: it must divide {name}width={width}")
-    if model.image_size % model.patch_size:
-        raise UserError(
-            f"config.model.patch_size={model.patch_size}: it must divide the image size, "
-            f"{model.image_size} pixels"
-        )
-    return model
 
 
 def _check_lengths(data: InputConfig, model: GroupViTConfig | CLIPConfig) -> None:

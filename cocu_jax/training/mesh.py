@@ -1,13 +1,14 @@
 """The device mesh, and where every array of a training step lives on it.
 
-Two axes: `data` splits the batch only; `fsdp` splits the batch and the parameters with everything
-that has their shape (moments, average). Parameters are gathered when a step begins and gradients
-are scattered when it ends, so `fsdp` divides what is kept, not what is sent.
+Two axes: `data` splits the batch; `fsdp` splits the batch and the parameters with everything that
+has their shape (moments, average). Parameters are gathered when a step begins and gradients are
+scattered when it ends, so `fsdp` divides what is kept, not what is sent. Moments and average, which
+only the update needs, are split over `data` as well (`StepSettings.split_update`).
 """
 
 import collections
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import numpy as np
@@ -67,14 +68,23 @@ def make_mesh(data: int, fsdp: int, batch_size: int, devices: Sequence | None = 
     return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
+def count_slices(devices: Iterable) -> int:
+    """How many slices (TPU slices, or GPU hosts) the devices are of."""
+    return len(set(map(_slice_of, devices)))
+
+
+def _slice_of(device) -> int:
+    """CPUs, and a slice that is alone, may have no number."""
+    return getattr(device, "slice_index", None) or 0
+
+
 def _axes_in_slices(count: int, fsdp: int, devices: Sequence) -> tuple[tuple[int, int], ...]:
     """Sizes of (data, fsdp) inside a slice, and over the slices.
 
     Raises:
         UserError: slices differ in size, or `fsdp` is neither part of one nor whole ones.
     """
-    # CPUs, and a slice that is alone, may have no number.
-    sizes = collections.Counter(getattr(device, "slice_index", None) or 0 for device in devices)
+    sizes = collections.Counter(map(_slice_of, devices))
     slices, size = len(sizes), count // len(sizes)
     if set(sizes.values()) != {size}:
         raise UserError(f"slices of different sizes ({sorted(sizes.values())} devices)")
@@ -87,18 +97,27 @@ def _axes_in_slices(count: int, fsdp: int, devices: Sequence) -> tuple[tuple[int
     return (size // within, within), (slices * within // fsdp, fsdp // within)
 
 
-def state_shardings(mesh: Mesh, state):
-    """A sharding for each leaf of a train state of shapes: the longest axis that `fsdp` divides."""
+def state_shardings(mesh: Mesh, state, axes: Sequence[str] = ("fsdp",)):
+    """A sharding for each leaf of a tree of shapes.
+
+    Each of the mesh's `axes` in turn splits what is then the longest axis of those it divides; more
+    axes split further what fewer do.
+    """
 
     def sharding(leaf) -> NamedSharding:
-        size = mesh.shape["fsdp"]
-        if size == 1 or np.prod(leaf.shape) < _SMALLEST_SPLIT:
+        if math.prod(leaf.shape) < _SMALLEST_SPLIT:
             return NamedSharding(mesh, REPLICATED)
-        axes = [i for i, length in enumerate(leaf.shape) if length % size == 0]
-        if not axes:
-            return NamedSharding(mesh, REPLICATED)
-        longest = max(axes, key=lambda i: leaf.shape[i])
-        return NamedSharding(mesh, PartitionSpec(*[None] * longest, "fsdp"))
+        lengths, parts = list(leaf.shape), [()] * len(leaf.shape)
+        for axis in axes:
+            size = mesh.shape[axis]
+            divided = [i for i, length in enumerate(lengths) if length % size == 0]
+            if size > 1 and divided:
+                longest = max(divided, key=lengths.__getitem__)
+                lengths[longest] //= size
+                parts[longest] += (axis,)
+        while parts and not parts[-1]:
+            parts.pop()
+        return NamedSharding(mesh, PartitionSpec(*(part or None for part in parts)))
 
     return jax.tree.map(sharding, state)
 

@@ -24,7 +24,7 @@ from cocu_jax.models.losses import (
     sigmoid_loss,
     temperature_scale,
 )
-from cocu_jax.training.config import model_settings
+from cocu_jax.training.model_settings import model_settings
 from cocu_jax.training.programs import tune
 
 Batch = dict[str, Array]

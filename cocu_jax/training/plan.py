@@ -11,12 +11,12 @@ from jax.sharding import Mesh
 from cocu_jax.errors import UserError
 from cocu_jax.training.attention_choice import agree_on_attention
 from cocu_jax.training.flops import step_flops
-from cocu_jax.training.mesh import make_mesh, state_shardings
+from cocu_jax.training.mesh import count_slices, make_mesh
 from cocu_jax.training.objective import Batch, Metrics, Objective, make_objective
 from cocu_jax.training.optimizer import make_optimizer
 from cocu_jax.training.schedule import Schedule, schedule_from
 from cocu_jax.training.state import TrainState, create_state
-from cocu_jax.training.step import StepSettings, compile_step, make_train_step
+from cocu_jax.training.step import StepSettings, compile_step, make_train_step, place_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +96,10 @@ def make_plan(config, examples: int, devices=None) -> Plan:
         create_state, objective.build, optimizer, config.seed, bool(config.ema_decay)
     )
     shapes = jax.eval_shape(create)
-    shardings = state_shardings(mesh, shapes)
-    settings = StepSettings(config.accumulate, config.ema_decay)
+    # Between slices the network would carry parameters, which are larger than their gradients.
+    split = config.mesh.split_update and count_slices(mesh.devices.flat) == 1
+    settings = StepSettings(config.accumulate, config.ema_decay, split)
+    shardings = place_state(mesh, shapes, settings)
     step = make_train_step(objective, optimizer, schedule, settings, mesh)
     lengths = [config.data.caption_length]
     if config.data.concepts != "none":

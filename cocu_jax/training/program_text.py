@@ -51,6 +51,8 @@ class Collective:
     @property
     def sent(self) -> float:
         """Bytes that a chip sends with ring algorithms."""
+        if self.kind == "reduce-scatter":  # the result is a part of what is summed
+            return self.bytes * (self.group - 1)
         share = (self.group - 1) / self.group
         return self.bytes * share * (2 if self.kind == "all-reduce" else 1)
 
@@ -78,23 +80,45 @@ class Instruction(NamedTuple):
     rest: str
 
 
+class Move(NamedTuple):
+    """What an instruction moves to and from main memory.
+
+    Attributes:
+        bytes: in all of its executions.
+        instruction: what moves them.
+        source: where it comes from in the program.
+    """
+
+    bytes: float
+    instruction: Instruction
+    source: str
+
+
 def collectives_of(text: str) -> tuple[Collective, ...]:
     """The communication in a program's text, by kind and group size, most bytes first.
 
-    TPU programs spread one transfer over several instructions; they share a channel.
+    TPU programs spread one transfer over several instructions; they share a channel. What scatters
+    a sum is there a computation of its own name, `all-reduce-scatter`, around an `all-reduce`.
     """
     found = collections.defaultdict(list)
     seen = set()
+    scattered = None  # result of the `all-reduce-scatter` that the lines belong to
     for line in text.splitlines():
+        if (header := _COMPUTATION.match(line)) and not line.startswith(" "):
+            is_scatter = header.group(2).startswith("all-reduce-scatter")
+            scattered = line.split("->")[-1] if is_scatter else None
         instruction = _parse(line)
         kind = instruction and instruction.operation.removesuffix("-start")
         if kind not in _KINDS:
             continue
         channel = re.search(r"channel_id=(\d+)", line)
-        if channel and (kind, channel.group(1)) in seen:
+        if scattered:
+            kind = "reduce-scatter"
+        elif channel and (kind, channel.group(1)) in seen:
             continue
-        seen.add((kind, channel and channel.group(1)))
-        arrays = _ARRAY.findall(instruction.type)
+        else:
+            seen.add((kind, channel and channel.group(1)))
+        arrays = _ARRAY.findall(scattered or instruction.type)
         if instruction.operation.endswith("-start") and kind != "all-reduce":
             arrays = arrays[len(arrays) // 2 :]  # a start also lists what goes in
         size = sum(_size(array) for array in arrays)
@@ -134,8 +158,13 @@ def memory_traffic(text: str) -> float:
     Every operand and every result that lies there counts once per instruction, whole, even where
     only some rows of it are read.
     """
+    return sum(move.bytes for move in moves_of(text))
+
+
+def moves_of(text: str) -> list[Move]:
+    """What every instruction of a program moves to and from main memory, most bytes first."""
     computations, entry = _computations(text)
-    return _traffic(entry, computations)
+    return sorted(_moves(entry, computations), key=lambda move: -move.bytes)
 
 
 def _computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
@@ -150,28 +179,41 @@ def _computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
     return computations, entry
 
 
-def _traffic(name: str, computations: dict[str, list[Instruction]]) -> float:
-    total, types = 0.0, {}
+def _moves(name: str, computations: dict[str, list[Instruction]]) -> list[Move]:
+    moves, types = [], {}
     for instruction in computations[name]:
         types[instruction.name] = instruction.type
         operation, rest = instruction.operation, instruction.rest
         if operation in _FREE or operation.endswith("-done") or '"ConcatBitcast"' in rest:
             continue
-        inner = [_traffic(called, computations) for called in _called(operation, rest)]
+        inner = [_moves(called, computations) for called in _called(operation, rest)]
         if operation == "while":
-            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
-            total += inner[0] * (int(trips.group(1)) if trips else 1)
+            times = _trips(rest, computations)
+            moves += [move._replace(bytes=times * move.bytes) for move in inner[0]]
         elif operation in ("call", "conditional"):
-            total += max(inner)
+            moves += max(inner, key=lambda part: sum(move.bytes for move in part))
         else:
             operands = [types[o] for o in _operands(rest) if o in types]
-            started = operation in ("copy-start", "slice-start")
-            total += (
-                _transfer(instruction.type, operands[0])
-                if started
-                else sum(_in_memory(type_) for type_ in (instruction.type, *operands))
-            )
-    return total
+            if operation in ("copy-start", "slice-start"):
+                size = _transfer(instruction.type, operands[0])
+            else:
+                size = sum(_in_memory(type_) for type_ in (instruction.type, *operands))
+            source = re.search(r'op_name="([^"]*)"', rest)
+            moves.append(Move(size, instruction, source.group(1) if source else ""))
+    return [move for move in moves if move.bytes]
+
+
+def _trips(rest: str, computations: dict[str, list[Instruction]]) -> int:
+    """How often a loop runs: as it says, or by what its condition compares its counter with."""
+    if said := re.search(r'"known_trip_count":\{"n":"(\d+)"', rest):
+        return int(said.group(1))
+    condition = re.search(r"condition=%?([\w.\-]+)", rest)
+    counts = [
+        int(instruction.rest.split(")")[0])
+        for instruction in computations.get(condition.group(1) if condition else "", ())
+        if instruction.operation == "constant" and instruction.type.startswith("s32[]")
+    ]
+    return counts[0] if len(counts) == 1 else 1
 
 
 def _called(operation: str, rest: str) -> Iterator[str]:

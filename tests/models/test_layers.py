@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from cocu_jax.models.grouping import hard_assignment
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
 from cocu_jax.models.keys import Keys
-from cocu_jax.models.layers import BatchNorm, drop_path
+from cocu_jax.models.layers import BatchNorm, Mlp, drop_path
 from cocu_jax.models.text import TextConfig
 
 
@@ -107,3 +107,22 @@ def test_keys_are_those_of_rngs():
         assert jnp.array_equal(
             jax.random.key_data(ours.params()), jax.random.key_data(theirs.params())
         )
+
+
+def test_mlp_that_recomputes_keeps_one_hidden_array_and_has_the_same_gradients():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4)), jnp.float32)
+    init = nnx.initializers.normal(1.0)
+    kept, results = {}, {}
+    for remat in (False, True):
+        mlp = Mlp(
+            4, 24, 4, init_in=init, init_out=init, activation="gelu", dtype="float32",
+            rngs=nnx.Rngs(0), remat=remat, flat=not remat,
+        )  # fmt: skip
+        graph, params = nnx.split(mlp)
+        out, backward = jax.vjp(lambda p, x, graph=graph: nnx.merge(graph, p)(x), params, x)
+        kept[remat] = sum(jnp.size(r) == 2 * 5 * 24 for r in jax.tree.leaves(backward))
+        results[remat] = jax.tree.leaves((out, backward(jnp.ones_like(out))))
+    # The input of the activation; without recomputation its output and its derivative's steps too.
+    assert kept[True] == 1 < kept[False]
+    for found, wanted in zip(results[True], results[False], strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)

@@ -14,13 +14,14 @@ import pytest
 from cocu_jax.errors import UserError
 from cocu_jax.training import reading
 from cocu_jax.training.checkpoints import BEST_FIGURE, Checkpoints
-from cocu_jax.training.mesh import make_mesh, state_shardings
+from cocu_jax.training.mesh import make_mesh
 from cocu_jax.training.state import TrainState
+from cocu_jax.training.step import StepSettings, place_state
 
 FACTS = {"corpora": ["abc"], "batch_size": 8}
 
 
-def make_state(step: int, mesh) -> TrainState:
+def make_state(step: int, mesh, split: bool = False) -> TrainState:
     count = jnp.asarray(step, jnp.int32)
     state = TrainState(
         step=count,
@@ -31,14 +32,12 @@ def make_state(step: int, mesh) -> TrainState:
         optimizer=({"image/kernel": jnp.ones((256, 512))}, ()),
         average=None,
     )
-    return jax.device_put(state, state_shardings(mesh, state))
+    return jax.device_put(state, place_state(mesh, state, StepSettings(split_update=split)))
 
 
-def targets(state: TrainState, mesh):
+def targets(state: TrainState):
     return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        state,
-        state_shardings(mesh, state),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
     )
 
 
@@ -57,10 +56,10 @@ def saved(tmp_path, mesh):
     return tmp_path
 
 
-def restore(directory, mesh, facts=FACTS):
+def restore(directory, mesh, facts=FACTS, split=False):
     checkpoints = Checkpoints(directory, keep=3, facts=facts)
     try:
-        return checkpoints.restore(targets(make_state(0, mesh), mesh))
+        return checkpoints.restore(targets(make_state(0, mesh, split)))
     finally:
         checkpoints.close()
 
@@ -100,6 +99,21 @@ def test_checkpoint_is_restored_onto_any_mesh(saved, axes):
     for value, wanted in zip(
         jax.tree.leaves(restored.state), jax.tree.leaves(expected), strict=True
     ):
+        np.testing.assert_array_equal(value, wanted)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_checkpoint_of_split_moments_is_restored_onto_whole_ones_and_back(tmp_path, mesh, split):
+    checkpoints, expected = Checkpoints(tmp_path, keep=1, facts=FACTS), make_state(1, mesh, split)
+    checkpoints.save(expected, 1)
+    checkpoints.close()
+
+    restored = restore(tmp_path, mesh, split=not split).state
+
+    moments = restored.optimizer[0]["image/kernel"]
+    assert moments.addressable_shards[0].data.shape == ((256, 512) if split else (256, 64))
+    assert restored.params["image/kernel"].sharding.is_fully_replicated
+    for value, wanted in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(value, wanted)
 
 

@@ -54,17 +54,26 @@ def test_loss_and_gradients_on_eight_devices_equal_those_on_one(gradients_on, me
         assert np.linalg.norm(grads[name] - value) < 1e-5 * norm, name
 
 
-def test_large_arrays_are_split_by_fsdp_and_small_ones_are_not():
+@pytest.mark.parametrize(
+    ("axes", "parts"),
+    [
+        (("fsdp",), {"wide": (128, 512), "both": (130, 511), "odd": (511, 1023), "small": (8, 8)}),
+        (
+            ("fsdp", "data"),  # `data` takes what `fsdp` left, or another axis
+            {"wide": (128, 128), "both": (130, 511), "odd": (511, 1023), "small": (8, 8)},
+        ),
+    ],
+)
+def test_large_arrays_are_split_by_the_axes_that_divide_them(axes, parts):
     mesh = make_mesh(4, 2, 8)
     shapes = {
         "wide": jax.ShapeDtypeStruct((128, 1024), jnp.float32),
+        "both": jax.ShapeDtypeStruct((130, 1022), jnp.float32),
         "odd": jax.ShapeDtypeStruct((511, 1023), jnp.float32),
         "small": jax.ShapeDtypeStruct((8, 8), jnp.float32),
     }
-    parts = {
-        name: s.shard_shape(shapes[name].shape) for name, s in state_shardings(mesh, shapes).items()
-    }
-    assert parts == {"wide": (128, 512), "odd": (511, 1023), "small": (8, 8)}
+    shardings = state_shardings(mesh, shapes, axes)
+    assert {name: s.shard_shape(shapes[name].shape) for name, s in shardings.items()} == parts
 
 
 def test_only_text_features_are_gathered_and_nothing_is_repartitioned(pair):

@@ -9,7 +9,13 @@ from cocu_jax.errors import UserError
 from cocu_jax.training.ahead_of_time import compile_for
 from cocu_jax.training.mesh import make_mesh
 from cocu_jax.training.plan import make_plan
-from cocu_jax.training.program_text import Transfer, collectives_of, memory_traffic, transfers_of
+from cocu_jax.training.program_text import (
+    Transfer,
+    collectives_of,
+    memory_traffic,
+    moves_of,
+    transfers_of,
+)
 from cocu_jax.training.slices import parse_slices
 
 # As the TPU compiler writes them: S(1) is memory on the chip, one gather in two steps.
@@ -24,6 +30,12 @@ TPU_PROGRAM = """
   ROOT %negate = f32[16]{0} negate(%s)
 }
 
+%below (s: f32[16]) -> pred[] {
+  %s = f32[16]{0} parameter(0)
+  %four = s32[]{:T(128)} constant(4), metadata={op_name="while"}
+  ROOT %lt = pred[]{:T(512)} compare(%s, %four), direction=LT
+}
+
 ENTRY %main (x: f32[100,10]) -> f32[16] {
   %x = f32[100,10]{1,0:T(8,128)} parameter(0)
   %slice-start = ((f32[100,10]{1,0:T(8,128)}), f32[5,10]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x)
@@ -32,7 +44,8 @@ ENTRY %main (x: f32[100,10]) -> f32[16] {
   %fusion = (f32[16]{0}, bf16[4]{0:T(128)S(1)}) fusion(%slice-done), kind=kLoop, calls=%step
   %first = f32[16]{0} get-tuple-element(%fusion), index=0
   %done = f32[8,2]{1,0:S(1)} all-gather(%fusion), channel_id=7, replica_groups=mesh['a'=2,'b'=4] {'b'}
-  ROOT %while = f32[16]{0} while(%first), body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  %counted = f32[16]{0} while(%first), condition=%below, body=%body
+  ROOT %while = f32[16]{0} while(%counted), body=%body, backend_config={"known_trip_count":{"n":"3"}}
 }
 """  # noqa: E501
 
@@ -40,9 +53,16 @@ ENTRY %main (x: f32[100,10]) -> f32[16] {
 def test_traffic_counts_main_memory_only_and_loops_as_often_as_they_run():
     slice_read, copy_written, fusion_written = 4 * 50, 4 * 50, 4 * 16
     gather_read = 4 * 16
-    loop = 3 * 2 * 4 * 16
-    expected = slice_read + copy_written + fusion_written + gather_read + loop
+    loops = (4 + 3) * 2 * 4 * 16
+    expected = slice_read + copy_written + fusion_written + gather_read + loops
     assert memory_traffic(TPU_PROGRAM) == expected
+
+
+def test_largest_moves_come_first_and_add_up_to_the_traffic():
+    moves = moves_of(TPU_PROGRAM)
+    assert [move.instruction.operation for move in moves[:2]] == ["negate", "negate"]
+    assert moves == sorted(moves, key=lambda move: -move.bytes)
+    assert sum(move.bytes for move in moves) == memory_traffic(TPU_PROGRAM)
 
 
 def test_steps_of_one_transfer_count_once():
@@ -65,6 +85,32 @@ def test_collectives_of_a_real_program_are_found_with_group_and_size(data, fsdp)
     (reduce,) = collectives_of(summed.lower(shape).compile().as_text())
     assert (reduce.kind, reduce.group, reduce.bytes) == ("all-reduce", data, 32 * 4)
     assert reduce.sent == pytest.approx(2 * 128 * (data - 1) / data)
+
+
+# Two sums of gradients that are scattered, of one channel, and one that is not.
+TPU_PROGRAM_THAT_SCATTERS = """
+%all-reduce-scatter.4 (input.4: bf16[384,384]) -> bf16[96,384] {
+  %input.4 = bf16[384,384]{1,0} parameter(0)
+  %all-reduce.705 = bf16[384,384]{1,0} all-reduce(%input.4), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %slice = bf16[96,384]{1,0} dynamic-slice(%all-reduce.705, %place)
+}
+
+%all-reduce-scatter (input: f32[8]) -> f32[2] {
+  %all-reduce.706 = f32[8]{0} all-reduce(%input), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add
+}
+
+ENTRY %main (x: f32[32]) -> f32[32] {
+  ROOT %all-reduce.1 = f32[32]{0} all-reduce(%x), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add
+}
+"""  # noqa: E501
+
+
+def test_scattered_sums_are_found_in_computations_of_their_own():
+    scatters, reduce = collectives_of(TPU_PROGRAM_THAT_SCATTERS)
+    assert (scatters.kind, scatters.group, scatters.count) == ("reduce-scatter", 4, 2)
+    assert scatters.bytes == 2 * 96 * 384 + 4 * 2
+    assert scatters.sent == 3 / 4 * (2 * 384 * 384 + 4 * 8)
+    assert (reduce.kind, reduce.count, reduce.bytes) == ("all-reduce", 1, 128)
 
 
 # As the compiler writes what crosses from slice to slice: by way of the host, one sum in two steps.

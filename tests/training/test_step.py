@@ -1,5 +1,7 @@
 """One step: gradients in parts, averages, and steps that are not finite."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ from cocu_jax.training.state import (
     merge_model,
     split_model,
 )
-from cocu_jax.training.step import StepSettings, make_train_step
+from cocu_jax.training.step import StepSettings, compile_step, make_train_step, place_state
 
 
 class Line(nnx.Module):
@@ -43,6 +45,14 @@ def line_step(average_decay: float):
     settings = StepSettings(average_decay=average_decay)
     step = make_train_step(LINE, optimizer, schedule, settings, mesh)
     return jax.jit(step), create_state(LINE.build, optimizer, 0, bool(average_decay))
+
+
+@pytest.fixture
+def pair_batch() -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    batch = {"image": generator.normal(size=(16, 6)), "texts": generator.normal(size=(16, 4, 4))}
+    batch = {name: values.astype(np.float32) for name, values in batch.items()}
+    return batch | {"noise": generator.integers(0, 2**32, (16, 2), dtype=np.uint32)}
 
 
 def test_step_without_a_finite_loss_changes_only_the_counters():
@@ -85,12 +95,9 @@ def with_biases(pair):
 
 
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
-def test_gradients_in_parts_are_those_of_the_whole_batch(pair, kind):
+def test_gradients_in_parts_are_those_of_the_whole_batch(pair, pair_batch, kind):
     pair = pair if kind == "softmax" else with_biases(pair)
-    generator = np.random.default_rng(0)
-    batch = {"image": generator.normal(size=(16, 6)), "texts": generator.normal(size=(16, 4, 4))}
-    batch = {name: values.astype(np.float32) for name, values in batch.items()}
-    batch["noise"] = generator.integers(0, 2**32, (16, 2), dtype=np.uint32)
+    batch = pair_batch
     params, stats = jax.jit(lambda: split_model(pair.build(nnx.Rngs(0)))[1:])()
     mesh = make_mesh(4, 2, 16)
     gradients = jax.jit(make_gradients(pair, 2, mesh))
@@ -111,6 +118,38 @@ def test_gradients_in_parts_are_those_of_the_whole_batch(pair, kind):
         for name, value in wanted.items():
             # A bias before batch normalisation has no gradient but rounding.
             np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=3e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("axes", [(8, 1), (4, 2)])
+def test_split_updates_are_those_of_whole_arrays(pair, pair_batch, monkeypatch, axes):
+    monkeypatch.setattr("cocu_jax.training.mesh._SMALLEST_SPLIT", 1)
+    mesh = make_mesh(*axes, 16)
+    schedule = Schedule(0.1, 0.1, 0.1, 0, 100)
+    # Large, for a bias before batch normalisation has no gradient but rounding.
+    eps = 1e-2
+    optimizer = make_optimizer(schedule, 0.05, 0.1, decay_temperatures=True, eps=eps)
+    create = functools.partial(create_state, pair.build, optimizer, 0, True)
+    batch, ends = put_batch(mesh, pair_batch), []
+    for split in (False, True):
+        settings = StepSettings(average_decay=0.9, split_update=split)
+        places = place_state(mesh, jax.eval_shape(create), settings)
+        train_step = make_train_step(pair, optimizer, schedule, settings, mesh)
+        step = compile_step(train_step, mesh, places)
+        state = jax.jit(create, out_shardings=places)()
+        for _ in range(3):
+            state, metrics = step(state, batch)
+        ends.append((state, metrics))
+
+    (whole, expected), (parts, metrics) = ends
+    kernel = "image_projector/dense1/kernel"  # [5, 16]
+    trees = jax.tree.leaves((parts.optimizer, parts.average), is_leaf=lambda x: isinstance(x, dict))
+    held = [tree[kernel] for tree in trees if isinstance(tree, dict)]
+    assert len(held) == 3 and {x.addressable_shards[0].data.size for x in held} == {5 * 16 // 8}
+    assert parts.params[kernel].addressable_shards[0].data.size == 5 * 16 // axes[1]
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+    for value, wanted in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_usage_entropy_is_zero_for_one_segment_and_one_for_even_use():

@@ -1,0 +1,75 @@
+"""The benchmark for GPUs: it needs no TensorFlow, and every part of it runs."""
+
+import ast
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+OURS = ("benchmarks", "cocu_jax", "configs", "eval")
+# What a machine with JAX and torch has, and the small packages that the models import.
+ALLOWED = {
+    *("jax", "flax", "optax", "numpy", "torch", "transformers"),
+    *("absl", "jaxtyping", "ml_collections", "pydantic", "regex", "ftfy", "safetensors", "etils"),
+}
+BLOCKED = ("tensorflow", "tensorflow_datasets", "clu", "tensorboard", "apache_beam")
+
+
+def imported(file: pathlib.Path) -> set[str]:
+    """Every module that a file may import, wherever in it; of ours also parents and children."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def test_benchmark_of_accelerators_imports_no_tensorflow_in_any_of_its_modules():
+    waiting, seen, foreign = {"benchmarks.accelerator.__main__"}, set(), set()
+    while waiting:
+        module = waiting.pop()
+        seen.add(module)
+        if module.split(".")[0] not in OURS:
+            foreign.add(module.split(".")[0])
+            continue
+        path = ROOT.joinpath(*module.split("."))
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            waiting |= imported(file) - seen if file.exists() else set()
+    assert {"cocu_jax.training.step", "cocu_jax.curation.search"} <= seen
+    assert foreign - set(sys.stdlib_module_names) <= ALLOWED
+
+
+@pytest.mark.slow
+def test_every_part_runs_where_tensorflow_does_not_exist(tmp_path):
+    for module in BLOCKED:
+        (tmp_path / f"{module}.py").write_text("raise ImportError('blocked')\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}", "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "benchmarks.accelerator", "--tiny"]
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=1800
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stderr
+    assert lines[0]["jax"] and lines[0]["card"]
+    assert [line for line in lines if "error" in line] == []
+    ratios = {line["metric"] for line in lines if line.get("unit") == "ratio"}
+    expected = ("step, batch 256", "step, batch 1024", "search", "CLIP B/32", "CLIP L/14")
+    assert {f"{name}: ours / torch" for name in expected} <= ratios
+    agreement = {m["metric"]: m["value"] for m in lines if "against the CPU" in str(m)}
+    assert list(agreement.values()) == [0, 0]  # a CPU against itself
+
+
+@pytest.mark.slow
+def test_part_that_is_stopped_leaves_a_line(capsys):
+    from benchmarks.accelerator.__main__ import run_part
+
+    assert run_part("agreement", seconds=1, tiny=True) == {}
+    error, time = map(json.loads, capsys.readouterr().out.splitlines())
+    assert error["part"] == "agreement" and error["error"].startswith("the time is up")
+    assert time["seconds"] < 30
