@@ -11,10 +11,11 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 OURS = ("benchmarks", "cocu_jax", "configs", "eval")
-# What a machine with JAX and torch has, and the small packages that the models import.
+# What a machine with JAX and torch has, with what these require; and what the models import.
 ALLOWED = {
     *("jax", "flax", "optax", "numpy", "torch", "transformers"),
-    *("absl", "jaxtyping", "ml_collections", "pydantic", "regex", "ftfy", "safetensors", "etils"),
+    *("ml_dtypes", "absl", "etils", "huggingface_hub", "tokenizers", "safetensors", "regex"),
+    *("ml_collections", "pydantic", "jaxtyping", "ftfy"),
 }
 BLOCKED = ("tensorflow", "tensorflow_datasets", "clu", "tensorboard", "apache_beam")
 

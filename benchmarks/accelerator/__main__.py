@@ -15,7 +15,7 @@ The first line names card, driver and versions. A figure is printed as soon as i
 that fails prints a line with its error and those after it go on; a part that the time left does not
 suffice for is named. Ratios to torch follow when both figures are there. Needs jax, flax, optax,
 numpy, torch, transformers and the small packages that the models import (pydantic, ml_collections,
-jaxtyping, absl-py, safetensors); no TensorFlow. `--tiny` runs every part at a toy size, on any
+jaxtyping, ftfy); no TensorFlow. `--tiny` runs every part at a toy size, on any
 machine: its figures mean nothing.
 """
 
