@@ -35,9 +35,11 @@ def make_state(step: int, mesh, split: bool = False) -> TrainState:
     return jax.device_put(state, place_state(mesh, state, StepSettings(split_update=split)))
 
 
-def targets(state: TrainState):
+def targets(state: TrainState, mesh, split: bool = False):
     return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        state,
+        place_state(mesh, state, StepSettings(split_update=split)),
     )
 
 
@@ -59,7 +61,7 @@ def saved(tmp_path, mesh):
 def restore(directory, mesh, facts=FACTS, split=False):
     checkpoints = Checkpoints(directory, keep=3, facts=facts)
     try:
-        return checkpoints.restore(targets(make_state(0, mesh, split)))
+        return checkpoints.restore(targets(make_state(0, mesh), mesh, split))
     finally:
         checkpoints.close()
 
