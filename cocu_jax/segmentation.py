@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -25,9 +26,10 @@ from cocu_jax.models.clip import CLIP
 from cocu_jax.models.tokenizer import Tokenizer
 from eval import segmenter as engine
 from eval.checkpoint import load_checkpoint
-from eval.dense import dense_method
+from eval.class_embeddings import ClassEmbeddings
 from eval.groups import GroupMethod
 from eval.images import EvaluatedImage, resize_uint8
+from eval.painting import CLASSES_PER_BLOCK
 from eval.palettes import distinct_colours
 from eval.pictures import add_legend, draw_overlay
 from eval.prediction import Prediction, predict
@@ -149,43 +151,51 @@ class Segmenter:
         classes: Sequence[str],
         background: float | None,
         embed: Callable[[str], Float[np.ndarray, "w p"]],
+        **changes: Any,
     ) -> "Segmenter":
         """The same model on the same devices, bound to other class names.
+
+        Compiled programs are shared by all thresholds, and by lists of about the same length.
 
         Args:
             classes: class names.
             background: as in `load`.
             embed: `embed_class`, or what remembers its results.
+            changes: other fields of the protocol, such as `dense` or `pamr`.
 
         Raises:
-            UserError: the classes do not fit.
+            UserError: the classes or settings do not fit.
         """
         if not classes:
             raise UserError("no class names to look for (background does not count)")
         named = _with_background(tuple(classes), background)
         protocol = dataclasses.replace(
-            self.engine.protocol, has_background=background is not None, bg_thresh=background
+            self.engine.protocol,
+            has_background=background is not None,
+            bg_thresh=background,
+            **changes,
         )
-        if isinstance(self.engine.method, GroupMethod):
-            method = dataclasses.replace(self.engine.method, protocol=protocol)
-        else:
-            method = dense_method(named, protocol)
-        texts = np.concatenate([embed(name) for name in classes])
+        vectors = [embed(name) for name in classes]
+        labels = np.arange(len(named) - len(classes), len(named), dtype=np.int32)
+        owners = np.repeat(labels, [len(own) for own in vectors])
+        texts = ClassEmbeddings(np.concatenate(vectors), owners, np.float32(background or 0))
+        # Equal methods share programs; the threshold that counts is that of `texts`.
+        any_threshold = dataclasses.replace(protocol, bg_thresh=None if background is None else 0.0)
         bound = dataclasses.replace(
             self.engine,
-            texts=engine.replicate(texts, self.engine.mesh),
-            method=method,
+            texts=engine.replicate(texts.padded(CLASSES_PER_BLOCK), self.engine.mesh),
+            method=dataclasses.replace(self.engine.method, protocol=any_threshold),
             protocol=protocol,
             num_classes=len(named),
         )
         return Segmenter(named, bound)
 
     def embed_class(self, name: str) -> Float[np.ndarray, "w p"]:
-        """Unit-norm embeddings of one class's words, as the method reads them."""
+        """Unit-norm embeddings of one class, as the method reads them."""
         model = nnx.merge(self.engine.graphdef, self.engine.state)
         protocol = dataclasses.replace(self.engine.protocol, has_background=False, bg_thresh=None)
         method = dataclasses.replace(self.engine.method, protocol=protocol)
-        return method.embed(model, (name,), Tokenizer())
+        return method.embed(model, (name,), Tokenizer()).vectors
 
     def __call__(self, photo: Photo) -> Segmentation:
         """Segments one photo.

@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,31 @@ from cocu_jax.models.tokenizer import Tokenizer
 
 _TEXTS_PER_CALL = 256
 _COMMENT = re.compile(r"(^|\s)#(\s.*|$)|^#.*")
+
+
+class ClassEmbeddings(NamedTuple):
+    """What methods need to know about the classes, as arrays: other classes share a program.
+
+    Attributes:
+        vectors: unit-norm embeddings; a class may have several.
+        owners: class of every embedding; -1 marks padding, which no pixel is assigned to.
+        threshold: background wins where the best class scores less; 0 without a background class.
+    """
+
+    vectors: Float[Array, "w p"]
+    owners: Int[Array, "w"]
+    threshold: Float[Array, ""]
+
+    def padded(self, multiple: int) -> "ClassEmbeddings":
+        """The same with padding up to a multiple: numbers of classes share a program.
+
+        Not for `Protocol.softmax`, which counts all classes.
+        """
+        missing = -len(self.owners) % multiple
+        return self._replace(
+            vectors=np.pad(self.vectors, ((0, missing), (0, 0))),
+            owners=np.pad(self.owners, (0, missing), constant_values=-1),
+        )
 
 
 def words_of(name: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.models.dense_clip import VARIANTS, dense_features
 from cocu_jax.models.losses import normalize
 from cocu_jax.models.tokenizer import Tokenizer
-from eval.class_embeddings import embed_classes, words_of
+from eval.class_embeddings import ClassEmbeddings, embed_classes, words_of
 from eval.painting import (
     CLASSES_PER_BLOCK,
     enlarge,
@@ -37,53 +37,68 @@ class DenseMethod:
 
     Attributes:
         protocol: the settings.
-        owners: class of every word.
+
+    Raises:
+        UserError: `protocol.dense` is none of the variants.
     """
 
     protocol: Protocol
-    owners: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if (dense := self.protocol.dense) not in VARIANTS:
+            raise UserError(f"dense={dense!r}: choose one of {', '.join(VARIANTS)}")
 
     def embed(
         self, model: nnx.Module, classes: tuple[str, ...], tokenizer: Tokenizer
-    ) -> Float[np.ndarray, "w p"]:
-        """Unit-norm embeddings of the words of all classes."""
-        words = tuple(word for _, word in class_words(classes, self.protocol.has_background))
-        return embed_classes(model, words, self.protocol.templates, tokenizer, unit_prompts=True)
+    ) -> ClassEmbeddings:
+        """Embeddings of the words of all classes."""
+        words = class_words(classes, self.protocol.has_background)
+        names = tuple(word for _, word in words)
+        return ClassEmbeddings(
+            embed_classes(model, names, self.protocol.templates, tokenizer, unit_prompts=True),
+            np.array([owner for owner, _ in words], np.int32),
+            np.float32(self.protocol.bg_thresh or 0),
+        )
 
     def read(
         self,
         model: nnx.Module,
-        embeddings: Float[Array, "w p"],
+        texts: ClassEmbeddings,
         windows: UInt8[Array, "n crop crop 3"],
     ) -> Float[Array, "n w y x"]:
         """Cosine similarity of every patch and word."""
         mean, std = (jnp.array(x) * 255 for x in (self.protocol.mean, self.protocol.std))
         images = (windows.astype(jnp.float32) - mean) / std
         features = normalize(dense_features(model, images, self.protocol.dense))
-        return jnp.einsum("nyxp,wp->nwyx", features, embeddings, precision="highest")
+        return jnp.einsum("nyxp,wp->nwyx", features, texts.vectors, precision="highest")
 
     def paint(
-        self, said: Float[Array, "n w y x"], place: Place, shape: PieceShape
+        self,
+        said: Float[Array, "n w y x"],
+        texts: ClassEmbeddings,
+        place: Place,
+        shape: PieceShape,
     ) -> Int[Array, "th tw"]:
         """Class of every pixel of a piece, a block of words at a time with a running best."""
-        owners, tile = jnp.array(self.owners), shape.tile
-        words, crop = len(self.owners), self.protocol.crop
+        owners, tile = texts.owners, shape.tile
+        words, crop = len(owners), self.protocol.crop
         weights = None
         if self.protocol.pamr:
             weights = piece_affinities(place, self.protocol, shape.canvas, tile)
 
         def paint_block(block: Array, running: tuple[Array, ...]) -> tuple[Array, ...]:
             ids = block * CLASSES_PER_BLOCK + jnp.arange(CLASSES_PER_BLOCK)
-            chosen = said[:, jnp.minimum(ids, words - 1)]
+            chosen, own = said[:, jnp.minimum(ids, words - 1)], owners[jnp.minimum(ids, words - 1)]
+            exists = (ids < words) & (own >= 0)
 
             def pixels(window: Array) -> Float[Array, "h w k"]:
                 return enlarge(chosen[window], place, crop, shape.canvas).transpose(1, 2, 0)
 
             def update(running: tuple[Array, ...], values: Array) -> tuple[Array, ...]:
                 best, label, total = running
-                values = jnp.where(ids < words, values * self.protocol.logit_scale, -jnp.inf)
+                values = jnp.where(exists, values * self.protocol.logit_scale, -jnp.inf)
                 score = values.max(-1)
-                found = owners[jnp.minimum(ids[values.argmax(-1)], words - 1)]
+                found = own[values.argmax(-1)]
                 better = score > best  # strict: the lower word wins a tie, as in argmax
                 total = jnp.logaddexp(total, jax.nn.logsumexp(values, -1))
                 return jnp.maximum(score, best), jnp.where(better, found, label), total
@@ -100,19 +115,7 @@ class DenseMethod:
         best, label, total = jax.lax.fori_loop(0, blocks, paint_block, running)
         if not self.protocol.has_background:
             return label
-        return jnp.where(jnp.exp(best - total) < self.protocol.bg_thresh, 0, label)
-
-
-def dense_method(classes: tuple[str, ...], protocol: Protocol) -> DenseMethod:
-    """The method for these classes.
-
-    Raises:
-        UserError: `protocol.dense` is none of the variants.
-    """
-    if protocol.dense not in VARIANTS:
-        raise UserError(f"dense={protocol.dense!r}: choose one of {', '.join(VARIANTS)}")
-    words = class_words(classes, protocol.has_background)
-    return DenseMethod(protocol, tuple(owner for owner, _ in words))
+        return jnp.where(jnp.exp(best - total) < texts.threshold, 0, label)
 
 
 def class_words(classes: tuple[str, ...], has_background: bool) -> list[tuple[int, str]]:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from cocu_jax.models.losses import normalize, temperature_scale
 from cocu_jax.models.tokenizer import Tokenizer
-from eval.class_embeddings import embed_classes
+from eval.class_embeddings import ClassEmbeddings, embed_classes
 from eval.confusion import group_label_counts
 from eval.painting import enlarge, paint_groups, piece_affinities
 from eval.pamr import refine
@@ -50,15 +50,19 @@ class GroupMethod:
 
     def embed(
         self, model: nnx.Module, classes: tuple[str, ...], tokenizer: Tokenizer
-    ) -> Float[np.ndarray, "f p"]:
-        """Unit-norm embeddings of the classes, background not among them."""
+    ) -> ClassEmbeddings:
+        """One embedding for each class, background not among them."""
         named = classes[1:] if self.protocol.has_background else classes
-        return embed_classes(model, named, self.protocol.templates, tokenizer)
+        return ClassEmbeddings(
+            embed_classes(model, named, self.protocol.templates, tokenizer),
+            np.arange(len(classes) - len(named), len(classes), dtype=np.int32),
+            np.float32(self.protocol.bg_thresh or 0),
+        )
 
     def read(
         self,
         model: nnx.Module,
-        embeddings: Float[Array, "f p"],
+        texts: ClassEmbeddings,
         windows: UInt8[Array, "n crop crop 3"],
     ) -> Groups:
         """Encodes windows of uint8 pixels and names their groups."""
@@ -69,8 +73,9 @@ class GroupMethod:
         with jax.default_matmul_precision("highest"):  # argmax follows: the default would flip ties
             scale = temperature_scale(model.log_scale[...])
             scores = group_scores(
-                normalize(encoding.segments) @ embeddings.T * scale,
-                normalize(encoding.feature) @ embeddings.T * scale,
+                normalize(encoding.segments) @ texts.vectors.T * scale,
+                normalize(encoding.feature) @ texts.vectors.T * scale,
+                texts,
                 protocol,
             )
             both = second @ first
@@ -78,7 +83,9 @@ class GroupMethod:
         grid = lambda soft: soft.reshape(*soft.shape[:2], rows, columns)  # noqa: E731
         return Groups(grid(both), scores, grid(first) if self.with_first else None)
 
-    def paint(self, said: Groups, place: Place, shape: PieceShape) -> Int[Array, "th tw"]:
+    def paint(
+        self, said: Groups, texts: ClassEmbeddings, place: Place, shape: PieceShape
+    ) -> Int[Array, "th tw"]:
         """Class of every pixel of a piece."""
         protocol, sizes = self.protocol, (shape.canvas, shape.tile)
         maps = hard_maps(said.soft, place, protocol.crop, shape.canvas)
@@ -126,7 +133,10 @@ def hard_map(soft: Float[Array, "g y x"], size: tuple[int, int]) -> UInt8[Array,
 
 
 def group_scores(
-    group_logits: Float[Array, "n g f"], image_logits: Float[Array, "n f"], protocol: Protocol
+    group_logits: Float[Array, "n g f"],
+    image_logits: Float[Array, "n f"],
+    texts: ClassEmbeddings,
+    protocol: Protocol,
 ) -> Float[Array, "n g c"]:
     """Class scores of every group of every window.
 
@@ -135,10 +145,14 @@ def group_scores(
     Args:
         group_logits: scaled similarity of groups and classes.
         image_logits: scaled similarity of windows and classes.
-        protocol: `image_classes`, and the background rule: where a group's best score is below
-            min(`bg_thresh`, best score of the window), background (class 0) gets 1.
+        texts: which of the classes exist, and the background rule: where a group's best score is
+            below min(`threshold`, best score of the window), background (class 0) gets 1.
+        protocol: `image_classes`, `has_background`.
     """
-    num_classes = image_logits.shape[-1]
+    num_classes, exists = image_logits.shape[-1], texts.owners >= 0
+    group_logits, image_logits = (
+        jnp.where(exists, logits, -jnp.inf) for logits in (group_logits, image_logits)
+    )
     _, kept = jax.lax.top_k(image_logits, min(protocol.image_classes, num_classes))
     shown = jax.nn.one_hot(kept, num_classes, dtype=bool).any(-2)[:, None, :]
     masked = jnp.where(shown, group_logits, -jnp.inf)
@@ -146,5 +160,5 @@ def group_scores(
     if not protocol.has_background:
         return scores
     best = scores.max(-1, keepdims=True)
-    threshold = jnp.minimum(protocol.bg_thresh, best.max(-2, keepdims=True))
+    threshold = jnp.minimum(texts.threshold, best.max(-2, keepdims=True))
     return jnp.concatenate([(best < threshold).astype(scores.dtype), scores], -1)

@@ -136,8 +136,7 @@ class _Run:
             return None
         statistics = dict(mean=self.processing.mean, std=self.processing.std)
         protocol = dataclasses.replace(self.task.protocol, **statistics)
-        classes = self.task.classes or tuple(self.task.corpus.metadata["classes"])
-        return choose_method(self.model, classes, protocol)
+        return choose_method(self.model, protocol)
 
     def figures(self, belongs_to: dict) -> dict:
         """Figures of the benchmark; what was counted before a stop is taken up again."""

@@ -36,6 +36,7 @@ def read_program(
 
 @functools.partial(jax.jit, static_argnames=("method", "shape", "num_classes", "mesh"))
 def paint_program(
+    texts: Any,
     said: Any,
     place: Place,
     truth: Array | None,
@@ -52,21 +53,25 @@ def paint_program(
     names; None without `truth`.
     """
 
-    def local(*pieces: Any) -> tuple[Array, Array | None]:
+    def local(texts: Any, *pieces: Any) -> tuple[Array, Array | None]:
         said, place, truth, canvas_truth = jax.tree.map(lambda x: x[0], pieces)
         if truth is None:
-            return method.paint(said, place, shape).astype(jnp.uint16)[None], None
+            return method.paint(said, texts, place, shape).astype(jnp.uint16)[None], None
         kinds = [said]
         if hasattr(method, "rename"):
             kinds.append(method.rename(said, place, canvas_truth))
 
         def paint(said: Any) -> tuple[Array, Array]:
-            labels = method.paint(said, place, shape).astype(jnp.uint16)
+            labels = method.paint(said, texts, place, shape).astype(jnp.uint16)
             return labels, confusion_matrix(truth, labels, place.size, num_classes)
 
         labels, matrices = jax.lax.map(paint, jax.tree.map(lambda *x: jnp.stack(x), *kinds))
         return labels[:1], matrices[None]
 
     return jax.shard_map(
-        local, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False
-    )(said, place, truth, canvas_truth)
+        local,
+        mesh=mesh,
+        in_specs=(P(), P("data"), P("data"), P("data"), P("data")),
+        out_specs=P("data"),
+        check_vma=False,
+    )(texts, said, place, truth, canvas_truth)

@@ -46,11 +46,13 @@ def _window_pixels(said: Groups | np.ndarray, size: tuple[int, int]) -> Float[np
 def _of_classes(segmenter: Segmenter, mean: Float[np.ndarray, "k h w"]) -> np.ndarray:
     method = segmenter.method
     if not isinstance(method, DenseMethod):
-        return mean
+        return mean[: segmenter.num_classes]
+    owners = np.asarray(segmenter.texts.owners)
+    mean, owners = mean[owners >= 0], owners[owners >= 0]
     words = np.exp(method.protocol.logit_scale * (mean - mean.max(0)))
     words /= words.sum(0)
     scores = np.zeros((segmenter.num_classes, *mean.shape[1:]), np.float32)
-    for word, owner in zip(words, method.owners, strict=True):
+    for word, owner in zip(words, owners.tolist(), strict=True):
         np.maximum(scores[owner], word, out=scores[owner])
     return scores
 

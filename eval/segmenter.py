@@ -10,8 +10,8 @@ Three things meet here, and each can be exchanged without the others:
   - `read(model, texts, windows uint8 [n, h, w, 3]) -> said`, in a program: a tree of arrays whose
     first axis is the window. It comes back to the host, so it should be small: values of patches,
     not of pixels. Those of four axes end with the rows and columns of patches.
-  - `paint(said, place, shape) -> labels [tile height, tile width]`, in a program: labels of one
-    piece of an image. `said` holds `shape.windows` windows, of which the first `place.windows`
+  - `paint(said, texts, place, shape) -> labels [tile height, tile width]`, in a program: labels of
+    one piece of an image. `said` holds `shape.windows` windows, of which the first `place.windows`
     count; the patches of a whole image are padded to `shape.grid`. This is the *painter*;
     `eval.painting` has its parts: `sum_windows` lays the scores of a few classes on a canvas,
     `visit_pixels` resizes it and updates a running result.
@@ -37,7 +37,7 @@ from jaxtyping import Array, Int
 from cocu_jax.errors import UserError
 from cocu_jax.models.clip import CLIP
 from cocu_jax.models.tokenizer import Tokenizer
-from eval.dense import dense_method
+from eval.dense import DenseMethod
 from eval.groups import GroupMethod
 from eval.images import EvaluatedImage
 from eval.pieces import Piece, PieceShape, cut_pieces, empty_piece, piece_shape
@@ -165,10 +165,11 @@ class Segmenter:
         ]
         arguments = self._put(jax.tree.map(lambda *x: np.stack(x), *members))
         labels, matrices = paint_program(
+            self.texts,
             *arguments,
             method=self.method,
             shape=shape,
-            num_classes=self.num_classes,
+            num_classes=0 if pieces[0][0].truth is None else self.num_classes,
             mesh=self.mesh,
         )
         return Painted(pieces, labels, matrices)
@@ -203,7 +204,7 @@ def make_segmenter(
         raise UserError(f"crop={protocol.crop} is no multiple of the model's patch size {patch}")
     if len(classes) <= protocol.has_background:
         raise UserError("no class names to look for (background does not count); give at least one")
-    method = method or choose_method(model, tuple(classes), protocol)
+    method = method or choose_method(model, protocol)
     mesh = local_mesh()
     graphdef, state = nnx.split(model)
     state = replicate(state, mesh)
@@ -231,11 +232,9 @@ def windows_per_device(platform: str, crop: int, patch: int, devices: int) -> in
     return max(1, tokens // (crop // patch) ** 2)
 
 
-def choose_method(model: nnx.Module, classes: tuple[str, ...], protocol: Protocol) -> Any:
+def choose_method(model: nnx.Module, protocol: Protocol) -> Any:
     """The groups of a GroupViT, or `protocol.dense` of a CLIP."""
-    if isinstance(model, CLIP):
-        return dense_method(classes, protocol)
-    return GroupMethod(protocol)
+    return DenseMethod(protocol) if isinstance(model, CLIP) else GroupMethod(protocol)
 
 
 def local_mesh() -> Mesh:
