@@ -2,8 +2,10 @@
 
     python -m benchmarks.app
 
-Weights are random, their sizes are those of CLIP ViT-B/32 and of GroupViT-S; the photo is one of
-640 x 480, as a JPEG file. The first photo compiles; the later ones have other words, as many.
+Weights are random, their sizes are those of CLIP ViT-B/32 and of GroupViT-S, whose windows are of
+224 pixels (`--crop 224`) or, as its authors segment, of 448. The photo is one of 640 x 480, as a
+JPEG file. The first photo compiles; the later ones have other numbers of words, with and without a
+threshold of the background.
 """
 
 import pathlib
@@ -16,15 +18,15 @@ from flax import nnx
 from PIL import Image
 
 from benchmarks.figures import print_figure
-from cocu_jax.app.model import Model
+from cocu_jax.app.model import Model, Request, split_words
 from cocu_jax.app.page import segment_upload
-from cocu_jax.app.view import legend, view_of, write_downloads
+from cocu_jax.app.view import classes_figure, groups_figures, legend, write_downloads
 from cocu_jax.models.clip import CLIP, CLIPConfig
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
 from cocu_jax.models.weights.huggingface import save_clip, save_groupvit
 
-_WORDS = [("dog", "grass", "sky"), ("cat", "sofa", "wall"), ("boat", "sea", "sand")]
-_REPEATS = 6
+_WORDS = ["dog, grass, sky", "cat, sofa", "boat, sea, sand, palm tree"]
+_REPEATS = 5
 
 
 def main() -> None:
@@ -37,25 +39,33 @@ def main() -> None:
         rng = np.random.default_rng(0)
         small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
         small.resize((640, 480)).save(folder / "photo.jpg")
-        for checkpoint in ("clip_vit_b_32", "groupvit_s"):
-            model = Model(str(folder / checkpoint))
-            first, *later = [
-                _seconds(model, folder, _WORDS[i % len(_WORDS)]) for i in range(1 + _REPEATS)
+        models = [("clip_vit_b_32", 0), ("groupvit_s", 224), ("groupvit_s", 448)]
+        for checkpoint, crop in models:
+            model = Model(str(folder / checkpoint), crop=crop)
+            name = f"{checkpoint}_{crop}" if crop else checkpoint
+            first = _seconds(model, folder, Request(split_words(_WORDS[0])))
+            print_figure(f"app_first_photo_{name}", first, "s", better="lower")
+            new = [_seconds(model, folder, Request(split_words(text))) for text in _WORDS[1:]]
+            print_figure(f"app_photo_new_words_{name}", max(new), "s", better="lower")
+            known = [
+                _seconds(model, folder, Request(split_words(_WORDS[i % len(_WORDS)])))
+                for i in range(_REPEATS)
             ]
-            new_words, known_words = later[:2], later[2:]
-            print_figure(f"app_first_photo_{checkpoint}", first, "s", better="lower")
-            print_figure(f"app_photo_new_words_{checkpoint}", max(new_words), "s", better="lower")
-            print_figure(
-                f"app_photo_{checkpoint}", statistics.median(known_words), "s", 1.0, "lower"
-            )
+            print_figure(f"app_photo_{name}", statistics.median(known), "s", 1.0, "lower")
+            _seconds(model, folder, Request(split_words(_WORDS[0]), 0.5))
+            other = _seconds(model, folder, Request(split_words(_WORDS[0]), 0.6))
+            print_figure(f"app_photo_other_threshold_{name}", other, "s", 1.0, "lower")
+        model = Model(str(folder / "clip_vit_b_32"))
+        refined = Request(split_words(_WORDS[0]), refine=True)
+        figure = [_seconds(model, folder, refined) for _ in range(2)][1]
+        print_figure("app_photo_refined_clip_vit_b_32", figure, "s", better="lower")
 
 
-def _seconds(model: Model, folder: pathlib.Path, words: tuple[str, ...]) -> float:
+def _seconds(model: Model, folder: pathlib.Path, request: Request) -> float:
     start = time.monotonic()
-    result = segment_upload(model, str(folder / "photo.jpg"), ", ".join(words), None)
-    view = view_of(result)
-    view.overlay(0.55)
-    view.group_pictures(0.55)
+    result = segment_upload(model, str(folder / "photo.jpg"), request)
+    classes_figure(result)
+    groups_figures(result)
     legend(result)
     write_downloads(result, folder)
     return time.monotonic() - start

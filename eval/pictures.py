@@ -1,9 +1,10 @@
 """Label maps and group maps drawn over the image, with a legend."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float32, Int, UInt8
 from PIL import Image, ImageDraw
 
 from eval.fonts import choose_font
@@ -28,6 +29,30 @@ def draw_overlay(
         long_side: of the picture; small images are enlarged so that outlines stay fine.
         strength: share of the colour, 0..1.
     """
+    layers = overlay_layers(image, labels, long_side)
+    mixed = (1 - strength) * layers.base + strength * colours[layers.labels]
+    mixed[layers.outlines] = 255
+    return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
+
+
+class Layers(NamedTuple):
+    """What an overlay is made of, all of one size.
+
+    Attributes:
+        base: the image in grey tones, 0..255; cubic interpolation may go a little beyond.
+        labels: index of each pixel's colour.
+        outlines: pixels on both sides of every border between regions.
+    """
+
+    base: Float32[np.ndarray, "h w 3"]
+    labels: Int[np.ndarray, "h w"]
+    outlines: Bool[np.ndarray, "h w"]
+
+
+def overlay_layers(
+    image: UInt8[np.ndarray, "h w 3"], labels: Int[np.ndarray, "lh lw"], long_side: int
+) -> Layers:
+    """The layers of `draw_overlay`, which has the same arguments."""
     picture = Image.fromarray(image)
     scale = long_side / max(labels.shape)
     size = [max(round(side * scale), 1) for side in labels.shape[::-1]]
@@ -36,9 +61,7 @@ def draw_overlay(
     base = 0.35 * base + 0.65 * grey  # or the image's own colours would be taken for classes
     columns, rows = (nearest(*sides) for sides in zip(labels.shape[::-1], size, strict=True))
     chosen = labels[rows][:, columns]
-    mixed = (1 - strength) * base + strength * colours[chosen]
-    mixed[_outlines(chosen)] = 255
-    return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
+    return Layers(base, chosen, _outlines(chosen))
 
 
 def add_legend(

@@ -1,7 +1,8 @@
 """Segments photos with words in a browser, and looks through curations.
 
     python -m cocu_jax.app --checkpoint openai/clip-vit-base-patch16
-    python -m cocu_jax.app --checkpoint runs/groupvit --curation runs/curate
+    python -m cocu_jax.app --checkpoint runs/cocu openai/clip-vit-base-patch32 \
+        --curation runs/curate
 
 Listens on this computer alone, unless --host names another address. Uploads and results are in a
 temporary directory: files older than an hour are removed, the rest when the app stops.
@@ -13,14 +14,18 @@ import pathlib
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 
 from cocu_jax.host_tensorflow import keep_off_accelerators  # isort: split
+
+from etils import epath
 
 from cocu_jax.app.curation import Curation
 from cocu_jax.app.model import Model
 from cocu_jax.errors import UserError
 from cocu_jax.segmentation import DEFAULT_CHECKPOINT
 from cocu_jax.stopping import StopRequest
+from eval.protocol import TEMPLATE_SETS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,8 +37,23 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--checkpoint",
-        help="a training run or RUN@STEP, a folder or hub id of a GroupViT or a CLIP, or an "
-        f"authors' .pth or .pt file; default: {DEFAULT_CHECKPOINT}, if there is no --curation",
+        nargs="+",
+        default=[],
+        help="one or more to choose from: a training run or RUN@STEP, a folder or hub id of a "
+        f"GroupViT or a CLIP, or an authors' .pth or .pt file; default: {DEFAULT_CHECKPOINT}, "
+        "if there is no --curation",
+    )
+    parser.add_argument(
+        "--templates",
+        default="",
+        choices=("", *TEMPLATE_SETS),
+        help="prompts of a word; default: subset for a CLIP, simple for a GroupViT",
+    )
+    parser.add_argument(
+        "--crop", type=int, default=0, help="side of a window; default: the model's"
+    )
+    parser.add_argument(
+        "--short_side", type=int, default=0, help="photos are resized to this; default: its own"
     )
     parser.add_argument("--curation", help="work directory of a curation, to look through")
     parser.add_argument("--host", default="127.0.0.1", help="address; 0.0.0.0: all networks")
@@ -49,34 +69,61 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Opens the model and the curation, and serves the page until a stop is requested.
+    """Opens the models and the curation, and serves the page until a stop is requested.
 
     Raises:
         UserError: one of them cannot be opened, or the address is taken.
     """
     curation = Curation.open(options.curation) if options.curation else None
-    checkpoint = options.checkpoint or (None if curation else DEFAULT_CHECKPOINT)
-    model = Model(checkpoint) if checkpoint else None
+    checkpoints = options.checkpoint or ([] if curation else [DEFAULT_CHECKPOINT])
+    models = open_models(checkpoints, options.templates, options.crop, options.short_side)
     with tempfile.TemporaryDirectory(prefix="cocu_app_") as folder, StopRequest() as stop:
         os.environ |= {  # read when Gradio is imported
             "GRADIO_TEMP_DIR": folder,
             "GRADIO_ANALYTICS_ENABLED": "False",
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
-        page, address = launch(model, curation, pathlib.Path(folder), options.host, options.port)
+        page, address = launch(models, curation, pathlib.Path(folder), options.host, options.port)
         print(f"The app is at {address}", flush=True)
         while not stop.requested:
             time.sleep(0.2)
         page.close(verbose=False)
 
 
+def open_models(
+    checkpoints: Sequence[str], templates: str = "", crop: int = 0, short_side: int = 0
+) -> dict[str, Model]:
+    """Models by the name that visitors choose them by: the last part of a local path, or a hub id.
+
+    Args:
+        checkpoints: whatever `Segmenter.load` opens.
+        templates: see `Model`.
+        crop: see `Model`.
+        short_side: see `Model`.
+
+    Raises:
+        UserError: there is no such checkpoint, or a setting does not fit.
+    """
+    models = {}
+    for checkpoint in dict.fromkeys(checkpoints):
+        local = epath.Path(checkpoint.partition("@")[0]).exists()
+        name = checkpoint.rstrip("/").rpartition("/")[2] if local else checkpoint
+        name = name if name not in models else checkpoint
+        models[name] = Model(checkpoint, templates=templates, crop=crop, short_side=short_side)
+    return models
+
+
 def launch(
-    model: Model | None, curation: Curation | None, folder: pathlib.Path, host: str, port: int
+    models: Mapping[str, Model],
+    curation: Curation | None,
+    folder: pathlib.Path,
+    host: str,
+    port: int,
 ) -> tuple:
     """Starts the server in threads of this process; the page (Gradio's) and its address.
 
     Args:
-        model: see `make_page`.
+        models: see `make_page`.
         curation: see `make_page`.
         folder: Gradio's temporary folder.
         host: address to listen at.
@@ -89,14 +136,14 @@ def launch(
         from starlette.middleware import Middleware
 
         from cocu_jax.app.addresses import OwnAddressesOnly
-        from cocu_jax.app.page import STYLE, THEME, make_page
+        from cocu_jax.app.page import LOOKS, make_page
     except ModuleNotFoundError as error:
         if error.name not in ("gradio", "starlette"):
             raise
         raise UserError("the app needs Gradio; install it: pip install 'cocu-jax[app]'") from None
     from cocu_jax.app.view import MAX_BYTES
 
-    page = make_page(model, curation, folder)
+    page = make_page(models, curation, folder)
     try:
         _, address, _ = page.launch(
             server_name=host,
@@ -109,8 +156,7 @@ def launch(
             enable_monitoring=False,
             max_file_size=MAX_BYTES,
             footer_links=[],
-            theme=THEME,
-            css=STYLE,
+            **LOOKS,
             app_kwargs={"middleware": [Middleware(OwnAddressesOnly)], "docs_url": None},
         )
     except OSError as error:

@@ -1,32 +1,43 @@
 """The page: what is on it, and what its buttons do. Everything else is in the other modules."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import gradio as gr
 
 from cocu_jax.app.curation import ROWS, Curation
-from cocu_jax.app.model import Model, split_words
-from cocu_jax.app.view import View, legend, read_upload, view_of, write_downloads
+from cocu_jax.app.model import Model, Request, split_words
+from cocu_jax.app.view import (
+    classes_figure,
+    groups_figures,
+    legend,
+    read_upload,
+    write_downloads,
+)
 from cocu_jax.errors import UserError
+from cocu_jax.segmentation import Segmentation
 
 _KEPT_SECONDS = 3600  # files and results of a page that nobody uses any more
 _FONTS = ["system-ui", "sans-serif"]  # of the visitor's computer: none is fetched
-THEME = gr.themes.Default(font=_FONTS, font_mono=["monospace"])
-STYLE = """
-.legend { list-style: none; padding: 0; margin: 0; columns: 12rem }
-.legend li { display: flex; gap: .6rem; align-items: center; margin: 0 0 .3rem }
-.legend span { width: 1.4rem; height: 1rem; border-radius: .3rem; flex: none }
-.legend b { margin-left: auto }
-.curation article { color: inherit } .curation .concepts span { color: #222 }
-"""
+_HERE = pathlib.Path(__file__).parent
+LOOKS = {  # arguments of `launch`
+    "theme": gr.themes.Default(font=_FONTS, font_mono=["monospace"]),
+    "css_paths": _HERE / "page.css",
+    "head": f"<script>{(_HERE / 'page.js').read_text()}</script>",
+}
+_SET_STRENGTH = """(strength) => {
+    document.documentElement.style.setProperty("--strength", strength);
+    return [];
+}"""
 
 
-def make_page(model: Model | None, curation: Curation | None, folder: pathlib.Path) -> gr.Blocks:
-    """The page with a tab for each of the two that is given.
+def make_page(
+    models: Mapping[str, Model], curation: Curation | None, folder: pathlib.Path
+) -> gr.Blocks:
+    """The page, with a tab for photos if there are models, and one for the curation.
 
     Args:
-        model: segments photos.
+        models: segment photos, by the name that visitors choose them by; the first is the default.
         curation: to look through.
         folder: where files for download are made; Gradio's own temporary folder.
     """
@@ -35,9 +46,9 @@ def make_page(model: Model | None, curation: Curation | None, folder: pathlib.Pa
         title="CoCu in JAX", analytics_enabled=False, delete_cache=cleaning, fill_width=True
     ) as page:
         gr.Markdown("# CoCu: segment with words")
-        if model:
+        if models:
             with gr.Tab("Segment a photo"):
-                _segment_tab(model, folder)
+                _segment_tab(models, folder)
         if curation:
             with gr.Tab("Look through a curation"):
                 _curation_tab(curation, page)
@@ -48,24 +59,26 @@ def make_page(model: Model | None, curation: Curation | None, folder: pathlib.Pa
     return page.queue(max_size=64, default_concurrency_limit=1, api_open=False)
 
 
-def _segment_tab(model: Model, folder: pathlib.Path) -> None:
-    view = gr.State(time_to_live=_KEPT_SECONDS)
+def _segment_tab(models: Mapping[str, Model], folder: pathlib.Path) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
             photo = gr.File(label="Photo", elem_id="photo", height=140)
             words = gr.Textbox(
                 label="Words", elem_id="words", placeholder="dog, grass, sky", max_lines=4
             )
-            with_background = gr.Checkbox(False, label="Background, where nothing fits well")
+            button = gr.Button("Segment", variant="primary", elem_id="segment")
+            strength = gr.Slider(
+                0, 1, 0.55, step=0.05, label="Strength of the colours", elem_id="strength"
+            )
+            with_background = gr.Checkbox(
+                False, label="Background, where nothing fits well", elem_id="background"
+            )
             threshold = gr.Slider(
                 0, 1, 0.5, step=0.05, label="Background threshold", elem_id="threshold"
             )
-            strength = gr.Slider(0, 1, 0.55, step=0.05, label="Strength of the colours")
-            button = gr.Button("Segment", variant="primary", elem_id="segment")
+            checkpoint, dense, refine = _model_choice(models)
         with gr.Column(scale=2, min_width=400):
-            overlay = gr.Image(
-                label="Classes", elem_id="overlay", format="png", height=520, buttons=[]
-            )
+            classes = gr.HTML(elem_id="classes")
             shares = gr.HTML(elem_id="shares")
             with gr.Row():
                 labels_file = gr.DownloadButton(
@@ -74,61 +87,77 @@ def _segment_tab(model: Model, folder: pathlib.Path) -> None:
                 masks_file = gr.DownloadButton(
                     "Masks (RLE, JSON)", interactive=False, elem_id="masks_file"
                 )
-            groups = gr.Gallery(
-                label="Groups", elem_id="groups", visible=False, columns=2, format="png"
-            )
+            groups = gr.HTML(elem_id="groups")
 
-    def segment(path, text, has_background, lowest, colour):
-        result = segment_upload(model, path, text, lowest if has_background else None)
-        kept, files = view_of(result), write_downloads(result, folder)
+    def segment(path, text, has_background, lowest, name, variant, refined):
+        request = Request(
+            words=split_words(text),
+            background=lowest if has_background else None,
+            dense=variant or "",
+            refine=bool(refined and models[name].variants),
+        )
+        result = segment_upload(models[name], path, request)
+        files = write_downloads(result, folder)
         for file, download in zip(files, (labels_file, masks_file), strict=True):
             download.temp_files.add(file)  # Gradio removes it in time
-        return kept, legend(result), *_draw(kept, colour), *map(_download, files)
+        downloads = (gr.update(value=file, interactive=True) for file in files)
+        return classes_figure(result), legend(result), *downloads, groups_figures(result)
 
-    pictures = [overlay, groups]
-    outputs = [view, shares, *pictures, labels_file, masks_file]
     gr.on(
         [button.click, words.submit],
         _told(segment),
-        [photo, words, with_background, threshold, strength],
-        outputs,
+        [photo, words, with_background, threshold, checkpoint, dense, refine],
+        [classes, shares, labels_file, masks_file, groups],
         api_visibility="private",
     )
-    strength.release(
-        lambda kept, colour: _draw(kept, colour),
-        [view, strength],
-        pictures,
-        api_visibility="private",
-        show_progress="hidden",
+    strength.change(None, [strength], None, js=_SET_STRENGTH, api_visibility="private")
+
+
+def _model_choice(models: Mapping[str, Model]) -> tuple[gr.Dropdown, gr.Dropdown, gr.Checkbox]:
+    """Choice of the checkpoint, and of how a CLIP is read."""
+    names = list(models)
+    first = models[names[0]].variants
+    checkpoint = gr.Dropdown(
+        names, value=names[0], label="Checkpoint", elem_id="checkpoint", visible=len(names) > 1
+    )
+    dense = gr.Dropdown(
+        list(first),
+        value=first[0] if first else None,
+        label="Method",
+        elem_id="method",
+        visible=bool(first),
+    )
+    refine = gr.Checkbox(
+        False, label="Follow the photo's edges (slow)", elem_id="refine", visible=bool(first)
     )
 
+    def choices(name):
+        variants = models[name].variants
+        value = variants[0] if variants else None
+        return (
+            gr.update(choices=list(variants), value=value, visible=bool(variants)),
+            gr.update(visible=bool(variants)),
+        )
 
-def segment_upload(model: Model, path: str | None, text: str, background: float | None):
+    checkpoint.change(
+        choices, [checkpoint], [dense, refine], api_visibility="private", show_progress="hidden"
+    )
+    return checkpoint, dense, refine
+
+
+def segment_upload(model: Model, path: str | None, request: Request) -> Segmentation:
     """The segmentation of an uploaded file.
 
     Args:
         model: the model.
         path: of the file; None if there is none.
-        text: words with commas.
-        background: threshold of a background class; None: no such class.
+        request: words and settings.
 
     Raises:
         UserError: the words do not fit, or the file is no image that can be read.
     """
-    words = split_words(text)
     pixels = read_upload(path)
-    return model.segment(pathlib.PurePath(path).name, pixels, words, background)
-
-
-def _draw(view: View | None, strength: float) -> tuple:
-    if view is None:  # nothing is segmented yet
-        return gr.skip(), gr.skip()
-    groups = view.group_pictures(strength)
-    return view.overlay(strength), gr.update(value=groups, visible=bool(groups))
-
-
-def _download(file: str) -> dict:
-    return gr.update(value=file, interactive=True)
+    return model.segment(pathlib.PurePath(path).name, pixels, request)
 
 
 def _curation_tab(curation: Curation, page: gr.Blocks) -> None:

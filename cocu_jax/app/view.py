@@ -1,14 +1,20 @@
-"""What the page shows of one segmented photo: pictures, a legend, files."""
+"""What the page shows of one segmented photo: regions with names, a legend, files.
 
-import dataclasses
+A picture of regions is three images on top of each other, so that the page itself can change the
+strength of the colours and name the region under the pointer, without another request.
+"""
+
+import base64
 import html
+import io
 import json
 import pathlib
 import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
-from jaxtyping import Int, UInt8, UInt16
+from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
 from cocu_jax.errors import UserError
@@ -17,41 +23,11 @@ from cocu_jax.input.images import UnreadableImage, decode_image
 from cocu_jax.segment import coco_masks
 from cocu_jax.segmentation import Segmentation
 from eval.palettes import distinct_colours
-from eval.pictures import draw_overlay, renumber
+from eval.pictures import overlay_layers, renumber
 from eval.submission import write_prediction
 
 MAX_BYTES = 64_000_000  # of an upload; `images.MAX_PIXELS` bounds what is decoded from it
-_LONG_SIDE = 960
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """What is kept of a segmented photo while its page is open: about 5 MB.
-
-    Attributes:
-        picture: the photo, not larger than it is shown.
-        labels: class of every pixel of what is shown.
-        colours: of the classes.
-        groups: group maps of the model's stages; none of a model without groups.
-    """
-
-    picture: UInt8[np.ndarray, "h w 3"]
-    labels: UInt16[np.ndarray, "lh lw"]
-    colours: UInt8[np.ndarray, "c 3"]
-    groups: tuple[Int[np.ndarray, "gh gw"], ...]
-
-    def overlay(self, strength: float) -> Image.Image:
-        """The photo under its classes; `strength` is the share of the colour, 0..1."""
-        return draw_overlay(self.picture, self.labels, self.colours, _LONG_SIDE, strength)
-
-    def group_pictures(self, strength: float) -> list[tuple[Image.Image, str]]:
-        """The photo under the groups of each stage, with a title."""
-        pictures = []
-        for groups, title in zip(self.groups, ("First stage", "Last stage"), strict=False):
-            tints = distinct_colours(int(groups.max()) + 1, start=0.1)
-            picture = draw_overlay(self.picture, groups, tints, _LONG_SIDE, strength)
-            pictures.append((picture, title))
-        return pictures
+_LONG_SIDE, _GROUPS_LONG_SIDE = 960, 640
 
 
 def read_upload(path: str | None) -> UInt8[np.ndarray, "h w 3"]:
@@ -75,15 +51,25 @@ def read_upload(path: str | None) -> UInt8[np.ndarray, "h w 3"]:
         raise UserError(f"The file cannot be read: {error}; drop a JPEG or PNG photo") from None
 
 
-def view_of(result: Segmentation) -> View:
-    """What the page keeps of a result."""
-    labels = Image.fromarray(result.labels)
-    if (scale := _LONG_SIDE / max(result.labels.shape)) < 1:
-        size = [max(round(side * scale), 1) for side in result.labels.shape[::-1]]
-        labels = labels.resize(size, Image.Resampling.NEAREST)
+def classes_figure(result: Segmentation) -> str:
+    """The photo under its classes, as HTML."""
+    return _figure(result.picture, result.labels, result.colours, result.classes, _LONG_SIDE)
+
+
+def groups_figures(result: Segmentation) -> str:
+    """The photo under the groups of each stage, as HTML; empty for a model without groups."""
+    figures = []
     stages = (result.prediction.first_groups, result.prediction.groups)
-    groups = tuple(renumber(groups) for groups in stages if groups is not None)
-    return View(result.picture, np.asarray(labels).astype(np.uint16), result.colours, groups)
+    for groups, title in zip(stages, ("First stage", "Last stage"), strict=True):
+        if groups is None:
+            continue
+        groups = renumber(groups)
+        count = int(groups.max()) + 1
+        names = [f"group {number + 1} of {count}" for number in range(count)]
+        colours = distinct_colours(count, start=0.1)
+        figure = _figure(result.picture, groups, colours, names, _GROUPS_LONG_SIDE, title)
+        figures.append(figure)
+    return f'<div class="groups">{"".join(figures)}</div>' if figures else ""
 
 
 def legend(result: Segmentation) -> str:
@@ -106,3 +92,50 @@ def write_downloads(result: Segmentation, folder: pathlib.Path) -> tuple[str, st
     masks = target / f"{stem}_masks.json"
     write_file(masks, json.dumps(coco_masks(result)))
     return str(target / f"{stem}_labels.png"), str(masks)
+
+
+def _figure(
+    photo: UInt8[np.ndarray, "h w 3"],
+    labels: Int[np.ndarray, "lh lw"],
+    colours: UInt8[np.ndarray, "c 3"],
+    names: Sequence[str],
+    long_side: int,
+    title: str = "",
+) -> str:
+    """The photo, its regions and their outlines; `page.js` reads the names by colour."""
+    layers = overlay_layers(photo, labels, long_side)
+    base = Image.fromarray(layers.base.round().clip(0, 255).astype(np.uint8))
+    by_colour = {bytes(c.tolist()).hex(): n for c, n in zip(colours, names, strict=True)}
+    sources = {
+        "photo": _data_url(base, "JPEG", quality=90),
+        "colours": _data_url(_indexed(layers.labels, colours), "PNG"),
+        "outlines": _data_url(_outlines(layers.outlines), "PNG", transparency=0),
+    }
+    images = "".join(f'<img class="{n}" src="{url}" alt="">' for n, url in sources.items())
+    names = html.escape(json.dumps(by_colour))
+    caption = f"<figcaption>{html.escape(title)}</figcaption>" if title else ""
+    return (
+        f'<figure class="regions"><div class="layers" data-names="{names}">{images}'
+        f'<output class="name"></output></div>{caption}</figure>'
+    )
+
+
+def _indexed(labels: Int[np.ndarray, "h w"], colours: UInt8[np.ndarray, "c 3"]) -> Image.Image:
+    if len(colours) > 256:
+        return Image.fromarray(colours[labels])
+    picture = Image.fromarray(labels.astype(np.uint8), "P")
+    picture.putpalette(colours.tobytes())
+    return picture
+
+
+def _outlines(outlines: Bool[np.ndarray, "h w"]) -> Image.Image:
+    picture = Image.fromarray(outlines.astype(np.uint8), "P")
+    picture.putpalette(bytes([0, 0, 0, 255, 255, 255]))
+    return picture
+
+
+def _data_url(picture: Image.Image, kind: str, **options) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/{kind.lower()};base64,{encoded}"

@@ -118,7 +118,7 @@ def main() -> None:
         driver.get(address)
         upload(driver, options.photo.resolve())
         segment(driver, options.words)
-        see(driver, "#overlay img")
+        see(driver, "#classes img")
         see(driver, ".legend li")
         time.sleep(1)  # pictures are decoded
         driver.save_screenshot(str(options.picture))

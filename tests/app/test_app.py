@@ -1,6 +1,10 @@
 """What the app's buttons do, and what its server answers, without a browser."""
 
 import asyncio
+import base64
+import dataclasses
+import html
+import io
 import json
 import os
 import re
@@ -11,14 +15,27 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from PIL import Image
+from visitor import Visitor, file_data
 
+from cocu_jax.app.__main__ import open_models
 from cocu_jax.app.curation import ROWS, Curation
-from cocu_jax.app.model import MAX_WORDS, Model, split_words
-from cocu_jax.app.view import MAX_BYTES, legend, read_upload, view_of, write_downloads
+from cocu_jax.app.model import MAX_WORDS, Model, Request, split_words
+from cocu_jax.app.view import (
+    MAX_BYTES,
+    classes_figure,
+    groups_figures,
+    legend,
+    read_upload,
+    write_downloads,
+)
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus, read_shard
+from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.segmentation import Segmenter
+from eval.checkpoint import load_checkpoint
 from eval.pictures import draw_overlay
+from eval.programs import paint_program, read_program
+from eval.segmenter import make_segmenter
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 
@@ -37,16 +54,34 @@ def curation(curated):
 def test_other_words_are_as_if_loaded_with_them(kind, request):
     background = 0.4
     checkpoint = request.getfixturevalue(kind)
-    app = Model(checkpoint)
+    app = Model(checkpoint, templates="simple")
     words = ("dog", "sea, lake", "sky")
-    app.segment("before", PIXELS, words[::-1], background)
+    app.segment("before", PIXELS, Request(words[::-1], background))
 
-    result = app.segment("photo", PIXELS, words, background)
-    truth = Segmenter.load(checkpoint, words, background=background, with_groups=True)(PIXELS)
+    result = app.segment("photo", PIXELS, Request(words, background))
+    truth = Segmenter.load(
+        checkpoint, words, background=background, templates="simple", with_groups=True
+    )(PIXELS)
 
     assert result.classes == truth.classes
     np.testing.assert_array_equal(result.labels, truth.labels)
     np.testing.assert_allclose(result.scores, truth.scores, rtol=1e-3, atol=1e-4)  # float16
+
+
+@pytest.mark.parametrize("kind", ["groupvit", "clip"])
+def test_other_words_and_thresholds_compile_nothing(kind, request):
+    app = Model(request.getfixturevalue(kind))
+    app.segment("first", PIXELS, Request(("dog", "sky"), 0.3))
+    compiled = read_program._cache_size(), paint_program._cache_size()
+
+    results = [
+        app.segment("later", PIXELS, Request(words, threshold))
+        for words, threshold in ((("cat",), 0.3), (("a", "b", "c", "d", "e"), 0.0))
+    ]
+
+    assert (read_program._cache_size(), paint_program._cache_size()) == compiled
+    assert [len(result.classes) for result in results] == [2, 6]
+    assert not (results[1].labels == 0).any()  # no score is below 0
 
 
 def test_words_are_embedded_once(groupvit, monkeypatch):
@@ -59,7 +94,7 @@ def test_words_are_embedded_once(groupvit, monkeypatch):
     monkeypatch.setattr(Segmenter, "embed_class", embed)
     app = Model(groupvit)
     for words in (("dog", "sky"), ("sky", "dog"), ("dog", "sky")):
-        app.segment("photo", PIXELS, words, None)
+        app.segment("photo", PIXELS, Request(words))
 
     assert sorted(embedded) == ["dog", "sky"]
 
@@ -72,17 +107,6 @@ def test_words_are_split_and_never_a_file(tmp_path):
     for text in ("", " , ", None, "dog, dog", "a" * 300, many):
         with pytest.raises(UserError):
             split_words(text)
-
-
-def test_eight_users_at_once_get_their_own_answers(model):
-    photos = [np.roll(PIXELS, i, axis=1) for i in range(8)]
-    words = [tuple(f"word {i % 3 + j}" for j in range(2)) for i in range(8)]
-    alone = [model.segment("", *job, None).labels for job in zip(photos, words, strict=True)]
-
-    with ThreadPoolExecutor(8) as pool:
-        jobs = pool.map(lambda job: model.segment("", *job, None), zip(photos, words, strict=True))
-        for result, truth in zip(jobs, alone, strict=True):
-            np.testing.assert_array_equal(result.labels, truth)
 
 
 def test_uploads_are_photos_or_one_line(photo, hostile, tmp_path):
@@ -99,21 +123,55 @@ def test_uploads_are_photos_or_one_line(photo, hostile, tmp_path):
             read_upload(path)
 
 
-def test_view_draws_what_the_whole_label_map_gives(model):
+def test_the_layers_of_the_page_make_the_picture_of_the_command(model):
+    """What a browser does with the layers, done with Pillow."""
     pixels = np.asarray(Image.fromarray(PIXELS).resize((1400, 1000)))
-    result = model.segment("photo", pixels, ("dog", "sky"), None)
-    view = view_of(result)
+    result = model.segment("photo", pixels, Request(("dog", "<i>", "sky")))
+    figure = classes_figure(result)
+    sources = re.findall(r'src="data:image/(?:jpeg|png);base64,([^"]*)"', figure)
+    photo, colours, outlines = (Image.open(io.BytesIO(base64.b64decode(s))) for s in sources)
+    names = json.loads(html.unescape(re.search('data-names="([^"]*)"', figure)[1]))
     drawn = draw_overlay(result.picture, result.labels, result.colours, strength=0.3)
+    shown = Image.blend(photo, colours.convert("RGB"), 0.3)
+    shown.paste("white", mask=outlines.convert("RGBA").getchannel("A"))
 
-    assert max(view.labels.shape) == 960
-    assert view.overlay(0.3).size == drawn.size
-    differing = (np.asarray(view.overlay(0.3)) != np.asarray(drawn)).any(-1)
-    assert differing.mean() < 0.01  # which of two pixels is nearest, on borders
-    assert len(view.group_pictures(0.3)) == 2
+    difference = np.abs(np.asarray(shown, np.float32) - np.asarray(drawn))
+    assert shown.size == (960, 686) and difference.mean() < 3  # JPEG
+    assert list(names.values()) == ["dog", "<i>", "sky"] and "<i>" not in figure
+    column, row = 500, 300
+    label = result.labels[round((row + 0.5) * 1000 / 686), round((column + 0.5) * 1400 / 960)]
+    colour = bytes(colours.convert("RGB").getpixel((column, row))).hex()
+    assert names[colour] == result.classes[label]
+    assert groups_figures(result).count("<figure") == 2
+
+
+def test_a_clip_is_read_in_the_chosen_way(clip):
+    app = Model(clip, templates="simple")
+    words = ("dog", "sky", "sea", "sand")
+    usual, (model, _) = Segmenter.load(clip, words, templates="simple"), load_checkpoint(clip)
+
+    assert set(app.variants) == {"naclip", "clip", "maskclip", "sclip", "clearclip"}
+    for request in (Request(words), Request(words, dense="maskclip"), Request(words, refine=True)):
+        result = app.segment("photo", PIXELS, request)
+        protocol = dataclasses.replace(
+            usual.engine.protocol, dense=request.dense or "naclip", pamr=request.refine
+        )
+        alone = Segmenter(words, make_segmenter(model, words, protocol, Tokenizer()))
+        np.testing.assert_array_equal(result.labels, alone(PIXELS).labels)
+        assert groups_figures(result) == ""
+    with pytest.raises(UserError, match="4 megapixels"):
+        app.segment("large", np.zeros((2001, 2000, 3), np.uint8), Request(words, refine=True))
+
+
+def test_checkpoints_are_chosen_by_name(groupvit, clip, tmp_path):
+    (tmp_path / "groupvit").symlink_to(groupvit)
+    models = open_models([groupvit, clip, groupvit, str(tmp_path / "groupvit")])
+
+    assert list(models) == ["groupvit", "clip", str(tmp_path / "groupvit")]
 
 
 def test_legend_escapes_and_files_agree(model, tmp_path):
-    result = model.segment("../../<i>.png", PIXELS, ("<script>", "sky"), None)
+    result = model.segment("../../<i>.png", PIXELS, Request(("<script>", "sky")))
     labels, masks = write_downloads(result, tmp_path)
 
     assert "<script>" not in legend(result) and "&lt;script&gt;" in legend(result)
@@ -173,15 +231,15 @@ def test_what_is_no_curation_is_told(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """The app's server in this process, without a model: its address and its folder."""
+def served(tmp_path_factory, model):
+    """The app's server in this process: its address and its folder."""
     folder = tmp_path_factory.mktemp("served")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         from cocu_jax.app.__main__ import launch
 
-        page, address = launch(None, None, folder, "127.0.0.1", 0)
+        page, address = launch({"groupvit": model}, None, folder, "127.0.0.1", 0)
         yield address, folder
         page.close(verbose=False)
 
@@ -215,6 +273,58 @@ def test_uploads_past_the_limit_are_refused_and_not_kept(served):
     assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < 1000
 
 
+def test_eight_users_at_once_get_their_own_answers(served, model, tmp_path):
+    """Everyone uploads, waits in the queue, and downloads; files and answers stay apart."""
+    photos = [np.roll(PIXELS, i, axis=1) for i in range(8)]
+    words = [tuple(f"word {i % 3 + j}" for j in range(2)) for i in range(8)]
+
+    def visit(number):
+        file = tmp_path / f"photo {number}.png"
+        Image.fromarray(photos[number]).save(file)
+        visitor = Visitor(served[0])
+        page = visitor.segment(visitor.upload(file), ", ".join(words[number]))
+        return page, visitor.fetch(page["labels_file"])
+
+    with ThreadPoolExecutor(8) as pool:
+        visits = list(pool.map(visit, range(8)))
+
+    for number, (page, labels) in enumerate(visits):
+        truth = model.segment("", photos[number], Request(words[number]))
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(labels))), truth.labels)
+        assert page["shares"] == legend(truth)
+        assert page["classes"] == classes_figure(truth)
+
+
+def test_hostile_requests_get_one_message_each(served, hostile, photo, tmp_path, capfd):
+    """No upload, no forged value, and no forged path gives more than a line; nor a traceback."""
+    visitor, secret = Visitor(served[0]), tmp_path / "secret.png"
+    Image.new("RGB", (8, 8)).save(secret)
+    good = visitor.upload(photo)
+    told = {visitor.segment(visitor.upload(file)): said for file, said in hostile.items()}
+    forged = [
+        visitor.segment(file_data(path, "photo.png"))
+        for path in (
+            str(secret),
+            "/etc/passwd",
+            f"{served[1]}/../secret.png",
+            "https://x.org/a.png",
+        )
+    ]
+    forged += [visitor.segment(good, *values) for values in (
+        (5,), (["dog"],), ("dog", True, "high"), ("dog", True, 7), ("dog", False, 0.5, "other"),
+        ("dog", False, 0.5, "groupvit", "other"),
+    )]  # fmt: skip
+    forged += [visitor.segment(value) for value in ("photo.png", 5, [good, good], {"path": 5})]
+
+    assert all(said in message for message, said in told.items())
+    for message in (*told, *(m for m in forged if not isinstance(m, dict))):
+        assert "\n" not in message and str(tmp_path) not in message, message
+    assert sum(isinstance(m, dict) for m in forged) <= 2, forged  # 5 and a list are words, too
+    out = capfd.readouterr()
+    assert "Traceback" not in out.out + out.err
+    assert isinstance(visitor.segment(good), dict)  # and goes on
+
+
 def test_the_server_downloads_nothing_for_a_visitor(model, tmp_path, monkeypatch):
     """An input may be any JSON that looks like a file of Gradio's, an address among it."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
@@ -223,7 +333,7 @@ def test_the_server_downloads_nothing_for_a_visitor(model, tmp_path, monkeypatch
 
     from cocu_jax.app.page import make_page
 
-    page = make_page(model, None, tmp_path)
+    page = make_page({"groupvit": model}, None, tmp_path)
     for address in ("https://example.com/a.png", "http://169.254.169.254/"):
         value = {"path": address, "meta": {"_type": "gradio.FileData"}}
         for block in list(page.blocks.values()):

@@ -8,7 +8,9 @@ import pytest
 from app_browser import browser, running_app, see, segment, upload, wait
 from PIL import Image
 from pycocotools import mask as coco_mask
+from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 pytestmark = pytest.mark.slow
 
@@ -17,9 +19,9 @@ FOREIGN = """return performance.getEntriesByType("resource").map(entry => entry.
 
 
 @pytest.fixture(scope="module")
-def app(groupvit, curated, tmp_path_factory):
+def app(groupvit, clip, curated, tmp_path_factory):
     folder = tmp_path_factory.mktemp("app")
-    options = "--checkpoint", groupvit, "--curation", curated
+    options = "--checkpoint", groupvit, clip, "--curation", curated
     with running_app(folder, *options) as (address, process):
         yield address, process, folder
 
@@ -50,7 +52,6 @@ def downloaded(driver, button: str, folder: pathlib.Path, ending: str) -> pathli
 def test_upload_type_see_and_download(page, tmp_path, photo):
     upload(page, photo)
     segment(page, "dog, <b>grass</b>, sky")
-    see(page, "#overlay img")
     see(page, "#groups img")
     rows = wait(page, lambda d: d.find_elements(By.CSS_SELECTOR, ".legend li"))
     shares = {row.text.split("\n")[0]: row.text.split("\n")[1] for row in rows}
@@ -64,6 +65,41 @@ def test_upload_type_see_and_download(page, tmp_path, photo):
         np.testing.assert_array_equal(mask, np.asarray(labels) == entry["category_id"])
         assert shares[entry["category_name"]] == f"{100 * mask.mean():.1f} %"
     assert page.execute_script(FOREIGN) == []
+    picture = see(page, "#classes .layers")
+    for x, y in ((0.1, 0.2), (0.5, 0.5), (0.9, 0.7)):
+        width, height = picture.size["width"], picture.size["height"]
+        ActionChains(page).move_to_element_with_offset(
+            picture, round((x - 0.5) * width), round((y - 0.5) * height)
+        ).perform()
+        label = labels.getpixel((int(x * labels.width), int(y * labels.height)))
+        name = next(e["category_name"] for e in masks["annotations"] if e["category_id"] == label)
+        assert see(page, "#classes .name").text == name
+
+
+def test_strength_is_changed_by_the_page_alone(page, photo):
+    upload(page, photo)
+    segment(page, "dog, sky")
+    colours = see(page, "#classes .colours")
+    assert colours.value_of_css_property("opacity") == "0.55"
+    box = see(page, "#strength input[type=number]")
+    box.send_keys(Keys.CONTROL, "a")
+    box.send_keys("0.2" + Keys.ENTER)
+    wait(page, lambda d: colours.value_of_css_property("opacity") == "0.2")
+    segment(page, "cat, sea, sky")
+    wait(page, lambda d: "sea" in see(d, "#shares").text)
+    assert see(page, "#classes .colours").value_of_css_property("opacity") == "0.2"
+
+
+def test_checkpoint_and_method_are_chosen(page, photo):
+    method = see(page, "#checkpoint input")
+    assert not page.find_elements(By.CSS_SELECTOR, "#method")
+    method.click()
+    wait(page, lambda d: d.find_elements(By.CSS_SELECTOR, "ul[role=listbox] li")[1:])[1].click()
+    see(page, "#method input")
+    upload(page, photo)
+    segment(page, "dog, sky")
+    see(page, "#classes .colours")
+    assert not page.find_elements(By.CSS_SELECTOR, "#groups img")  # a CLIP has none
 
 
 def test_hostile_uploads_give_one_message_each(page, app, hostile):
@@ -98,7 +134,7 @@ def test_nothing_is_left_when_the_app_stops(groupvit, photo, tmp_path):
             driver.get(address)
             upload(driver, photo)
             segment(driver, "dog, sky")
-            see(driver, "#overlay img")
+            see(driver, "#classes img")
         temporary = list((folder / "tmp").glob("cocu_app_*"))
         process.terminate()
         assert process.wait(60) == 0
