@@ -85,7 +85,7 @@ class VisionTower(nnx.Module):
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
         """Normalised images, of any size that is a multiple of the patch -> class token."""
         x, _ = self.before_last_block(images)
-        return self.post_norm(self.blocks[-1].read(x, jnp.zeros(x.shape[0], int)))
+        return self.post_norm(self.blocks[-1].output_at(x, jnp.zeros(x.shape[0], int)))
 
     def before_last_block(
         self, images: Float[Array, "b h w 3"]

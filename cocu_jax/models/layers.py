@@ -265,14 +265,16 @@ class Block(nnx.Module):
         """
         return nnx.remat(Block.residuals)(self, x, keys) if self.remat else self.residuals(x, keys)
 
-    def read(self, x: Float[Array, "b n d"], rows: Int[Array, " b"]) -> Float[Array, "b d"]:
-        """What the block says at one row of each sequence, without computing the other rows.
+    def output_at(
+        self, x: Float[Array, "b n d"], positions: Int[Array, " b"]
+    ) -> Float[Array, "b d"]:
+        """The block's output at one position per sequence, without computing the others.
 
-        All that the last block of a tower with a class or end token is needed for.
+        The last block of a tower with a class or end token is used at that token only.
         """
         normed = self.norm1(x)
-        x, query = (jnp.take_along_axis(y, rows[:, None, None], axis=1) for y in (x, normed))
-        x = x + self.attention(query, normed, rows[:, None])
+        x, query = (jnp.take_along_axis(y, positions[:, None, None], axis=1) for y in (x, normed))
+        x = x + self.attention(query, normed, positions[:, None])
         return (x + self.mlp(self.norm2(x)))[:, 0]
 
     def residuals(

@@ -162,7 +162,7 @@ class SiglipTextTower(nnx.Module):
         x = (self.token_embedding[...][rows] + self.position_embedding[...]).astype(self.dtype)
         for block in self.blocks[:-1]:
             x = block(x)
-        last = self.blocks[-1].read(x, jnp.full(len(rows), length - 1))
+        last = self.blocks[-1].output_at(x, jnp.full(len(rows), length - 1))
         return self.head(self.final_norm(last)).reshape(*tokens.shape[:-1], -1)
 
 

@@ -89,7 +89,7 @@ class TextTransformer(nnx.Module):
         x = x.astype(self.dtype)
         for block in self.blocks[:-1]:
             x = block(x)
-        end = self.blocks[-1].read(x, rows.argmax(-1))
+        end = self.blocks[-1].output_at(x, rows.argmax(-1))
         return self.final_norm(end).reshape(*tokens.shape[:-1], -1)
 
 

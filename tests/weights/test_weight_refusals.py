@@ -157,7 +157,7 @@ def test_failure_while_writing_keeps_the_earlier_model(sources, tmp_path, monkey
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(huggingface, "write_companions", full_disk)
+    monkeypatch.setattr(huggingface, "write_hub_files", full_disk)
     with pytest.raises(UserError, match="No space left"):
         save_groupvit(model, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

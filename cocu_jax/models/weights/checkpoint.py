@@ -123,7 +123,7 @@ def _open_folder(path: str, source: str, dtype: str) -> Checkpoint:
 
 
 def _open_file(name: str, dtype: str) -> Checkpoint:
-    """A single file of torch: its content tells whose it is."""
+    """A single torch file, whose format is recognised by its content."""
     if name.endswith(".safetensors"):
         raise UserError(f"{name}: holds weights alone; give the folder, where its config lies too")
     with local_copy(name) as file:

@@ -9,13 +9,13 @@ from flax import nnx
 from cocu_jax.errors import UserError
 from cocu_jax.models.keys import Keys
 from cocu_jax.models.weights.names import BUFFERS, Place, Table, find
-from cocu_jax.models.weights.stored import StoredTensor
+from cocu_jax.models.weights.safetensors_file import StoredTensor
 
 Shape = tuple[int, ...]
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
 
 
-def fill(
+def model_from_tensors(
     build: Callable[[Keys], nnx.Module],
     place_of: Callable[[str], Place | None],
     tensors: Mapping[str, StoredTensor],
@@ -98,7 +98,7 @@ def arrays(model: nnx.Module) -> dict[str, np.ndarray]:
     }
 
 
-def rename(ours: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:
+def tensors_from_arrays(ours: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:
     """Their tensors, by their names, from our arrays by path; each batch norm gets its counter."""
     pieces: dict[str, list[np.ndarray]] = {}
     for path, array in ours.items():

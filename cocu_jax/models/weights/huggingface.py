@@ -15,18 +15,17 @@ from cocu_jax.models.clip import CLIP
 from cocu_jax.models.groupvit import GroupViT
 from cocu_jax.models.siglip import Siglip
 from cocu_jax.models.text import TextConfig
-from cocu_jax.models.weights import assignment_scale
-from cocu_jax.models.weights.companions import write_companions, write_json
 from cocu_jax.models.weights.config_json import (
     read_clip_config,
     read_groupvit_config,
     read_multi_label_scale,
     read_siglip_config,
     write_clip_config,
-    write_groupvit_config,
     write_siglip_config,
 )
-from cocu_jax.models.weights.convert import arrays, fill, rename
+from cocu_jax.models.weights.convert import arrays, model_from_tensors, tensors_from_arrays
+from cocu_jax.models.weights.groupvit_tensors import groupvit_from_tensors, groupvit_to_tensors
+from cocu_jax.models.weights.hub_files import write_hub_files, write_json
 from cocu_jax.models.weights.image_processing import (
     ImageProcessing,
     imagenet_processing,
@@ -38,6 +37,7 @@ from cocu_jax.models.weights.names import (
     HUGGINGFACE_CLIP,
     HUGGINGFACE_GROUPVIT,
     HUGGINGFACE_SIGLIP,
+    Table,
     find,
 )
 from cocu_jax.models.weights.source import (
@@ -63,60 +63,64 @@ def load_clip(path_or_hub_id: str, dtype: str = "float32") -> tuple[CLIP, ImageP
         dtype: of the matrix products, "float32" or "bfloat16"; parameters are float32.
 
     Raises:
-        UserError: there is no such model, it is damaged, or it is not a CLIP; one line says why.
+        UserError: there is no such model, it is damaged, or it is not a CLIP.
     """
+    return _load_two_towers(
+        path_or_hub_id, dtype, read_clip_config, CLIP, HUGGINGFACE_CLIP, ImageProcessing
+    )
+
+
+def load_siglip(path_or_hub_id: str, dtype: str = "float32") -> tuple[Siglip, ImageProcessing]:
+    """A `SiglipModel` checkpoint as our SigLIP; arguments and errors as `load_clip`."""
+    return _load_two_towers(
+        path_or_hub_id, dtype, read_siglip_config, Siglip, HUGGINGFACE_SIGLIP, siglip_processing
+    )
+
+
+def _load_two_towers(
+    path_or_hub_id: str,
+    dtype: str,
+    read_config: Callable,
+    kind: type[T],
+    table: Table,
+    default_processing: Callable[[int], ImageProcessing],
+) -> tuple[T, ImageProcessing]:
     with model_folder(path_or_hub_id) as folder:
-        config = _checked(read_clip_config, folder / CONFIG, dtype)
-        model = fill(
-            lambda rngs: CLIP(config, rngs=rngs),
-            functools.partial(find, HUGGINGFACE_CLIP),
+        config = _checked(read_config, folder / CONFIG, dtype)
+        model = model_from_tensors(
+            lambda rngs: kind(config, rngs=rngs),
+            functools.partial(find, table),
             open_weights(folder),
             {},
             str(path_or_hub_id),
         )
-        return model, processing_of(folder, ImageProcessing(config.image_size))
+        return model, processing_of(folder, default_processing(config.image_size))
 
 
 def load_groupvit(path_or_hub_id: str, dtype: str = "float32") -> GroupViT:
     """A `GroupViTModel` checkpoint as our GroupViT; arguments and errors as `load_clip`.
 
-    The temperature of the multi-label loss and the other settings that transformers does not know
-    are restored if we wrote the checkpoint; else they have their initial values.
+    The temperature of the multi-label loss and the other settings that transformers does not have
+    are restored if we wrote the checkpoint; otherwise they get their initial values.
     """
     with model_folder(path_or_hub_id) as folder:
         config = _checked(read_groupvit_config, folder / CONFIG, dtype)
         initial = math.log(1 / 0.07)
         multi_label = _checked(read_multi_label_scale, folder / CONFIG, initial)
-        restored = assignment_scale.restored(config)
-        return fill(
-            lambda rngs: GroupViT(restored, rngs=rngs),
-            functools.partial(find, HUGGINGFACE_GROUPVIT),
+        return groupvit_from_tensors(
+            config,
+            HUGGINGFACE_GROUPVIT,
             open_weights(folder),
             {"multi_label_log_scale": multi_label},
             str(path_or_hub_id),
-            functools.partial(assignment_scale.unfold, scale=restored.assign_logit_scale),
         )
-
-
-def load_siglip(path_or_hub_id: str, dtype: str = "float32") -> tuple[Siglip, ImageProcessing]:
-    """A `SiglipModel` checkpoint as our SigLIP; arguments and errors as `load_clip`."""
-    with model_folder(path_or_hub_id) as folder:
-        config = _checked(read_siglip_config, folder / CONFIG, dtype)
-        model = fill(
-            lambda rngs: Siglip(config, rngs=rngs),
-            functools.partial(find, HUGGINGFACE_SIGLIP),
-            open_weights(folder),
-            {},
-            str(path_or_hub_id),
-        )
-        return model, processing_of(folder, siglip_processing(config.image_size))
 
 
 def processing_of(folder: pathlib.Path, default: ImageProcessing) -> ImageProcessing:
-    """How the images of the model in `folder` are prepared; the default if nothing says so.
+    """How the images of the model in `folder` are prepared; `default` if no file describes it.
 
     Raises:
-        UserError: a file that says so is damaged or asks for what we do not do.
+        UserError: the file is damaged, or describes a preparation that is not supported.
     """
     if (folder / PREPROCESSOR).exists():
         default = _checked(read_processing, folder / PREPROCESSOR, default.size)
@@ -136,14 +140,14 @@ def save_clip(
     Args:
         model: the model; in a run of several processes replicated on all devices, and one calls.
         folder: a new folder, local or in a bucket, or one with an earlier model to replace.
-        processing: how images were prepared; None: CLIP's way.
+        processing: how images were prepared; None: as CLIP's are.
         tokenizer: `tokenizer_files` that the model came with; none: CLIP's own.
 
     Raises:
         UserError: the folder is something else already, or cannot be written.
     """
     config = model.config
-    tensors = rename(arrays(model), HUGGINGFACE_CLIP)
+    tensors = tensors_from_arrays(arrays(model), HUGGINGFACE_CLIP)
     processing = processing or ImageProcessing(config.image_size)
     settings = write_clip_config(config)
     _save(folder, settings, tensors, config.text, processing, tokenizer)
@@ -157,10 +161,10 @@ def save_siglip(
 ) -> None:
     """Writes a folder that `transformers.SiglipModel.from_pretrained` loads.
 
-    Arguments and errors as `save_clip`; without `processing` it is SigLIP's way.
+    Arguments and errors as `save_clip`; without `processing`, images are prepared as SigLIP's are.
     """
     config = model.config
-    tensors = rename(arrays(model), HUGGINGFACE_SIGLIP)
+    tensors = tensors_from_arrays(arrays(model), HUGGINGFACE_SIGLIP)
     processing = processing or siglip_processing(config.image_size)
     _save(folder, write_siglip_config(config), tensors, config.text, processing, tokenizer)
 
@@ -173,20 +177,16 @@ def save_groupvit(
 ) -> None:
     """Writes a folder that `transformers.GroupViTModel.from_pretrained` loads.
 
-    Arguments and errors as `save_clip`; without `processing` it is GroupViT's way (ImageNet's mean
-    and deviation). `assignment_scale` says what becomes of `assign_logit_scale`.
+    Arguments and errors as `save_clip`; without `processing`, images are prepared as GroupViT's
+    are, with the mean and deviation of ImageNet. For `assign_logit_scale` see `groupvit_tensors`.
     """
-    config = model.config
-    scale = config.assign_logit_scale
-    ours = {path: assignment_scale.fold(path, a, scale) for path, a in arrays(model).items()}
-    settings = write_groupvit_config(config, ours["multi_label_log_scale"])
-    tensors = rename(ours, HUGGINGFACE_GROUPVIT)
-    processing = processing or imagenet_processing(config.image_size)
-    _save(folder, settings, tensors, config.text, processing, tokenizer)
+    tensors, settings = groupvit_to_tensors(model, HUGGINGFACE_GROUPVIT)
+    processing = processing or imagenet_processing(model.config.image_size)
+    _save(folder, settings, tensors, model.config.text, processing, tokenizer)
 
 
 def _checked(read: Callable[..., T], file: pathlib.Path, argument) -> T:
-    """Reads a JSON file with `read`; what makes no sense in it is the user's error."""
+    """Reads a JSON file with `read`; content that `read` cannot interpret is a `UserError`."""
     content = read_json(file)
     try:
         return read(content, str(file), argument)
@@ -205,7 +205,7 @@ def _save(
 ) -> None:
     with new_folder(folder) as staging:
         save_file(tensors, staging / WEIGHTS, metadata={"format": "pt"})
-        write_companions(staging, config["architectures"][0], text, processing, tokenizer)
+        write_hub_files(staging, config["architectures"][0], text, processing, tokenizer)
         write_json(staging / CONFIG, config)
-        # The library writes for the owner only; readable like the other files is what one expects.
+        # The library makes the file readable for its owner only, unlike the other files.
         (staging / WEIGHTS).chmod((staging / CONFIG).stat().st_mode)

@@ -1,4 +1,4 @@
-"""Reading what a torch pickle says without running anything it asks for.
+"""Reads the content of a torch pickle without executing anything in it.
 
 A pickle names functions and classes and asks for them to be called. Here every name is answered by
 a stand-in of ours: the few that describe tensors become plain records, all others (optimisers,

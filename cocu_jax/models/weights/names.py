@@ -1,14 +1,55 @@
-"""The names of our tensors, and of the same tensors in other people's checkpoints.
+"""Names and axis orders of our arrays and of the same tensors in other checkpoint formats.
 
 Every table has rows of (our path, their name, parts). A `*` is a number and is the same on both
-sides, in order. `parts` says which arrays the row stands for: what is appended to both names, and
-how theirs is laid out. A path of ours is in exactly one row of a table.
+sides, in order. `parts` lists the arrays that the row stands for: the suffix of both names, and the
+layout of the tensor. Every path of ours matches exactly one row of a table.
+
+Our matrices are [in, out] and have no axes of length one; theirs are [out, in], as in torch.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from cocu_jax.models.weights.layouts import CONV1D, LINEAR, PATCHES, ROW, SAME, Layout
+import numpy as np
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A reordering of axes: ours = theirs.transpose(axes), reshaped.
+
+    Attributes:
+        their_shape: their shape, from ours.
+        axes: order of their axes in ours; empty: the same order.
+    """
+
+    their_shape: Callable[[Shape], Shape]
+    axes: Shape = ()
+
+    def to_ours(self, theirs: np.ndarray, shape: Shape) -> np.ndarray:
+        """Their array as one of ours, of the given shape."""
+        return theirs.transpose(self.axes or range(theirs.ndim)).reshape(shape)
+
+    def to_theirs(self, ours: np.ndarray) -> np.ndarray:
+        """Our array as one of theirs."""
+        shape = self.their_shape(ours.shape)
+        axes = self.axes or range(len(shape))
+        transposed = ours.reshape([shape[axis] for axis in axes])
+        return transposed.transpose(np.argsort(axes))
+
+
+def _convolution(shape: Shape) -> Shape:
+    side = round((shape[0] / 3) ** 0.5)
+    return (shape[1], 3, side, side)
+
+
+SAME = Layout(lambda shape: shape)
+ROW = Layout(lambda shape: (1, *shape))  # a batch axis in front
+LINEAR = Layout(lambda shape: shape[::-1], (1, 0))
+CONV1D = Layout(lambda shape: (*shape[::-1], 1), (1, 0, 2))  # width one: a linear layer
+PATCHES = Layout(_convolution, (2, 3, 1, 0))  # [out, 3, rows, columns]: a linear layer per patch
 
 
 @dataclass(frozen=True)

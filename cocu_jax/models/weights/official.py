@@ -1,11 +1,10 @@
-"""The checkpoint files of the GroupViT and CoCu authors, `.pth`, in and out.
+"""The checkpoint files of the GroupViT and CoCu authors, `.pth`: reading and writing.
 
-Such a file says nothing of itself that can be read safely, so the model's size is told by the
-shapes of its tensors; heads are 64 wide, as in all published ones. Files that we write carry their
-config as text besides, and come back exactly as they were.
+The config in such a file is pickled, so the architecture is inferred from the tensors' shapes;
+heads are 64 wide, as in all published models. Files that we write also hold their config as text,
+and are read back exactly as they were.
 """
 
-import functools
 import json
 import math
 import pathlib
@@ -18,11 +17,10 @@ import numpy as np
 from cocu_jax.errors import UserError
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
 from cocu_jax.models.text import TextConfig
-from cocu_jax.models.weights import assignment_scale
-from cocu_jax.models.weights.config_json import OURS, read_groupvit_config, write_groupvit_config
-from cocu_jax.models.weights.convert import arrays, fill, rename
-from cocu_jax.models.weights.names import OFFICIAL_GROUPVIT, find
-from cocu_jax.models.weights.stored import StoredTensor
+from cocu_jax.models.weights.config_json import OURS, read_groupvit_config
+from cocu_jax.models.weights.groupvit_tensors import groupvit_from_tensors, groupvit_to_tensors
+from cocu_jax.models.weights.names import OFFICIAL_GROUPVIT
+from cocu_jax.models.weights.safetensors_file import StoredTensor
 from cocu_jax.models.weights.target import new_file
 from cocu_jax.models.weights.torch_file import open_torch, tensors_in, without_wrappers, write_torch
 
@@ -38,7 +36,7 @@ def load_official(file: str, dtype: str = "float32") -> GroupViT:
         dtype: of the matrix products, "float32" or "bfloat16"; parameters are float32.
 
     Raises:
-        UserError: there is no such file, it is damaged, or it is no GroupViT; one line says why.
+        UserError: there is no such file, it is damaged, or it is no GroupViT.
     """
     return read_official(open_torch(pathlib.Path(file)), str(file), dtype)
 
@@ -50,16 +48,10 @@ def read_official(content: Any, file: str, dtype: str = "float32") -> GroupViT:
         config = _config_from_notes(content[OURS], file, dtype)
     else:
         config = _config_from_shapes(tensors, file, dtype)
-    restored = assignment_scale.restored(config)
     given = {"multi_label_log_scale": np.float32(math.log(1 / 0.07))}  # trained without prompts
-    return fill(
-        lambda rngs: GroupViT(restored, rngs=rngs),
-        functools.partial(find, OFFICIAL_GROUPVIT),
-        tensors,
-        {} if "multi_label_logit_scale" in tensors else given,
-        file,
-        functools.partial(assignment_scale.unfold, scale=restored.assign_logit_scale),
-    )
+    if "multi_label_logit_scale" in tensors:
+        given = {}
+    return groupvit_from_tensors(config, OFFICIAL_GROUPVIT, tensors, given, file)
 
 
 def save_official(model: GroupViT, file: str) -> None:
@@ -72,11 +64,9 @@ def save_official(model: GroupViT, file: str) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    scale = model.config.assign_logit_scale
-    ours = {path: assignment_scale.fold(path, a, scale) for path, a in arrays(model).items()}
-    config = json.dumps(write_groupvit_config(model.config, ours["multi_label_log_scale"]))
+    tensors, config = groupvit_to_tensors(model, OFFICIAL_GROUPVIT)
     with new_file(file) as staging:
-        write_torch(staging, rename(ours, OFFICIAL_GROUPVIT), _ENTRY, {OURS: config})
+        write_torch(staging, tensors, _ENTRY, {OURS: json.dumps(config)})
 
 
 def _config_from_notes(notes: str, source: str, dtype: str) -> GroupViTConfig:

@@ -16,10 +16,10 @@ import numpy as np
 from cocu_jax.errors import UserError
 from cocu_jax.models.clip import CLIP, CLIPConfig
 from cocu_jax.models.text import TextConfig
-from cocu_jax.models.weights.convert import fill
+from cocu_jax.models.weights.convert import model_from_tensors
 from cocu_jax.models.weights.image_processing import CLIP_MEAN, CLIP_STD, ImageProcessing
 from cocu_jax.models.weights.names import OPENCLIP, find
-from cocu_jax.models.weights.stored import StoredTensor
+from cocu_jax.models.weights.safetensors_file import StoredTensor
 from cocu_jax.models.weights.torch_file import without_wrappers
 
 # Values of OpenAI's archives beside the weights; no other file of this layout has them.
@@ -60,7 +60,7 @@ def load_openclip(
         dtype: of the matrix products, "float32" or "bfloat16"; parameters are float32.
 
     Raises:
-        UserError: it is damaged, or a model that we do not compute; one line says why.
+        UserError: it is damaged, or a kind of model that is not supported.
     """
     try:
         settings = read_openclip_config(config, config_source, dtype)
@@ -194,7 +194,7 @@ def _filled(settings: CLIPConfig, tensors: Mapping[str, StoredTensor], source: s
     if scale is not None and scale.shape == (1,):
         given = {"log_scale": np.reshape(scale.read(), ())}
         del tensors["logit_scale"]
-    return fill(
+    return model_from_tensors(
         lambda rngs: CLIP(settings, rngs=rngs),
         functools.partial(find, OPENCLIP),
         tensors,

@@ -1,17 +1,35 @@
-"""Reading safetensors files, whole or in shards."""
+"""Tensors in checkpoint files, and how to read those of safetensors files, whole or in shards."""
 
 import functools
 import json
 import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cocu_jax.errors import UserError
-from cocu_jax.models.weights.stored import StoredTensor
 
 # Their names in the file's header; anything else (8-bit floats, packed types) is no weight of ours.
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a checkpoint file; its values are read only on request.
+
+    Attributes:
+        file: where it lies, for messages.
+        shape: its shape.
+        dtype: name of its type, e.g. `"float32"` or `"bfloat16"`.
+        read: reads the values; raises `UserError` if the file is damaged.
+    """
+
+    file: str
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
 
 
 def open_safetensors(file: pathlib.Path) -> dict[str, StoredTensor]:

@@ -11,8 +11,7 @@ from etils import epath
 from huggingface_hub import snapshot_download
 
 from cocu_jax.errors import UserError
-from cocu_jax.models.weights.safetensors_file import open_index, open_safetensors
-from cocu_jax.models.weights.stored import StoredTensor
+from cocu_jax.models.weights.safetensors_file import StoredTensor, open_index, open_safetensors
 from cocu_jax.models.weights.torch_file import open_torch, tensors_in
 
 CONFIG = "config.json"
@@ -199,7 +198,7 @@ def _check_length(file: epath.PathLike) -> None:
 def fingerprint(path_or_hub_id: str) -> str:
     """SHA-256, in hex, over everything that decides what a model computes.
 
-    These are the weight files, `config.json` and what says how images are prepared, if it is there.
+    These are the weight files, `config.json` and, where there is one, the image processor's config.
     Copies of a folder have equal fingerprints; the same weights in other shards do not.
 
     Raises:

@@ -164,7 +164,7 @@ def has_clip_vocabulary(text: TextConfig, files: Mapping[str, bytes], source: st
 
 
 def _vocabulary_of(files: Mapping[str, bytes], source: str) -> dict[str, int]:
-    """Token ids by token; empty if no file tells."""
+    """Token ids by token; empty if no file lists them."""
     for name, found in ((TOKENIZER, lambda x: x["model"]["vocab"]), (_VOCABULARY, lambda x: x)):
         if name in files:
             try:

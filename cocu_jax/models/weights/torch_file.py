@@ -17,7 +17,7 @@ import numpy as np
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.weights.inert_pickle import ScriptModule, TensorRecord, read_pickle
-from cocu_jax.models.weights.stored import StoredTensor
+from cocu_jax.models.weights.safetensors_file import StoredTensor
 
 # What zipfile and NumPy raise over bytes that are not what they should be.
 _DAMAGE = (
@@ -123,7 +123,7 @@ def _check(
     """Refuses a tensor that does not lie, whole and once, in a buffer of the file.
 
     Raises:
-        UserError: it says what is wrong.
+        UserError: the content is damaged, or of another kind.
     """
     try:
         entry = archive.getinfo(f"{root}data/{record.storage.key}")

@@ -22,12 +22,11 @@ from cocu_jax.errors import UserError
 from cocu_jax.models.clip import CLIP, CLIPConfig
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
 from cocu_jax.models.text import TextConfig
-from cocu_jax.models.weights.convert import fill
+from cocu_jax.models.weights.convert import model_from_tensors
 from cocu_jax.models.weights.image_processing import ImageProcessing
-from cocu_jax.models.weights.layouts import SAME
-from cocu_jax.models.weights.names import Place
+from cocu_jax.models.weights.names import SAME, Place
+from cocu_jax.models.weights.safetensors_file import StoredTensor
 from cocu_jax.models.weights.source import CONFIG, read_json
-from cocu_jax.models.weights.stored import StoredTensor
 
 EXPORT = "export"
 _CHECKPOINTS = "checkpoints"
@@ -97,7 +96,7 @@ def load_run(
         )
         for name, value in _read_arrays(checkpoint).items()
     }
-    model = fill(
+    model = model_from_tensors(
         lambda rngs: model_class(settings, rngs=rngs),
         lambda path: Place(path, SAME, None),
         tensors,

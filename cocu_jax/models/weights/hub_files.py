@@ -1,4 +1,4 @@
-"""What lies beside the weights on the Hugging Face hub: tokenizer, image processor, model card."""
+"""The files of a model beside its weights: tokenizer, image processor and model card."""
 
 import json
 import pathlib
@@ -18,14 +18,14 @@ def write_json(file: pathlib.Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_companions(
+def write_hub_files(
     folder: pathlib.Path,
     architecture: str,
     text: TextConfig,
     processing: ImageProcessing,
     tokenizer: Mapping[str, bytes],
 ) -> None:
-    """Writes all that transformers' `AutoProcessor` and the hub's page need.
+    """Writes what `AutoProcessor` of transformers and the page on the hub need.
 
     Args:
         folder: the model's.
