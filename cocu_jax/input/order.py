@@ -24,7 +24,7 @@ from jaxtyping import Int
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.input.draws import mix
 from cocu_jax.input.offsets import GRID, Offsets
-from cocu_jax.input.rows import rows_of
+from cocu_jax.input.unbatch import unbatch
 
 _FOREVER = 2**62
 _SEGMENT_DRAW, _WINDOW_DRAW = 1, 2
@@ -116,7 +116,7 @@ class Order:
         larger = read_windows(tf.minimum(begin, more), more, each + 1)
         others = read_windows(tf.maximum(begin, more), windows, each)
         read = larger.concatenate(others).enumerate(begin).map(take_turns).prefetch(1)
-        return rows_of(read).skip(skip - starts[begin] * size)
+        return unbatch(read).skip(skip - starts[begin] * size)
 
     def _pieces(self, epoch, first, last, size, segments):
         """Positions [first, last) of the epoch's permutation of shards, in the order of reading.

@@ -1,10 +1,10 @@
 """Batches for pre-training. The batch of a step is a function of (corpora, config, seed, step).
 
-Nothing about the pipeline has to be saved: start it at any step, on any number of processes that
-divides the lanes, and it goes on with the very bits of a run that was never stopped. `order` says
-how that place is found, `draws` where randomness comes from.
+The pipeline has no state to save: started at any step, on any number of processes that divides the
+lanes, its batches are bit-identical to those of an uninterrupted run. `order` finds the place in
+the data, `draws` derives the random numbers.
 
-Per process: lanes of raw records -> texts of many examples at once -> pictures, one by one on all
+Per process: lanes of raw records -> texts, for many examples at once -> images, one by one on all
 cores -> batches. No Python runs per example.
 """
 
@@ -19,13 +19,13 @@ from absl import logging
 from cocu_jax.errors import UserError
 from cocu_jax.input.config import InputConfig, input_config
 from cocu_jax.input.corpus import open_corpus
+from cocu_jax.input.image_transform import ImageTransform
 from cocu_jax.input.mixture import Mixture, mix_corpora
 from cocu_jax.input.offsets import open_offsets
 from cocu_jax.input.order import Order
-from cocu_jax.input.pictures import Pictures
-from cocu_jax.input.rows import rows_of
 from cocu_jax.input.sources import Source, open_source
-from cocu_jax.input.texts import Examples, Texts, make_texts
+from cocu_jax.input.text_builder import TextBuilder, UndecodedExamples, make_text_builder
+from cocu_jax.input.unbatch import unbatch
 
 _TEXTS_AT_ONCE = 64
 _DAMAGED = "damaged"
@@ -72,14 +72,14 @@ def train_batches(
     mixture = _mixture(
         config, sources, seed, lanes, batch_size // lanes, (process_index, process_count)
     )
-    texts = make_texts(config, sources, seed)
-    pictures = Pictures(config.augment, config.image_size, tuple(config.crop_area))
+    build_texts = make_text_builder(config, sources, seed)
+    transform = ImageTransform(config.augment, config.image_size, tuple(config.crop_area))
     own = mixture.lanes // process_count
     first = process_index * own
 
     def batches_from(step: int, tolerant: bool) -> Batches:
         records = _records(mixture, range(first, first + own), step, batch_size // mixture.lanes)
-        examples = _examples(records, texts, pictures, tolerant)
+        examples = _examples(records, build_texts, transform, tolerant)
         rows = batch_size // process_count
         return examples.batch(rows, drop_remainder=True).prefetch(2).as_numpy_iterator()
 
@@ -160,21 +160,21 @@ def _records(mixture: Mixture, lanes: range, step: int, rows: int) -> tf.data.Da
 
 
 def _examples(
-    records: tf.data.Dataset, texts: Texts, pictures: Pictures, tolerant: bool
+    records: tf.data.Dataset, build_texts: TextBuilder, transform: ImageTransform, tolerant: bool
 ) -> tf.data.Dataset:
-    """Finished examples; with `tolerant`, black pictures, marked, instead of an error."""
+    """Complete examples; with `tolerant`, an undecodable image becomes black, and is marked."""
 
-    def without_pictures(*records):
-        # Draws of many examples at once: one by one they cost a tenth of the pictures.
-        example: Examples = texts(*records)
-        return example.encoded, pictures.draw(example.stream), example.rows
+    def without_images(*records):
+        # Draws of many examples at once: one by one they take a tenth of the time of the images.
+        example: UndecodedExamples = build_texts(*records)
+        return example.encoded, transform.draw(example.stream), example.fields
 
-    def finish(encoded, draws, row):
-        return row | {"image": pictures(encoded, draws)}
+    def finish(encoded, draws, fields):
+        return fields | {"image": transform(encoded, draws)}
 
-    def finish_or_blank(encoded, draws, row):
-        good = tf.data.Dataset.from_tensors((encoded, draws, row)).map(finish).ignore_errors()
-        blank = row | {"image": pictures.blank()}
+    def finish_or_blank(encoded, draws, fields):
+        good = tf.data.Dataset.from_tensors((encoded, draws, fields)).map(finish).ignore_errors()
+        blank = fields | {"image": transform.blank()}
         return (
             good.map(lambda row: row | {_DAMAGED: False})
             .concatenate(tf.data.Dataset.from_tensors(blank | {_DAMAGED: True}))
@@ -182,7 +182,7 @@ def _examples(
         )
 
     parallel = dict(num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    examples = rows_of(records.batch(_TEXTS_AT_ONCE).map(without_pictures, **parallel))
+    examples = unbatch(records.batch(_TEXTS_AT_ONCE).map(without_images, **parallel))
     if tolerant:
         return examples.interleave(finish_or_blank, **parallel)
     return examples.map(finish, **parallel)

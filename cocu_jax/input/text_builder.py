@@ -16,31 +16,30 @@ from cocu_jax.input.sources import CAPTION_FEATURES, Source
 _TEMPLATE_DRAW, _NOISE_DRAW, _OWN_CAPTION_DRAW = 1, 3, 4
 
 
-class Examples(NamedTuple):
-    """Examples that lack nothing but their pictures.
+class UndecodedExamples(NamedTuple):
+    """Examples that are complete except for their images, which are still encoded.
 
     Attributes:
         encoded: image files [b].
         stream: uint64 [b], each example's own source of random numbers in this epoch.
-        rows: `key` string [b], `caption` int32 [b, t], `noise` uint32 [b, 2] and maybe `prompts`
-            int32 [b, k, t2].
+        fields: `key` string [b], `caption` int32 [b, t], `noise` uint32 [b, 2] and, if the config
+            asks for prompts, `prompts` int32 [b, k, t2].
     """
 
     encoded: tf.Tensor
     stream: UInt64[tf.Tensor, "b"]
-    rows: dict[str, tf.Tensor]
+    fields: dict[str, tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class Texts:
-    """Maps raw records to `Examples`.
+class TextBuilder:
+    """Parses raw records and builds their captions and prompts: maps them to `UndecodedExamples`.
 
     Attributes:
-        config: what a batch is made of.
+        config: the fields of a batch.
         seed: of all draws.
-        table: token pieces of the galleries of all sources, one after the other; None if there are
-            no prompts.
-        first_concept: place of each source's gallery in the table.
+        table: token pieces of the galleries of all sources, concatenated; None without prompts.
+        first_concept: index in the table of the first concept of each source's gallery.
     """
 
     config: InputConfig
@@ -54,13 +53,13 @@ class Texts:
         epoch: Int[tf.Tensor, "b"],
         record: tf.Tensor,
         annotation: tf.Tensor,
-    ) -> Examples:
+    ) -> UndecodedExamples:
         """Parses serialized examples [b] and their annotations [b] (empty if there are none)."""
         parsed = self._parse(record)
         stream = example_streams(self.seed, epoch, parsed["key"])
         caption = _draw_caption(stream, parsed["caption_tokens"], parsed["caption_lengths"])
         caption = tf.cast(caption, tf.int32)[:, 1:-1]
-        rows = {
+        fields = {
             "key": parsed["key"],
             "caption": with_ends(caption, self.config.caption_length),
             "noise": tf.bitcast(mix(stream, _NOISE_DRAW), tf.uint32),
@@ -68,22 +67,22 @@ class Texts:
         if self.table is not None:
             concepts, chosen = self._choose(stream, source, parsed, annotation)
             template = uniforms(stream, _TEMPLATE_DRAW, self.config.prompts)
-            rows["prompts"] = self.table.tokens(concepts, chosen, template)
-        return Examples(parsed["image"], stream, rows)
+            fields["prompts"] = self.table.tokens(concepts, chosen, template)
+        return UndecodedExamples(parsed["image"], stream, fields)
 
     def _parse(self, record):
         spec = {
             "key": tf.io.FixedLenFeature([], tf.string),
             "image": tf.io.FixedLenFeature([], tf.string),
             "caption_tokens": tf.io.RaggedFeature(tf.int64),
-            "caption_lengths": tf.io.RaggedFeature(tf.int64),  # none in datasets of before
+            "caption_lengths": tf.io.RaggedFeature(tf.int64),  # absent in older datasets
         }
         if self.config.concepts in CAPTION_FEATURES:
             spec[CAPTION_FEATURES[self.config.concepts]] = tf.io.RaggedFeature(tf.int64)
         return tf.io.parse_example(record, spec)
 
     def _choose(self, stream, source, parsed, annotation):
-        """Tokens of the concepts there are [n, (t)], and which of them prompts take [b, k]."""
+        """Tokens of the available concepts [n, (t)], and the index of each prompt's [b, k]."""
         count = self.config.prompts
         if self.config.concepts == "nouns":
             caption = tf.cast(parsed["caption_tokens"], tf.int32)
@@ -144,16 +143,16 @@ def _draw_caption(
     return tf.gather(tokens.values, places)
 
 
-def make_texts(config: InputConfig, sources: tuple[Source, ...], seed: int) -> Texts:
+def make_text_builder(config: InputConfig, sources: tuple[Source, ...], seed: int) -> TextBuilder:
     """Tokenises the galleries.
 
     Raises:
         UserError: a prompt does not fit into `config.prompt_length`.
     """
     if config.concepts == "none":
-        return Texts(config, seed, None, np.zeros(len(sources), np.int64))
+        return TextBuilder(config, seed, None, np.zeros(len(sources), np.int64))
     galleries = list(dict.fromkeys(source.gallery for source in sources))
     starts = np.cumsum([0, *map(len, galleries)], dtype=np.int64)
     table = prompt_table(sum(galleries, ()), config.prompt_length)
     places = [galleries.index(source.gallery) for source in sources]
-    return Texts(config, seed, table, starts[places])
+    return TextBuilder(config, seed, table, starts[places])
