@@ -7,7 +7,7 @@ the step may be stopped anywhere and never holds more than the sums.
 import json
 
 from cocu_jax.curation.annotations import metadata_files
-from cocu_jax.curation.gallery_page import write_page
+from cocu_jax.curation.examples_page import write_page
 from cocu_jax.curation.plan import Plan
 from cocu_jax.curation.shard_output import finished_report, output_files, report_file
 from cocu_jax.curation.summary import add_counts, as_text, summarise

@@ -122,7 +122,7 @@ def test_stopped_and_killed_runs_in_a_bucket_go_on(fields, local, bucket, monkey
         write(path, content)
 
     left = 0
-    modules = ("shard_files", "shard_output", "finish", "tally", "gallery_page")
+    modules = ("shard_files", "shard_output", "finish", "tally", "examples_page")
     with monkeypatch.context() as patch:
         for module in modules:
             patch.setattr(f"cocu_jax.curation.{module}.write_file", dying)
