@@ -4,14 +4,12 @@ import dataclasses
 from typing import Literal
 
 from cocu_jax.errors import UserError
+from cocu_jax.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 from cocu_jax.settings import Flag, PositiveAmount, PositiveCount, Share, only_its_fields
 
 TEMPLATE_SETS = ("simple", "subset", "subset_groupvit", "full")
 MODES = ("slide", "whole")
 DENSE = ("clip", "maskclip", "sclip", "clearclip", "naclip")  # `dense_clip.VARIANTS`, without JAX
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @only_its_fields

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, UInt8
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from cocu_jax.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 
 _ERASE_PROBABILITY = 0.25
 _ERASE_AREA = (0.02, 1 / 3)

@@ -14,6 +14,7 @@ from tokenizers.models import BPE
 
 SOT = 49406
 EOT = 49407
+CONTEXT_LENGTH = 77
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _MERGES_FILE = pathlib.Path(__file__).with_name("clip_merges.txt.gz")
 
@@ -69,21 +70,24 @@ class Tokenizer:
             ids += self._cache.get(word) or self._encode_word(word)
         return ids
 
-    def __call__(self, texts: Iterable[str], context_length: int = 77) -> Int[np.ndarray, "n t"]:
-        """Token ids of many texts: start, text, end, zeros.
+    def sequence(self, text: str, context_length: int = CONTEXT_LENGTH) -> list[int]:
+        """Token ids of one text between a start and an end token.
 
         Args:
-            texts: the texts. One that is too long loses its last tokens; the end token stays.
-            context_length: length of a row, 2 at least.
+            text: the text. If it is too long, its last tokens are dropped.
+            context_length: the most tokens, start and end included; 2 at least.
         """
-        encoded = [self.encode(text) for text in texts]
-        rows = np.zeros((len(encoded), context_length), np.int32)
-        rows[:, 0] = SOT
-        for row, ids in zip(rows, encoded, strict=True):
-            end = min(len(ids), context_length - 2) + 1
-            row[1:end] = ids[: end - 1]
-            row[end] = EOT
-        return rows
+        return [SOT, *self.encode(text)[: context_length - 2], EOT]
+
+    def __call__(
+        self, texts: Iterable[str], context_length: int = CONTEXT_LENGTH
+    ) -> Int[np.ndarray, "n t"]:
+        """The `sequence` of many texts, padded with zeros to the context length."""
+        sequences = [self.sequence(text, context_length) for text in texts]
+        tokens = np.zeros((len(sequences), context_length), np.int32)
+        for row, ids in zip(tokens, sequences, strict=True):
+            row[: len(ids)] = ids
+        return tokens
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of tokens, up to the end token."""

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from cocu_jax.input.images import UnreadableImage
-from cocu_jax.models.tokenizer import EOT, SOT, Tokenizer
+from cocu_jax.models.tokenizer import Tokenizer
 from data_prep.gallery.concepts import ConceptExtractor
 from data_prep.gallery.gallery import Gallery
 from data_prep.gallery.nouns import NounFinder
@@ -32,7 +32,6 @@ from data_prep.image_text.records import (
 )
 from data_prep.image_text.reports import UnitReport
 
-_CONTEXT_LENGTH = 77
 _MIN_WORDS = 2
 _MAX_LETTERS = 1 << 16
 # Pillow reads HEIC only with a plug-in.
@@ -186,10 +185,7 @@ class UnitPreparer:
             return None
 
     def _texts(self, captions: list[str]) -> dict:
-        tokens = [
-            [SOT, *self._tokenizer.encode(caption)[: _CONTEXT_LENGTH - 2], EOT]
-            for caption in captions
-        ]
+        tokens = [self._tokenizer.sequence(caption) for caption in captions]
         concepts = itertools.chain.from_iterable(map(self._extract, captions))
         texts = {
             "caption": "\n".join(captions),

@@ -26,7 +26,7 @@ from absl import logging
 from etils import epath
 
 from cocu_jax.errors import UserError
-from cocu_jax.models.tokenizer import EOT, SOT, Tokenizer
+from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest
 from data_prep.gallery.concepts import ConceptExtractor
@@ -34,7 +34,6 @@ from data_prep.scenes.gallery import scenes_gallery
 from data_prep.scenes.rendering import render_split
 from data_prep.scenes.settings import ScenesConfig
 
-_CONTEXT_LENGTH = 77
 _IGNORE_LABEL = 255  # the shared segmentation contract has one; every pixel here has a class
 
 
@@ -101,14 +100,13 @@ class OpenmojiScenes(tfds.core.GeneratorBasedBuilder):
                 if stop.requested:
                     scenes.close()
                     raise Stopped("stopped while drawing scenes; the same command draws them anew")
-                tokens = tokenizer.encode(scene.caption)[: _CONTEXT_LENGTH - 2]
                 yield (
                     index,
                     {
                         "key": scene.key,
                         "image": scene.image,
                         "caption": scene.caption,
-                        "caption_tokens": [SOT, *tokens, EOT],
+                        "caption_tokens": tokenizer.sequence(scene.caption),
                         "caption_concepts": extract(scene.caption),
                         "concepts": [ids[name] for name in scene.concepts],
                         "segmentation": scene.segmentation,
