@@ -1,6 +1,6 @@
-"""What all processes of a job must do alike: stop, and follow what process 0 decides.
+"""Decisions that all processes of a job take together: when to stop, and what process 0 decides.
 
-Nothing here touches the devices: processes talk through JAX's coordination service.
+The processes communicate through JAX's coordination service; devices are not involved.
 """
 
 import itertools
@@ -19,19 +19,19 @@ from cocu_jax.stopping import StopRequest
 T = TypeVar("T")
 
 _PATIENCE_MS = 3_600_000  # process 0 may be drawing pictures or writing a checkpoint
-_KEPT = 32  # answers that stay readable; no process is that many questions behind
+_KEPT = 32  # answers that stay readable; no process lags behind by as many
 
 
 class Agreement:
     """Context manager around the work of a job that may run as several processes.
 
-    One process stops on SIGINT or SIGTERM. Of several, JAX's coordination service hears SIGTERM
-    (which is also how clouds announce preemption) on any of them and names a moment that none has
-    passed yet; a SIGINT is handed on to it. A second SIGINT interrupts at once.
+    A single process stops on SIGINT or SIGTERM. With several, JAX's coordination service receives
+    SIGTERM (with which clouds also announce preemption) on any of them and chooses a moment that
+    none has reached yet; a SIGINT is forwarded to it. A second SIGINT interrupts at once.
     """
 
-    # Names the answers of one agreement apart from those of others of the same processes, which
-    # all make the same agreements in the same order.
+    # Distinguishes the answers of this agreement from those of earlier ones: all processes make
+    # the same agreements in the same order.
     _numbers = itertools.count()
 
     def __init__(self):
@@ -58,11 +58,11 @@ class Agreement:
     def stop(self, moments: int = 1) -> bool:
         """Whether to save and stop now.
 
-        All processes must let the same number of moments pass: steps of training, images of an
-        evaluation. From the first True on it stays True.
+        All processes must count the same moments, such as training steps or evaluated images.
+        Once the answer is True, it stays True.
 
         Args:
-            moments: how many pass with this call.
+            moments: how many moments have passed since the last call.
         """
         if self._request:
             return self._request.requested

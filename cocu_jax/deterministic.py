@@ -1,16 +1,17 @@
-"""The same bits from the same program on GPUs, too."""
+"""Bit-identical results of repeated runs on GPUs."""
 
 import os
 
 from cocu_jax.errors import UserError
 
-# XLA's, read once when JAX starts: no kernels that add in any order (cuDNN's backward passes,
-# scatter-add), and none chosen by a stopwatch. TPUs and CPUs compute the same bits without it.
+# A flag of XLA, read once when JAX starts. It excludes kernels that add in an undefined order (such
+# as cuDNN's backward passes and scatter-add) and the choice of kernels by timing. TPUs and CPUs are
+# deterministic without it.
 DETERMINISTIC_FLAG = "--xla_gpu_deterministic_ops=true"
 
 
 def check_deterministic(wanted: bool) -> None:
-    """Checks that JAX was started as `wanted`, where that makes a difference.
+    """Checks, where the platform requires it, that JAX was started with the flag if `wanted`.
 
     Raises:
         UserError: it runs on GPUs and was started without the flag.

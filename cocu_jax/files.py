@@ -1,4 +1,4 @@
-"""Files that others may read meanwhile: written aside, then renamed; and safe names for them."""
+"""Atomic writes of files that others may read at the same time, and safe file names for keys."""
 
 import errno
 import hashlib
@@ -10,17 +10,17 @@ from etils import epath
 
 from cocu_jax.errors import UserError
 
-# No space, no quota, no larger file allowed, and no writing at all.
+# Disk full, quota exceeded, file too large, read-only file system.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _LONGEST_NAME = 200  # bytes; most file systems allow 255, and endings are added to it
 
 
 def write_file(path: epath.PathLike, content: bytes | str) -> None:
-    """Writes a whole file or nothing, local or in a bucket; text is encoded as UTF-8.
+    """Writes a file atomically, locally or in a bucket; text is encoded as UTF-8.
 
-    A local file is written under a unique temporary name beside `path`, synced and renamed, so that
-    readers see the old content or the new, and several writers do not meet. Object stores show an
-    object only when it is complete.
+    A local file is written under a unique temporary name beside `path`, synced and renamed: readers
+    see either the old content or the new, and concurrent writers do not disturb one another. Object
+    stores make an object visible only when it is complete.
 
     Raises:
         UserError: the disk is full or the place cannot be written.
@@ -38,7 +38,7 @@ def write_file(path: epath.PathLike, content: bytes | str) -> None:
 
 
 def cannot_write(path: epath.PathLike, error: OSError) -> UserError:
-    """One line for a write that failed: the place, the reason, and what to do."""
+    """The error for a failed write: the path, the reason, and the remedy."""
     full = error.errno in _NO_SPACE and error.errno != errno.EROFS
     remedy = "free some space" if full else "make it writable or choose another directory"
     return UserError(
@@ -48,7 +48,7 @@ def cannot_write(path: epath.PathLike, error: OSError) -> UserError:
 
 
 def full_disk(path: epath.PathLike, error: BaseException) -> UserError | None:
-    """What `cannot_write` says if a library's error comes of a full or read-only disk, or None."""
+    """The `cannot_write` error if a full or read-only disk caused a library's error, else None."""
     cause = error
     while cause is not None and not isinstance(error, UserError):
         for number in _NO_SPACE:
@@ -66,7 +66,7 @@ def temporary_name(path: str) -> str:
 
 
 def remove_temporaries(directory: epath.Path) -> None:
-    """Removes what killed writers left in a directory that nobody writes to any more."""
+    """Removes the temporary files of killed writers; no other process may write there now."""
     for left in directory.glob(".*.tmp"):
         left.unlink(missing_ok=True)
 

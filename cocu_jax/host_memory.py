@@ -1,4 +1,4 @@
-"""How the C library handles the memory of arrays on CPU."""
+"""Settings of the C library's memory allocator, for arrays on the CPU."""
 
 import ctypes
 import sys
@@ -8,11 +8,11 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> None:
-    """Lets freed memory stay with the process, where the C library is glibc; else does nothing.
+    """Keeps freed memory in the process if the C library is glibc; otherwise does nothing.
 
-    XLA allocates its temporaries anew for every execution. By default glibc maps such large blocks
-    one by one and returns them, and the kernel clears every page again each time: a third of the
-    processor time of a small model's step. Call it before other threads allocate.
+    XLA allocates temporary buffers for every execution. By default glibc maps and unmaps each large
+    block, so that the kernel clears every page again: a third of the processor time of a small
+    model's step. Call this before other threads allocate memory.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -21,4 +21,4 @@ def keep_freed_memory() -> None:
         return
     mallopt(_MMAP_MAX, 0)
     mallopt(_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(_ARENA_MAX, 1)  # the arenas of threads would map large blocks all the same
+    mallopt(_ARENA_MAX, 1)  # other threads' arenas would still map large blocks

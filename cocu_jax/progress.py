@@ -1,4 +1,4 @@
-"""Progress of long work: one live line on a terminal, a line now and then in a log file."""
+"""Progress bars: one live line on a terminal, a line every 15 seconds in a log file."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,10 +15,10 @@ def progress_bar(title: str, total: int, unit: str, done: int = 0) -> tqdm:
     """A bar with rate and estimated time left; call `update(n)` and, at the end, `close()`.
 
     Args:
-        title: what is being done, a few words.
-        total: how many units there are in all, the finished ones included.
-        unit: what is counted, e.g. `"images"`.
-        done: how many were finished by an earlier run; they do not count in the rate.
+        title: a few words about the work.
+        total: number of units, including those already finished.
+        unit: name of the units, e.g. `"images"`.
+        done: units finished by an earlier run; they do not count towards the rate.
     """
     live = sys.stderr.isatty()
     return tqdm(
@@ -34,7 +34,7 @@ def progress_bar(title: str, total: int, unit: str, done: int = 0) -> tqdm:
 
 
 def progress(items: Iterable[T], title: str, total: int, unit: str) -> Iterator[T]:
-    """Yields `items` while a bar counts them."""
+    """Yields `items` and shows a progress bar."""
     with progress_bar(title, total, unit) as bar:
         for item in items:
             yield item

@@ -1,4 +1,4 @@
-"""Keeping the notes of native libraries and of child processes out of the terminal."""
+"""Suppresses the messages of native libraries and child processes on the terminal."""
 
 import contextlib
 import os
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Drops what is written to file descriptor 2; `sys.stderr` writes on to where it did.
+    """Discards output to file descriptor 2; `sys.stderr` keeps its destination.
 
-    TensorFlow's first lines cannot be turned off otherwise, nor what Beam's workers say.
+    There is no other way to turn off TensorFlow's first lines and the messages of Beam's workers.
     """
     python_stderr = sys.stderr
     try:

@@ -5,17 +5,17 @@ from types import FrameType
 
 
 class Stopped(Exception):
-    """Work was stopped on request after everything finished was saved.
+    """Work was stopped on request, after all finished work was saved.
 
-    The message says how to go on. `main.py` prints it and exits with status 0.
+    The message explains how to continue. `main.py` prints it and exits with status 0.
     """
 
 
 class StopRequest:
     """Context manager that turns the first SIGINT or SIGTERM into a flag.
 
-    Loops look at `requested` between units of work, save, and raise `Stopped`. A second signal acts
-    as it did before: it interrupts at once. Nested uses share the outermost one's signals.
+    Loops check `requested` between units of work, save, and raise `Stopped`. A second signal has
+    its usual effect and interrupts at once. Nested contexts pass the request on to the outer ones.
 
         with StopRequest() as stop:
             for shard in shards:

@@ -1,4 +1,4 @@
-"""A run's directory: made once, bound to one config, refused to any other."""
+"""The directory of a run, which belongs to one config; runs with another config are refused."""
 
 import json
 import re
@@ -18,20 +18,20 @@ def open_workdir(
     free_fields: tuple[str, ...] = (),
     writer: bool = True,
 ) -> epath.Path:
-    """Creates `path`, or reopens it if the same config made it.
+    """Creates `path`, or reopens it if it was created with the same config.
 
     Args:
         path: local or `gs://` directory.
         config: the run's config; saved as `config.json` in the directory.
-        free_fields: dotted names of fields that may differ between runs of one directory
-            (how often to log, which stages to run); of a sequence's entries without their numbers.
-        writer: whether this process writes (process 0); the others only check.
+        free_fields: dotted names of fields that may differ between runs in one directory, such as
+            the logging interval; names of a sequence's entries have no index.
+        writer: whether this process writes (process 0); the others only check the config.
 
     Returns:
         The directory.
 
     Raises:
-        UserError: the directory cannot be written, or another config made it.
+        UserError: the directory cannot be written, or belongs to another config.
     """
     workdir = epath.Path(path)
     fields = json.loads(config.to_json_best_effort())

@@ -1,9 +1,9 @@
-"""One run in a work directory at a time, on local disks and in buckets.
+"""Allows one run at a time in a work directory, on local disks and in buckets.
 
-The run keeps a small file in its directory and renews it every few seconds. Another run that meets
-the file is refused if its owner lives: on the same machine the process table answers, from another
-machine the file is watched until it is renewed. A file that nobody renews is taken over, and an
-owner that was only suspended meanwhile learns of it when it wants to renew.
+The run keeps a small lock file in its directory and renews it every few seconds. A second run is
+refused while the owner is alive: on the same machine the process table is checked; from another
+machine the file is watched for a renewal. A file that is not renewed is taken over, and an owner
+that had only been suspended notices this at its next renewal.
 """
 
 import json
@@ -29,7 +29,7 @@ _SETTLED_AFTER = {False: 0.05, True: 1.0}  # seconds until the last of several w
 
 
 class WorkdirLock:
-    """Context manager: this process alone writes into a work directory.
+    """Context manager that gives this process exclusive write access to a work directory.
 
     Args:
         workdir: local or `gs://` directory; it is created.
@@ -81,7 +81,7 @@ class WorkdirLock:
             self._file.unlink(missing_ok=True)
 
     def check(self) -> None:
-        """To be called before anything is written.
+        """Call this before writing.
 
         Raises:
             UserError: another run has taken the directory over while this one was suspended.

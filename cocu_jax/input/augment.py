@@ -1,4 +1,4 @@
-"""What the accelerator does to a batch of images: normalisation and random erasing.
+"""Augmentation on the accelerator: normalisation and random erasing.
 
 Batches travel as uint8; crops, flips and RandAugment have been made on the host (`crop`,
 `randaugment`), because scattered reads are slow on a TPU. Noise and arithmetic are cheap there.
@@ -27,7 +27,7 @@ def device_augment(
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
 ) -> Float[Array, "b s s 3"]:
-    """Turns the uint8 images of a batch into what the model sees; call it inside the jitted step.
+    """Converts a batch of uint8 images to the model's input; call it inside the jitted step.
 
     Every row is treated alone, with its own key, so the result depends neither on the place of an
     example in the batch nor on the number of devices or processes.

@@ -1,19 +1,20 @@
-"""The endless order in which examples are read: any place in it is found without reading up to it.
+"""The endless order in which examples are read, with random access to any position.
 
-The work is dealt to *lanes*, virtual readers whose number does not depend on the hosts. In every
-epoch the shards of a corpus are permuted and lane `l` of `L` owns the examples from position
+The work is divided among *lanes*, virtual readers whose number does not depend on the hosts. In
+every epoch the shards of a corpus are permuted and lane `l` of `L` owns the examples from position
 `l N / L` to `(l + 1) N / L` of that permutation, so a lane has the same number of examples in every
 epoch, whatever the sizes of the shards, and each example belongs to exactly one lane. A lane that
-has finished its part of an epoch goes on with its part of the next one: nothing is dropped and
-nothing is read twice in an epoch.
+has finished its part of an epoch continues with its part of the next one: in every epoch each
+example is read exactly once.
 
-Shards keep the order of their source, whose neighbours are alike; a contrastive loss must not see
-them in one batch more often than chance has it. So a lane cuts its part into *segments* of a few
-neighbouring records, permutes all of them, and takes the records of many segments in turn: two of
-one segment are further apart than the rows that the lane gives to a batch.
+Shards keep the order of their source, where neighbours are similar. They must not meet in a batch
+more often than by chance, because the loss is contrastive. Each lane therefore cuts its part into
+*segments* of a few neighbouring records, permutes all segments, and takes the records of many
+segments in turn: two records of a segment are further apart than the number of examples that the
+lane contributes to a batch.
 
-Where a lane stands after `n` examples follows from `n` alone. Finding that place reads the few
-segments of one window.
+The position of a lane after `n` examples is a function of `n`. Finding it reads only the segments
+of one window.
 """
 
 import dataclasses
@@ -39,14 +40,14 @@ class Order:
 
     Attributes:
         corpus: the image-text corpus.
-        offsets: places of its records.
+        offsets: offsets of its records.
         annotations: its sidecar with the same shards, or None.
-        annotation_offsets: places of its records, or None.
+        annotation_offsets: offsets of the sidecar's records, or None.
         seed: changes every permutation.
         lanes: number of virtual readers of all hosts together.
         rows: examples that a lane gives to a batch.
-        window: raw records of a lane that are taken in turn (held in memory, twice); at least as
-            many are as keep neighbours apart.
+        window: records of a lane that are read in turn (held in memory twice); raised where that is
+            needed to keep neighbours apart.
     """
 
     corpus: Corpus
@@ -59,7 +60,7 @@ class Order:
     window: int
 
     def read(self, lane: Int[tf.Tensor, ""], done: Int[tf.Tensor, ""]) -> tf.data.Dataset:
-        """Records of one lane, endless, after the `done` it has already read.
+        """The endless records of one lane, without the first `done`.
 
         Returns:
             A dataset of (epoch int64, record, annotation record); the last one is empty when there

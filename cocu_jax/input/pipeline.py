@@ -97,7 +97,7 @@ def count_examples(data: ml_collections.ConfigDict) -> int:
 
 
 def batch_lanes(lanes: int, batch_size: int, process_count: int) -> int:
-    """The lanes that a batch is dealt from: as many of `data.lanes` as divide its rows.
+    """The number of lanes that share a batch: the largest divisor of `data.lanes` and its rows.
 
     Raises:
         UserError: the processes cannot share them equally.
@@ -189,10 +189,10 @@ def _examples(
 
 
 def _tolerate_damage(batches_from: Callable[[int, bool], Batches], step: int) -> Batches:
-    """Batches from `step` on; those with damaged images are made again with black ones.
+    """Batches from `step` on; batches with damaged images are repeated with black ones instead.
 
-    The tolerant pipeline takes twice the time, so it is left after one batch; after two, four …
-    batches if damage is met again.
+    The tolerant pipeline takes twice the time, so it is used for one batch, and for two, four …
+    batches if there is damage again.
     """
     tolerant_for, patience = 0, 1
     batches = batches_from(step, False)
