@@ -82,7 +82,7 @@ def find_images(root: epath.Path) -> tuple[int, Iterator[tuple[str, str, bytes]]
     """Number of images, and for each its key, its WordNet id and its bytes.
 
     Raises:
-        UserError: no images, or nothing that says which class they are of.
+        UserError: there are no images, or no file with their classes.
     """
     for folder in _FOLDERS:
         if by_class := sorted((root / folder).glob("n*/*.JPEG")):
@@ -135,7 +135,7 @@ def prepare_imagenet(root: str, data_dir: str) -> str:
 
     Raises:
         UserError: files are missing, or `data_dir` cannot be written.
-        Stopped: an interrupt was requested; nothing is left behind.
+        Stopped: an interrupt was requested; no partial files remain.
     """
     if not epath.Path(root).is_dir():
         raise UserError(f"no directory {root}; give --root ImageNet's validation images")

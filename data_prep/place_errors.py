@@ -1,4 +1,4 @@
-"""Errors of the file system, told as what they are: of reading sources, or of writing datasets."""
+"""Distinguishes file-system errors of reading sources from those of writing datasets."""
 
 import os
 
@@ -7,7 +7,7 @@ from cocu_jax.files import cannot_write
 
 
 def place_error(error: OSError, data_dir: str) -> UserError:
-    """One line for an error that came while a dataset was made below `data_dir`."""
+    """The `UserError` for a file-system error during the preparation of a dataset in `data_dir`."""
     place = os.fspath(error.filename or data_dir)
     if place.startswith(os.path.expanduser(data_dir)):
         return cannot_write(place, error)

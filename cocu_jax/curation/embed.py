@@ -18,7 +18,7 @@ from cocu_jax.input.corpus import Corpus
 from cocu_jax.models.clip import CLIP
 from cocu_jax.models.siglip import Siglip
 from cocu_jax.models.weights.image_processing import ImageProcessing
-from cocu_jax.models.weights.text_rows import TextRows
+from cocu_jax.models.weights.text_tokens import Tokenize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +133,10 @@ def _joined(batches: Sequence[dict]) -> EmbeddedShard:
 
 
 def embed_concepts(
-    encoder: Encoder, text_rows: TextRows, concepts: Sequence[str], prompt: str
+    encoder: Encoder, tokenize: Tokenize, concepts: Sequence[str], prompt: str
 ) -> Float16[np.ndarray, "g d"]:
-    """Unit-norm text embeddings of `prompt.format(concept)`; `text_rows` makes their token ids."""
-    return encoder.texts(text_rows([prompt.format(concept) for concept in concepts]))
+    """Unit-norm text embeddings of `prompt.format(concept)`; `tokenize` gives their token ids."""
+    return encoder.texts(tokenize([prompt.format(concept) for concept in concepts]))
 
 
 def parameters_hash(clip: CLIP | Siglip) -> str:

@@ -74,7 +74,7 @@ def _embed(plan: Plan, stop: StopRequest) -> np.ndarray:
     """Embeds this process's shards, waits for the others'; returns the concepts' embeddings."""
     encoder = Encoder(plan.clip, plan.processing, plan.config.batch_size)
     if plan.share.first and not is_complete(plan.concepts_file, plan.concepts_identity):
-        concepts = embed_concepts(encoder, plan.text_rows, plan.gallery, plan.config.prompt)
+        concepts = embed_concepts(encoder, plan.tokenize, plan.gallery, plan.config.prompt)
         if not usable(concepts).all():
             raise UserError(f"{plan.config.clip}: embeds concepts as numbers that are not finite")
         write_arrays(plan.concepts_file, {"embeddings": concepts}, plan.concepts_identity)

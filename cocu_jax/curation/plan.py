@@ -24,7 +24,7 @@ from cocu_jax.models.groupvit import GroupViT
 from cocu_jax.models.siglip import Siglip
 from cocu_jax.models.weights.checkpoint import Checkpoint, open_checkpoint
 from cocu_jax.models.weights.image_processing import ImageProcessing
-from cocu_jax.models.weights.text_rows import TextRows
+from cocu_jax.models.weights.text_tokens import Tokenize
 from cocu_jax.workdir import open_workdir
 
 VERSION = 2  # of the annotations' meaning; raise it when the same inputs give other annotations
@@ -72,7 +72,7 @@ class Plan:
         gallery: all concepts, by id.
         clip: the model.
         processing: how it wants its images.
-        text_rows: makes token ids from texts.
+        tokenize: maps texts to token ids.
         embeddings: directory of all that depends on the model, the gallery and its prompt.
         provenance: what the annotations belong to; saved with them.
         share: of this process.
@@ -87,7 +87,7 @@ class Plan:
     gallery: tuple[str, ...]
     clip: CLIP | Siglip
     processing: ImageProcessing
-    text_rows: TextRows
+    tokenize: Tokenize
     embeddings: epath.Path
     provenance: dict
     share: Share
@@ -191,7 +191,7 @@ def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
         gallery=gallery,
         clip=clip,
         processing=processing,
-        text_rows=opened.text_rows(),
+        tokenize=opened.text_tokenizer(),
         embeddings=epath.Path(root) / _hash(made_from),
         provenance={
             "gallery": list(gallery),

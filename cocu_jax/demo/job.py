@@ -2,7 +2,7 @@
 
 Stages, in order: draw the scenes, train a small CLIP, curate concepts with it, pre-train three
 GroupViTs that differ only in their supervision, write the report. Every stage but the first and the
-last is repeated for each seed. A finished stage is skipped, an interrupted one goes on.
+last is repeated for each seed. A finished stage is skipped, an interrupted one continues.
 """
 
 import ml_collections
@@ -82,7 +82,7 @@ class Demo:
             entry["dataset"] = str(prepare_scenes(settings, str(self._root / "data")))
 
     def clip(self, seed: int) -> None:
-        """Trains the CLIP that stands for a web-scale one, and lets it segment by itself."""
+        """Trains the small CLIP that takes the place of a web-scale one, and evaluates it densely."""
         config = self._train_config(self._config.clip, seed, "clip")
         pretrain = self._train_config(self._config.pretrain, seed, "pretrain")
         directory = self._directory(seed, "clip")

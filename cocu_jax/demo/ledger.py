@@ -1,4 +1,4 @@
-"""What the demo has finished: one JSON file, so that a rerun continues and the report can tell."""
+"""The finished stages of the demo in one JSON file, for reruns and for the report."""
 
 import contextlib
 import json

@@ -98,7 +98,7 @@ def gather_results(
     entries: Mapping[str, Mapping],
     directories: Mapping[str, list[epath.Path]],
 ) -> Results:
-    """Everything the report tells, from what the stages left behind.
+    """Collects the results of all stages for the report.
 
     Args:
         config: the demo's.

@@ -1,4 +1,4 @@
-"""The demo's report: one page that holds its own pictures, one JSON file, one table."""
+"""The demo's report: a self-contained page, a JSON file and a table."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ _NAMED = 4  # classes named below a segmentation
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """Everything the report tells.
+    """The content of the report.
 
     Attributes:
         classes: class names in label order.
@@ -198,7 +198,7 @@ def _flatten(settings: Mapping, prefix: str = "") -> list[tuple[str, object]]:
 
 
 def _duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Seconds as minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,4 +1,4 @@
-"""What the report shows: some scenes as the runs see them, and some curated captions.
+"""Samples for the report: scenes segmented by every run, and curated scenes.
 
 Samples are the first scenes of a split or evenly spaced ones, never picked by hand.
 """
@@ -27,7 +27,7 @@ _SHOWN_NEIGHBOURS = 8
 
 @dataclasses.dataclass(frozen=True)
 class SceneSample:
-    """One scene with its ground truth and what every run makes of it.
+    """One scene with its ground truth and the prediction of every run.
 
     Attributes:
         image: RGB pixels.

@@ -1,4 +1,4 @@
-"""The figures of the demo: what `report.json` holds and the terminal shows."""
+"""The figures of the demo for `report.json` and the terminal."""
 
 import math
 import statistics
@@ -42,7 +42,7 @@ def summarise_runs(
 
 
 def summarise_difference(runs: Mapping[str, Sequence[Mapping]]) -> dict[str, object]:
-    """How far CoCu is ahead of captions only, in the mean and seed by seed."""
+    """CoCu's mIoU minus that of captions only, in the mean and by seed."""
     pairs = zip(runs["cocu"], runs["caption"], strict=True)
     per_seed = [cocu["miou"] - caption["miou"] for cocu, caption in pairs]
     return {"mean": mean(per_seed), "per_seed": per_seed}

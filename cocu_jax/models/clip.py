@@ -34,7 +34,7 @@ class CLIPConfig:
             its own in `text`.
         loss: "softmax" as published, or "sigmoid", SigLIP's; no matter but in training.
         dtype: "float32" or "bfloat16", the type of matrix products.
-        remat: compute each block again in the backward pass instead of keeping its activations.
+        remat: recompute each block in the backward pass instead of keeping its activations.
     """
 
     image_size: PositiveCount = 224
@@ -90,7 +90,7 @@ class VisionTower(nnx.Module):
     def before_last_block(
         self, images: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b n d"], tuple[int, int]]:
-        """Class token and patches, in rows, that enter the last block; and the grid of patches."""
+        """The last block's input (class token, then patches row by row), and the grid of patches."""
         patches, grid = extract_patches(images, self.patch_size)
         positions = self.position_embedding[...]
         x = self.patch_embed(patches)

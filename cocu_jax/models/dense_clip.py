@@ -1,4 +1,4 @@
-"""Features of every patch from a CLIP that was trained for whole images, without any training.
+"""Patch features of a CLIP that was trained on whole images, without further training.
 
 CLIP's last block mixes patches by what they are about, which blurs places. Each variant replaces
 that block's attention, softmax(q k^T / sqrt(d)) v, and some leave out what surrounds it:
@@ -72,7 +72,7 @@ def _last_block(
 def _weights(
     attention: Attention, normed: Float[Array, "b n d"], grid: tuple[int, int], variant: str
 ) -> Float[Array, "b h n n"]:
-    """What each patch takes from every other, in float32."""
+    """Attention weights of each patch over all others, in float32."""
 
     def similarity(y: Float[Array, "b n d"]) -> Float[Array, "b h n n"]:
         y = _split(y, attention.heads)

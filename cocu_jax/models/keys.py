@@ -5,9 +5,9 @@ from jaxtyping import Key, PRNGKeyArray
 
 
 class Keys:
-    """Deals a model's constructor the keys that `nnx.Rngs(seed)` would, ten times faster to trace.
+    """Yields the same keys as `nnx.Rngs(seed)` to a model's constructor, ten times faster to trace.
 
-    `nnx.Rngs` counts its draws in arrays; a Python number does where a model is built in one go.
+    `nnx.Rngs` counts its draws in arrays; a Python number suffices to build a model in one go.
     """
 
     def __init__(self, seed: int):

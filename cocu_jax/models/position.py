@@ -17,7 +17,7 @@ CUBIC_A = -0.75
 def extract_patches(
     images: Float[Array, "b h w c"], patch: int
 ) -> tuple[Float[Array, "b n i"], tuple[int, int]]:
-    """Cuts images into flat patches, row by row, and tells the grid (rows, columns).
+    """Cuts images into flat patches, row by row; also returns the grid (rows, columns).
 
     A strided convolution is then a matrix product; i counts patch rows, patch columns, channels.
 

@@ -32,9 +32,10 @@ class SiglipConfig:
     """A SigLIP with Vision Transformers; the defaults are the published base model's.
 
     Attributes:
-        text: the text tower; it reads every position, so texts are always `context_length` long.
+        text: the text tower; it attends to every position, so texts are always `context_length`
+            long.
         dtype: "float32" or "bfloat16", the type of matrix products.
-        remat: compute each block again in the backward pass instead of keeping its activations.
+        remat: recompute each block in the backward pass instead of keeping its activations.
     """
 
     image_size: int = 224
@@ -59,7 +60,7 @@ class SiglipConfig:
 
 
 class AttentionPooling(nnx.Module):
-    """One learned query looks at all tokens; a residual MLP follows (the MAP head)."""
+    """One learned query attends to all tokens; a residual MLP follows (the MAP head)."""
 
     def __init__(self, config: SiglipConfig, *, rngs: nnx.Rngs):
         width, init = config.vision_width, nnx.initializers.xavier_uniform()
@@ -113,7 +114,7 @@ class SiglipImageTower(nnx.Module):
         self.pooling = AttentionPooling(config, rngs=rngs)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
-        """Normalised images -> features; pixels beyond the last whole patch are not looked at."""
+        """Normalised images -> features; pixels beyond the last whole patch are ignored."""
         side = self.patch_size
         height, width = (size // side * side for size in images.shape[1:3])
         patches, grid = extract_patches(images[:, :height, :width], side)
@@ -125,7 +126,7 @@ class SiglipImageTower(nnx.Module):
 
 
 class SiglipTextTower(nnx.Module):
-    """A text transformer that sees both ways and is read at its last position."""
+    """A bidirectional text transformer whose feature is that of the last position."""
 
     def __init__(self, config: SiglipConfig, *, rngs: nnx.Rngs):
         self.config, self.dtype = config.text, config.dtype
@@ -148,7 +149,7 @@ class SiglipTextTower(nnx.Module):
         self.head = Dense(text.width, config.projection_dim, dtype=config.dtype, rngs=rngs)
 
     def __call__(self, tokens: Int[Array, "*b t"]) -> Float[Array, "*b d"]:
-        """Features of texts that fill the context.
+        """Features of texts that are padded to the context length.
 
         Raises:
             UserError: `tokens` are of another length.
@@ -177,7 +178,7 @@ class Siglip(nnx.Module):
         self.bias = nnx.Param(jnp.array(-10.0))
 
     def encode_image(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b p"]:
-        """Float32 features, not normalised, of images normalised as the model's processing says."""
+        """Float32 features, not normalised, of images normalised by the model's processing."""
         return self.image(images).astype(jnp.float32)
 
     def encode_text(self, tokens: Int[Array, "*b t"]) -> Float[Array, "*b p"]:

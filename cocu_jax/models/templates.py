@@ -1,8 +1,8 @@
-"""Prompt templates of zero-shot CLIP, and their tokens as pieces to be joined around a concept.
+"""Prompt templates of zero-shot CLIP, and the tokens before and after the concept.
 
-Joining is exact, tokens(prefix) + tokens(concept) + tokens(suffix) == tokens(full), because no word
-crosses a seam: every prefix ends with a space, and a suffix starts with a space or a full stop,
-which continues a word only if that word is punctuation: `concept_pieces` takes care of those.
+Concatenation is exact, tokens(prefix) + tokens(concept) + tokens(suffix) == tokens(full), because
+no word crosses a boundary: every prefix ends with a space, and a suffix starts with a space or a
+full stop, which continues a word only if that word is punctuation; `concept_pieces` removes it.
 """
 
 import unicodedata
@@ -141,12 +141,12 @@ def template_pieces(
 def concept_pieces(tokenizer: Tokenizer, concepts: Iterable[str]) -> list[list[int]]:
     """Token ids of concepts, to stand between the pieces of `template_pieces`.
 
-    Punctuation at the end of a concept is left out: "t.v." gives the prompt "a photo of a t.v.".
+    Punctuation at the end of a concept is removed: "t.v." gives the prompt "a photo of a t.v.".
     A concept that ends with a combining mark (Hindi, Thai …) is the one case where a template's
     full stop stays a token of its own, which CLIP would have joined to the mark.
 
     Raises:
-        UserError: nothing but punctuation is left of a concept.
+        UserError: a concept consists of punctuation only.
     """
     pieces = []
     for concept in concepts:

@@ -1,8 +1,8 @@
 """The causal text transformer that GroupViT and CLIP share, and the text shortcut.
 
-The tower is causal and its feature is read at the end token, so positions after the longest end
-token of a batch change nothing: any static length that holds every end token gives the same
-features as the full context. `trim_tokens` cuts host batches to one of a few lengths, so that a
+The tower is causal and its feature is that of the end token, so positions after the last end token
+of a batch have no effect: every static length that includes all end tokens gives the same features
+as the full context. `trim_tokens` cuts host batches to one of a few lengths, so that a
 jitted function is compiled once per length.
 
 Checkpoint layout: token_embedding [vocabulary, width], position_embedding [context, width],
@@ -98,8 +98,7 @@ def trim_tokens(
 ) -> Int[np.ndarray, "*b t"]:
     """Cuts a host batch to the smallest of `lengths` that keeps every end token.
 
-    In a run of several processes all must cut alike: choose the length of the global batch, or a
-    fixed one.
+    Several processes must use the same length: choose that of the global batch, or a fixed one.
     """
     needed = int(tokens.argmax(-1).max(initial=0)) + 1
     return tokens[..., : next((n for n in sorted(lengths) if n >= needed), tokens.shape[-1])]

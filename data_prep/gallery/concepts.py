@@ -7,9 +7,9 @@ _LONGEST_CONCEPT = 4  # words
 
 
 class ConceptExtractor:
-    """Finds concepts as runs of 1 to 4 words, of which a part of a word is none.
+    """Matches whole-word n-grams (1 to 4 words), never a substring of a word.
 
-    The concepts' own words are tokenised like the captions', so "men's shoe" is found.
+    Concepts are tokenised in the same way as captions, so "men's shoe" is found.
     """
 
     def __init__(self, gallery: Gallery) -> None:
@@ -29,7 +29,7 @@ class ConceptExtractor:
         return ConceptExtractor, (self._gallery,)
 
     def __call__(self, caption: str) -> list[int]:
-        """Ids of the caption's concepts, each once, by place of first occurrence."""
+        """Ids of the caption's concepts, without repetition, in order of first occurrence."""
         words = self._words(caption)
         found: dict[int, None] = {}
         for start, word in enumerate(words):

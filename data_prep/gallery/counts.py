@@ -1,4 +1,4 @@
-"""Exact counts of more phrases than memory holds."""
+"""Exact counts of phrases in bounded memory."""
 
 import collections
 import pathlib
@@ -10,15 +10,15 @@ _PARTS = 64
 
 
 class Counts:
-    """Counts phrases; when there are too many different ones, the counts so far go to disk.
+    """Counts phrases; when there are too many different ones, partial counts are written to disk.
 
-    They go to one of several files by a hash, so that all counts of a phrase meet in one file and
-    each file fits into memory when it is summed. Phrases that differ only behind the first letter
-    of their last word, as singular and plural do, are in the same file.
+    A hash selects one of several files, so that all counts of a phrase are in the same file and
+    each file fits into memory when it is summed. Phrases that differ only after the first letter of
+    their last word, such as singular and plural, share a file.
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
-        """Counts with an empty folder of their own, which is made when it is needed."""
+        """Empty counts; a temporary folder is created when it is needed."""
         self._folder = folder
         self._counter: collections.Counter[str] = collections.Counter()
 
@@ -29,7 +29,7 @@ class Counts:
             self._write()
 
     def parts(self) -> Iterator[collections.Counter[str]]:
-        """The counts of all phrases, each phrase in one part only."""
+        """The counts of all phrases, in parts; each phrase is in one part."""
         if not self._folder.exists():
             yield self._counter
             return
@@ -43,7 +43,7 @@ class Counts:
             yield total
 
     def of(self, phrases: Iterable[str]) -> dict[str, int]:
-        """The counts of some phrases, 0 left out."""
+        """The nonzero counts of some phrases."""
         wanted = set(phrases)
         return {phrase: part[phrase] for part in self.parts() for phrase in wanted & part.keys()}
 

@@ -1,4 +1,4 @@
-"""The gallery of visual concepts: what captions are searched for and curation ranks."""
+"""The gallery: the list of visual concepts that are found in captions and ranked by curation."""
 
 import dataclasses
 import functools
@@ -56,7 +56,7 @@ class Gallery:
 
     @classmethod
     def build(cls, concepts: Iterable[str]) -> "Gallery":
-        """Lower case, first occurrences only, then the plurals that are not there yet.
+        """Lower-cases the concepts, removes duplicates, and appends missing plurals.
 
         Building from the concepts of a built gallery changes nothing.
         """
@@ -95,7 +95,7 @@ class Gallery:
 
 
 def plural(concept: str) -> str:
-    """The concept with its last word in the plural; one that is plural already stays as it is."""
+    """The concept with its last word in the plural; plural concepts are returned unchanged."""
     before, space, word = concept.rpartition(" ")
     return before + space + _plural_word(word)
 
@@ -113,7 +113,7 @@ def _plural_word(word: str) -> str:
 
 
 def possible_singulars(word: str) -> set[str]:
-    """Words of which `word` may be the plural; which they are is for `plural` to say."""
+    """Words of which `word` may be the plural; `plural` decides which ones are."""
     found = {one for one, many in _PLURALS.items() if many == word}
     if word.endswith("s"):
         found |= {word[:-1], word[:-2], f"{word[:-3]}y", f"{word[:-2]}is"}

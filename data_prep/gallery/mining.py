@@ -1,7 +1,7 @@
 """A gallery from a corpus: the noun phrases of 1 to 3 words that its captions use most.
 
-No tagger is needed: what stands between an article and the end of a phrase ("a dog in …", "the
-beach.") is a noun most of the time, and a word that rarely stands there is none.
+No tagger is needed: the words between an article and the end of a phrase ("a dog in …", "the
+beach.") usually form a noun phrase, and a word that rarely occurs there is not a noun.
 
     python -m data_prep gallery --corpus ~/tfds/image_text/cc3m/1.0.0 --output gallery.json
 """
@@ -110,7 +110,7 @@ def _count(
     nouns: Counts,
     phrases: Counts,
 ) -> None:
-    """Counts words, words that fill "a … ,", and runs of words that end where a phrase ends."""
+    """Counts words, words that fill "a … ,", and n-grams that end where a phrase ends."""
     split = Words()
     for caption in captions:
         found, after_article, ends = [], [], []

@@ -1,6 +1,6 @@
-"""Nouns of captions, as GroupViT took them: all that NLTK's part-of-speech tagger calls NN…
+"""Nouns of captions as in GroupViT: the words that NLTK's part-of-speech tagger tags NN…
 
-NLTK and its tagger's data are not among the requirements; only `image_text --nouns` needs them.
+NLTK and its tagger's data are not requirements; only `image_text --nouns` needs them.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
-"""English captions for scenes, in varied sentence patterns, and what they leave out.
+"""English captions for scenes, in varied sentence patterns, with omissions.
 
-No pattern contains a word that is a concept of the gallery, so a caption mentions exactly the
-concepts it was asked to mention.
+No pattern contains a word that is a concept of the gallery, so a caption mentions exactly the given
+concepts.
 """
 
 import types

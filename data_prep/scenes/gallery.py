@@ -24,5 +24,5 @@ _DISTRACTORS = (
 
 
 def scenes_gallery(settings: ScenesConfig) -> Gallery:
-    """Class names first, in class order, then what else could be drawn, then the distractors."""
+    """Class names in class order, then other things that could be drawn, then distractors."""
     return Gallery.build([*settings.classes, *ARTWORK, *TEXTURES, *_DISTRACTORS])

@@ -118,7 +118,7 @@ class OpenmojiScenes(tfds.core.GeneratorBasedBuilder):
 def prepare_scenes(settings: ScenesConfig, data_dir: str) -> str:
     """Draws the corpus, unless it is there already.
 
-    It appears at its place when it is complete, not before. Other settings get another directory.
+    The directory appears when the corpus is complete. Its name depends on the settings.
 
     Args:
         settings: which scenes.
@@ -129,7 +129,7 @@ def prepare_scenes(settings: ScenesConfig, data_dir: str) -> str:
 
     Raises:
         UserError: `data_dir` cannot be written.
-        Stopped: an interrupt was requested; nothing is left behind.
+        Stopped: an interrupt was requested; no partial files remain.
     """
     name = f"size{settings.image_size}-{settings.fingerprint}"
     config = ScenesBuilderConfig(name=name, settings=settings)
@@ -149,7 +149,7 @@ def prepare_scenes(settings: ScenesConfig, data_dir: str) -> str:
 
 @contextlib.contextmanager
 def _quiet_tfds():
-    """Without TFDS's warning of an unknown config, its talk of a download and its own bars."""
+    """Suppresses TFDS's warning of an unknown config, its download messages and its bars."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     tfds.disable_progress_bar()

@@ -1,6 +1,6 @@
 """Renders the scenes of a split, in order, on every core.
 
-This module and those it imports leave TensorFlow out, so that worker processes start quickly.
+This module and its imports do not use TensorFlow, so that worker processes start quickly.
 """
 
 import dataclasses

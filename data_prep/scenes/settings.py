@@ -1,4 +1,4 @@
-"""Settings of OpenMoji Scenes: all that decides what is drawn and what captions say."""
+"""Settings of OpenMoji Scenes, which determine pictures and captions completely."""
 
 import dataclasses
 import hashlib

@@ -146,7 +146,7 @@ def test_model_with_an_unknown_vocabulary_is_refused_where_texts_count(tmp_path)
     opened = open_checkpoint(str(tmp_path))
     assert not opened.has_clip_vocabulary()
     with pytest.raises(UserError, match="its vocabulary of 100 tokens is not CLIP's, and it comes"):
-        opened.text_rows()
+        opened.text_tokenizer()
 
 
 def test_clip_with_its_own_tokenizer_is_read_with_it(tmp_path):
@@ -159,20 +159,20 @@ def test_clip_with_its_own_tokenizer_is_read_with_it(tmp_path):
     own.pre_tokenizer = pre_tokenizers.Whitespace()
     own.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match="does not end a text with token 99"):
-        open_checkpoint(str(tmp_path)).text_rows()
+        open_checkpoint(str(tmp_path)).text_tokenizer()
     own.post_processor = processors.TemplateProcessing(
         single="<start> $A <end>", special_tokens=[("<start>", start), ("<end>", end)]
     )
     own.save(str(tmp_path / "tokenizer.json"))
     opened = open_checkpoint(str(tmp_path))
     assert not opened.has_clip_vocabulary()
-    rows = opened.text_rows()(["a photo of dog", "dog", "a " * 30])
+    rows = opened.text_tokenizer()(["a photo of dog", "dog", "a " * 30])
     assert rows.tolist()[:2] == [[start, 1, 2, 3, 4, end] + [0] * 6, [start, 4, end] + [0] * 9]
     assert rows[2].tolist() == [start, *([1] * 10), end]
     words["strange"] = 5 + small.VOCABULARY
     Tokenizer(models.WordLevel(words, unk_token="<unk>")).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match="has token 105, the model knows 100 tokens"):
-        open_checkpoint(str(tmp_path)).text_rows()
+        open_checkpoint(str(tmp_path)).text_tokenizer()
 
 
 def test_existing_file_is_not_called_a_missing_folder(tmp_path, monkeypatch, capsys):

@@ -108,7 +108,7 @@ def test_imported_siglip_is_the_file_that_transformers_wrote(siglip, tmp_path, c
     opened = open_checkpoint(str(tmp_path / "out"))
     small.assert_identical(opened.model, open_checkpoint(str(folder)).model)
     assert opened.processing == siglip_processing(64)
-    assert opened.text_rows()(["a cat"]).shape == (1, 12)
+    assert opened.text_tokenizer()(["a cat"]).shape == (1, 12)
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "out")
     image = np.full((100, 60, 3), 255, np.uint8)
     assert (np.asarray(processor(image, return_tensors="np").pixel_values) == 1).all()
@@ -116,7 +116,7 @@ def test_imported_siglip_is_the_file_that_transformers_wrote(siglip, tmp_path, c
 
 def test_texts_fill_the_context_in_lower_case_without_punctuation(siglip):
     _, folder = siglip
-    rows = open_checkpoint(str(folder)).text_rows()
+    rows = open_checkpoint(str(folder)).text_tokenizer()
     plain = rows(["a photo of two dogs", "its cat", "a " * 30])
     assert plain.shape == (3, 12) and plain.dtype == np.int32
     # By the vocabulary's order: specials, the space, WORDS from 4 on, letters.
@@ -158,7 +158,7 @@ def test_siglip_2_texts_are_those_of_transformers_tokenizer(tmp_path):
     texts = ["A DOG, two", "its", "a long text of many letters"]
     oracle = transformers.Siglip2Tokenizer.from_pretrained(tmp_path, padding_side="right")
     theirs = oracle(texts, padding="max_length", max_length=12, truncation=True).input_ids
-    ours = open_checkpoint(str(tmp_path)).text_rows()(texts)
+    ours = open_checkpoint(str(tmp_path)).text_tokenizer()(texts)
     np.testing.assert_array_equal(ours, theirs)
     assert ours[1, -1] == 0 and 1 in ours[1]
 
@@ -180,7 +180,7 @@ def test_siglip_without_its_tokenizer_is_refused(siglip, tmp_path, files, said):
             (tmp_path / name).write_text(content)
     opened = open_checkpoint(str(tmp_path))
     with pytest.raises(UserError, match=said):
-        opened.text_rows()
+        opened.text_tokenizer()
 
 
 def test_siglip_of_any_resolution_is_refused_by_name(tmp_path):

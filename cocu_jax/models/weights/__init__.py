@@ -1,1 +1,1 @@
-"""Checkpoints in and out: Hugging Face folders and the authors' files."""
+"""Reads and writes checkpoints: Hugging Face, open_clip, OpenAI, the GroupViT authors, our runs."""

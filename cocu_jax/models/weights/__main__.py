@@ -1,10 +1,10 @@
-"""Checkpoints in and out: `python -m cocu_jax.models.weights --help`."""
+"""Converts checkpoints: `python -m cocu_jax.models.weights --help`."""
 
 import argparse
 import os
 import sys
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # conversions leave accelerators to whoever is using them
+os.environ["JAX_PLATFORMS"] = "cpu"  # conversions need no accelerator, which may be in use
 
 from etils import epath
 
@@ -19,18 +19,18 @@ from cocu_jax.models.weights.official import save_official
 from cocu_jax.models.weights.source import fingerprint
 
 _DESCRIPTION = """\
-Brings CLIP, SigLIP and GroupViT checkpoints in, and takes them out.
+Converts checkpoints of CLIP, SigLIP and GroupViT.
 
-  import  from the Hugging Face hub (an id), a folder of Hugging Face's or open_clip's, OpenAI's
-          .pt archive, a training checkpoint of open_clip, or the GroupViT authors' .pth file
-          to a folder that every job of cocu-jax reads, and transformers too
-  export  from such a folder, e.g. a run's export/
-          to a Hugging Face folder ready to upload, or to the authors' .pth format
+  import  from a Hugging Face hub id, a Hugging Face or open_clip folder, OpenAI's .pt archive, a
+          training checkpoint of open_clip, or the GroupViT authors' .pth file,
+          to a folder that every job of cocu-jax reads, and transformers as well
+  export  from such a folder, e.g. the export/ of a run,
+          to a Hugging Face folder that can be uploaded, or to the authors' .pth format
 
-A training run of ours is a source of both: RUN, or RUN@STEP for one of its checkpoints.
+Both accept a training run: RUN, or RUN@STEP for one of its checkpoints.
 
-Nothing in a checkpoint is executed. Every tensor is checked, and the target is written whole or
-not at all.
+Nothing in a checkpoint is executed. Every tensor is checked, and the target appears only when it is
+complete.
 """
 _EXAMPLES = """\
 examples:
@@ -52,10 +52,12 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="import | export")
-    bring = commands.add_parser("import", help="bring a checkpoint in")
+    bring = commands.add_parser(
+        "import", help="convert a checkpoint of any supported format to a folder"
+    )
     bring.add_argument("source", help="hub id, folder, or .pt or .pth file")
     bring.add_argument("target", help="new folder to write")
-    take = commands.add_parser("export", help="take a model out")
+    take = commands.add_parser("export", help="write a model in a format for others")
     take.add_argument("source", help="folder of the model, e.g. a run's export/")
     take.add_argument("target", help="new folder, or a file that ends in .pth")
     options = parser.parse_args(arguments)
@@ -70,11 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def convert(source: str, target: str) -> str:
-    """Reads a model and writes it in the target's format; returns what was done, in one line.
+    """Reads a model and writes it in the target's format; returns a one-line summary.
 
     Raises:
-        UserError: the source is not readable, the target is there already, or the model has no
-            place in the target's format.
+        UserError: the source is not readable, the target exists already, or its format cannot
+            hold the model.
     """
     place = epath.Path(target)
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):

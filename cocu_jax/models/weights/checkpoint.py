@@ -1,4 +1,4 @@
-"""Any checkpoint, opened by its name alone: our runs, Hugging Face, open_clip, single files."""
+"""Opens checkpoints of any supported format by name: our runs, Hugging Face, open_clip, files."""
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ from cocu_jax.models.weights.source import (
     read_json,
     tokenizer_files,
 )
-from cocu_jax.models.weights.text_rows import clip_rows, has_clip_vocabulary, siglip_rows
+from cocu_jax.models.weights.text_tokens import clip_tokens, has_clip_vocabulary, siglip_tokens
 from cocu_jax.models.weights.torch_file import open_torch, tensors_in
 from cocu_jax.models.weights.training_run import EXPORT, find_run_checkpoint, load_run
 
@@ -43,7 +43,7 @@ _FILES = (".pth", ".pt", ".bin", ".safetensors")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model with what belongs to it.
+    """A model with its image processing and tokenizer.
 
     Attributes:
         source: its name, for messages.
@@ -58,23 +58,23 @@ class Checkpoint:
     tokenizer_files: Mapping[str, bytes] = field(default_factory=dict)
 
     def has_clip_vocabulary(self) -> bool:
-        """Whether CLIP's tokenizer is the model's."""
+        """Whether the model uses CLIP's tokenizer."""
         return not isinstance(self.model, Siglip) and has_clip_vocabulary(
             self.model.config.text, self.tokenizer_files, self.source
         )
 
-    def text_rows(self) -> Callable[[Sequence[str]], Int[np.ndarray, "n t"]]:
-        """The function that makes the token ids `encode_text` takes from texts.
+    def text_tokenizer(self) -> Callable[[Sequence[str]], Int[np.ndarray, "n t"]]:
+        """The function that turns texts into token ids for `encode_text`.
 
         Raises:
-            UserError: the model's vocabulary is not CLIP's, and no tokenizer came with it.
+            UserError: the model's vocabulary is not CLIP's, and it has no tokenizer.
         """
-        rows = siglip_rows if isinstance(self.model, Siglip) else clip_rows
-        return rows(self.model.config.text, self.tokenizer_files, self.source)
+        tokens = siglip_tokens if isinstance(self.model, Siglip) else clip_tokens
+        return tokens(self.model.config.text, self.tokenizer_files, self.source)
 
 
 def open_checkpoint(source: str, dtype: str = "float32") -> Checkpoint:
-    """Opens a model, whatever it is; nothing that a file contains is executed.
+    """Opens a model of any supported format; nothing in its files is executed.
 
     Args:
         source: one of
@@ -139,7 +139,7 @@ def _open_file(name: str, dtype: str) -> Checkpoint:
 
 
 def _open_training_file(content: dict, file: pathlib.Path, name: str, dtype: str) -> Checkpoint:
-    """A checkpoint that open_clip wrote while it trained; the config must lie beside it."""
+    """A training checkpoint of open_clip; its config must be in the same directory."""
     tensors = tensors_in(content, file, "state_dict" if "state_dict" in content else None)
     if not any(key.endswith("visual.conv1.weight") for key in tensors):
         raise UserError(

@@ -1,8 +1,8 @@
 """Hugging Face's `config.json` of CLIP, SigLIP and GroupViT, to and from our configs.
 
-`config.json` may leave out what equals transformers' default, and old ones keep the towers'
-settings in `text_config_dict` and `vision_config_dict`, which then count alone. What their GroupViT
-has no field for lies under `cocu_jax`, which transformers keeps but does not look at.
+`config.json` may omit values that equal transformers' defaults. Old files keep the settings of the
+towers in `text_config_dict` and `vision_config_dict`, which then take precedence. Settings without
+a field in their GroupViT are stored under `cocu_jax`, which transformers keeps but ignores.
 """
 
 from typing import Any
@@ -87,7 +87,7 @@ def architecture(config: dict, source: str) -> str:
     """Transformers' name of the model class that a `config.json` describes.
 
     Raises:
-        UserError: it is none that we have.
+        UserError: it is not a supported class.
     """
     found = config.get("model_type") or " ".join(config.get("architectures") or ["nothing named"])
     for model_type, name in _ARCHITECTURES.items():
@@ -111,7 +111,7 @@ def read_clip_config(config: dict, source: str, dtype: str) -> CLIPConfig:
         dtype: of the matrix products.
 
     Raises:
-        UserError: it is not CLIP's, or describes a variant we do not compute.
+        UserError: it is not CLIP's, or describes an unsupported variant.
     """
     _require_architecture(config, "CLIPModel", source)
     text = _tower(config, "text", _CLIP_TEXT)
@@ -219,7 +219,7 @@ def read_groupvit_config(config: dict, source: str, dtype: str) -> GroupViTConfi
 
 
 def read_multi_label_scale(config: dict, source: str, initial: float) -> np.float32:
-    """The multi-label loss's log temperature, if we wrote the config; else the initial one."""
+    """The multi-label loss's log temperature; `initial` if the config was not written by us."""
     return np.float32(config.get(OURS, {}).get(MULTI_LABEL, initial))
 
 

@@ -1,4 +1,4 @@
-"""Models to and from the tensors of a checkpoint, by a table of names."""
+"""Converts between models and the tensors of a checkpoint, by a table of names."""
 
 from collections.abc import Callable, Mapping
 
@@ -23,15 +23,15 @@ def model_from_tensors(
     source: str,
     adjust: Callable[[str, np.ndarray], np.ndarray] = lambda path, array: array,
 ) -> nnx.Module:
-    """A model with the tensors' values; nothing is initialised, and read one tensor at a time.
+    """Builds a model from a checkpoint's tensors, one at a time, without initialising it first.
 
     Args:
-        build: makes the model; only its shapes are computed.
-        place_of: where one of our paths is in the checkpoint; None: it has no place there.
+        build: constructs the model; only its shapes are computed.
+        place_of: maps one of our paths to its place in the checkpoint, or to None.
         tensors: the checkpoint.
-        given: values of our paths that the checkpoint has no place for.
+        given: values of our paths that are not in the checkpoint.
         source: the checkpoint's name, for messages.
-        adjust: last change to the value of a path.
+        adjust: applied to the value of each path.
 
     Raises:
         UserError: a tensor is missing, superfluous, or of another shape than the model's; or the
@@ -99,7 +99,7 @@ def arrays(model: nnx.Module) -> dict[str, np.ndarray]:
 
 
 def tensors_from_arrays(ours: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:
-    """Their tensors, by their names, from our arrays by path; each batch norm gets its counter."""
+    """A checkpoint's tensors by name, from our arrays by path; adds the batch norms' counters."""
     pieces: dict[str, list[np.ndarray]] = {}
     for path, array in ours.items():
         place = find(table, path)

@@ -1,10 +1,11 @@
-"""GroupViT to and from the tensors of published checkpoints, which have no assignment scale.
+"""Converts between a GroupViT and the tensors of a checkpoint in a published format.
 
-`assign_logit_scale` has no place in them, so it is folded into the weights. The assignment's logits
-are scale * (W x + b) . k / sqrt(D): multiplying W and b, the query projection of each grouping
-block, by the scale gives a model that computes the same without it. A power of two only changes
-exponents: reading divides by it again and restores every bit. Any other scale rounds once when it
-is folded, so it stays folded: the model read back has scale 1 and computes the same as the file.
+These formats have no field for `assign_logit_scale`, so it is folded into the weights. The
+assignment's logits are scale * (W x + b) . k / sqrt(D): multiplying W and b, the query projection
+of each grouping block, by the scale gives a model that computes the same without it. A power of two
+only changes exponents: reading divides by it again and restores every bit. Any other scale rounds
+once when it is folded, so it stays folded: the model read back has scale 1 and computes the same as
+the file.
 """
 
 import dataclasses

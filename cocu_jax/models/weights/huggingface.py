@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints in and out: what `transformers` reads and writes, without torch."""
+"""Reads and writes Hugging Face checkpoints, without torch."""
 
 import functools
 import math
@@ -141,10 +141,10 @@ def save_clip(
         model: the model; in a run of several processes replicated on all devices, and one calls.
         folder: a new folder, local or in a bucket, or one with an earlier model to replace.
         processing: how images were prepared; None: as CLIP's are.
-        tokenizer: `tokenizer_files` that the model came with; none: CLIP's own.
+        tokenizer: the model's `tokenizer_files`; empty: CLIP's.
 
     Raises:
-        UserError: the folder is something else already, or cannot be written.
+        UserError: the folder exists and is not a model, or cannot be written.
     """
     config = model.config
     tensors = tensors_from_arrays(arrays(model), HUGGINGFACE_CLIP)

@@ -1,4 +1,4 @@
-"""How images are prepared for a model: Hugging Face's `preprocessor_config.json`."""
+"""Image preparation of a model, as in Hugging Face's `preprocessor_config.json`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ class ImageProcessing:
     """Resize to a square, scale to 0..1, normalise.
 
     Attributes:
-        size: side of the square that the model sees, in pixels.
+        size: side of the model's square input, in pixels.
         mean: of the colour channels, red, green, blue, on the scale 0..1.
         std: deviation of the same.
         keep_aspect: resize the short side and cut out the centre; False: squeeze both sides.
@@ -31,12 +31,12 @@ class ImageProcessing:
 
 
 def imagenet_processing(size: int) -> ImageProcessing:
-    """What GroupViT was trained with: ImageNet's mean and deviation, bilinear."""
+    """GroupViT's preparation: ImageNet's mean and deviation, bilinear."""
     return ImageProcessing(size, IMAGENET_MEAN, IMAGENET_STD, resample="bilinear")
 
 
 def siglip_processing(size: int) -> ImageProcessing:
-    """What SigLIP was trained with: both sides squeezed, values from -1 to 1."""
+    """SigLIP's preparation: both sides squeezed, values from -1 to 1."""
     return ImageProcessing(size, (0.5,) * 3, (0.5,) * 3, keep_aspect=False)
 
 
@@ -44,12 +44,12 @@ def read_processing(settings: dict, source: str, image_size: int) -> ImageProces
     """Translates `preprocessor_config.json`, of transformers 4 and 5 or older.
 
     Args:
-        settings: its content; what it leaves out is SigLIP's if that is its type, else CLIP's.
+        settings: its content; missing values default to SigLIP's for that type, else to CLIP's.
         source: its name, for messages.
         image_size: the model's.
 
     Raises:
-        UserError: it asks for something we do not do, or for another size than the model's.
+        UserError: it describes an unsupported step, or a size other than the model's.
     """
     for step in ("do_resize", "do_rescale", "do_normalize"):
         if not settings.get(step, True):
@@ -84,7 +84,7 @@ def read_processing(settings: dict, source: str, image_size: int) -> ImageProces
 
 
 def read_joint_processing(settings: dict, source: str, default: ImageProcessing) -> ImageProcessing:
-    """Translates `processor_config.json`, all about a model's inputs in one; errors as above."""
+    """Translates `processor_config.json`, which covers all inputs; errors as `read_processing`."""
     images = settings.get("image_processor")
     return default if images is None else read_processing(images, source, default.size)
 

@@ -1,9 +1,9 @@
 """Reads the content of a torch pickle without executing anything in it.
 
-A pickle names functions and classes and asks for them to be called. Here every name is answered by
-a stand-in of ours: the few that describe tensors become plain records, all others (optimisers,
-configs, whatever somebody saved along) become `Inert`, which swallows what is done to it. Nothing
-is imported and nothing foreign is called.
+A pickle contains names of functions and classes, and instructions to call them. Here every name
+resolves to a stand-in: the few that describe tensors become plain records; all others (optimisers,
+configs and other saved objects) become `Inert`, which ignores every operation. Nothing is imported,
+and no code from the file is called.
 """
 
 import collections
@@ -45,13 +45,13 @@ class Inert:
         pass
 
     def append(self, item):
-        """Swallows one item of a list-like object."""
+        """Ignores one item of a list-like object."""
 
     def extend(self, items):
-        """Swallows the items of a list-like object."""
+        """Ignores the items of a list-like object."""
 
     def add(self, item):
-        """Swallows one item of a set-like object."""
+        """Ignores one item of a set-like object."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class TensorRecord:
 
 
 class ScriptModule:
-    """A module of a TorchScript archive: its attributes, and nothing of its code.
+    """A module of a TorchScript archive: its attributes without its code.
 
     Attributes:
         attributes: by name; tensors, inner modules and plain values.
@@ -109,12 +109,12 @@ def _tensors(module: ScriptModule, prefix: str, depth: int) -> Iterator[tuple[st
 
 
 def read_pickle(data: bytes) -> Any:
-    """The pickled object, with `TensorRecord` for tensors and `Inert` for what is not plain data.
+    """The pickled object, with `TensorRecord` for tensors and `Inert` for all but plain data.
 
     Modules of TorchScript become `ScriptModule`.
 
     Raises:
-        ValueError: the bytes are no pickle, or describe tensors in a way torch does not.
+        ValueError: the bytes are not a pickle, or describe tensors in an unknown way.
     """
     try:
         _check_sizes(data)
@@ -124,7 +124,7 @@ def read_pickle(data: bytes) -> Any:
 
 
 def _check_sizes(data: bytes) -> None:
-    """Refuses the instructions that make Python allocate what they say before it is read."""
+    """Refuses instructions whose stated sizes Python would allocate before reading the data."""
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name == "BYTEARRAY8":
             raise ValueError("a pickled byte array")

@@ -1,8 +1,8 @@
-"""Checkpoints of open_clip and OpenAI's own, which share the names of their tensors.
+"""Checkpoints of open_clip and of OpenAI, which use the same tensor names.
 
-open_clip describes a model in `open_clip_config.json`. OpenAI's archives describe themselves by the
-shapes of their tensors: their heads are 64 wide, and their activation is quick_gelu. Only models of
-two plain transformers are computed here; every setting that makes another one is refused by name.
+open_clip describes a model in `open_clip_config.json`. The architecture of OpenAI's archives is
+inferred from their tensors' shapes; heads are 64 wide, and the activation is quick_gelu. Only
+models of two plain transformers are supported; settings of other architectures are refused by name.
 """
 
 import functools
@@ -55,7 +55,7 @@ def load_openclip(
     Args:
         config: content of `open_clip_config.json`.
         config_source: its name, for messages.
-        tensors: the checkpoint; of a training checkpoint, what is under `state_dict`.
+        tensors: the checkpoint; of a training checkpoint, its `state_dict`.
         source: its name, for messages.
         dtype: of the matrix products, "float32" or "bfloat16"; parameters are float32.
 
@@ -136,7 +136,7 @@ def read_openclip_config(config: dict, source: str, dtype: str) -> CLIPConfig:
 
 
 def _require_plain(settings: dict, free: set, plain: dict, source: str, prefix: str) -> None:
-    """Refuses settings that are not known to leave a plain transformer."""
+    """Refuses every setting that may change the plain transformer."""
     for name, value in settings.items():
         if name not in free and value and value != plain.get(name):
             raise UserError(f"{source}: {prefix}{name} is {value}; such a model is not supported")

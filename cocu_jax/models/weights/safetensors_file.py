@@ -1,4 +1,4 @@
-"""Tensors in checkpoint files, and how to read those of safetensors files, whole or in shards."""
+"""Tensors of checkpoint files, and the reader of safetensors files, single or sharded."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ class StoredTensor:
     """One tensor of a checkpoint file; its values are read only on request.
 
     Attributes:
-        file: where it lies, for messages.
+        file: the file that holds it, for messages.
         shape: its shape.
         dtype: name of its type, e.g. `"float32"` or `"bfloat16"`.
         read: reads the values; raises `UserError` if the file is damaged.

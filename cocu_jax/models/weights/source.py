@@ -1,4 +1,4 @@
-"""Where a model comes from: a local folder, a bucket, or a Hugging Face hub id."""
+"""Sources of models: local folders, buckets, and Hugging Face hub ids."""
 
 import contextlib
 import hashlib
@@ -41,7 +41,7 @@ _OPENCLIP_FILES = (OPENCLIP_CONFIG, OPENCLIP_WEIGHTS, OPENCLIP_TORCH)
 
 @contextlib.contextmanager
 def model_folder(path_or_hub_id: str) -> Iterator[pathlib.Path]:
-    """A local folder with the model's files, while the context lasts.
+    """Context manager: a local folder with the model's files.
 
     Args:
         path_or_hub_id: a local folder; a folder in a bucket, such as `gs://bucket/run/export`; or
@@ -67,7 +67,7 @@ def model_folder(path_or_hub_id: str) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def local_copy(name: str) -> Iterator[pathlib.Path]:
-    """A local file with the content of one that may be in a bucket, while the context lasts.
+    """Context manager: a local copy of a file that may be in a bucket.
 
     Raises:
         UserError: it cannot be read.
@@ -121,7 +121,7 @@ def _fetch_hub(name: str) -> pathlib.Path:
 
 
 def tokenizer_files(folder: pathlib.Path) -> dict[str, bytes]:
-    """Name and content of the files of a tokenizer that lie beside a model."""
+    """Name and content of the tokenizer files in a model's folder."""
     files = [file for name in _TOKENIZER_FILES if (file := folder / name).exists()]
     for file in files:
         _check_length(file)
@@ -129,7 +129,7 @@ def tokenizer_files(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 def open_weights(folder: pathlib.Path) -> dict[str, StoredTensor]:
-    """The tensors in a model's folder: safetensors before `.bin`, whole before shards.
+    """The tensors in a model's folder; safetensors are preferred to `.bin`, single files to shards.
 
     Raises:
         UserError: there are none, or a file is damaged.
@@ -146,7 +146,7 @@ def open_weights(folder: pathlib.Path) -> dict[str, StoredTensor]:
 
 
 def is_openclip(folder: pathlib.Path) -> bool:
-    """Whether a folder has a model in open_clip's layout, and not in Hugging Face's own as well."""
+    """Whether a folder holds a model in open_clip's layout only, not in Hugging Face's as well."""
     theirs = (WEIGHTS, _SHARDED, _TORCH, _TORCH_SHARDED)
     return (folder / OPENCLIP_CONFIG).exists() and not any((folder / f).exists() for f in theirs)
 
@@ -190,13 +190,13 @@ def read_json(file: pathlib.Path) -> dict:
 
 
 def _check_length(file: epath.PathLike) -> None:
-    """Refuses a file of settings that is too long to be one, before it is read."""
+    """Refuses a settings file of implausible length before reading it."""
     if (size := epath.Path(file).stat().length) > _LARGEST_SETTINGS:
         raise UserError(f"{file}: has {size:,} bytes; no such file is longer than 100 MB")
 
 
 def fingerprint(path_or_hub_id: str) -> str:
-    """SHA-256, in hex, over everything that decides what a model computes.
+    """SHA-256, in hex, of all files that determine a model's results.
 
     These are the weight files, `config.json` and, where there is one, the image processor's config.
     Copies of a folder have equal fingerprints; the same weights in other shards do not.

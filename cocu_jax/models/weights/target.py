@@ -1,4 +1,4 @@
-"""Writing a folder or file so that it is there whole, or not at all."""
+"""Writes folders and files that appear only when they are complete."""
 
 import contextlib
 import pathlib
@@ -15,13 +15,13 @@ from cocu_jax.models.weights.source import CONFIG
 
 @contextlib.contextmanager
 def new_folder(path: str) -> Iterator[pathlib.Path]:
-    """A folder to write into; it takes its place at `path` when the context ends well.
+    """Context manager: a folder to write into, which is moved to `path` on success.
 
-    An earlier model at `path` is replaced. In a bucket, where folders cannot be renamed, files are
-    copied with `config.json` last.
+    An earlier model at `path` is replaced. In a bucket, where folders cannot be renamed, the files
+    are copied, `config.json` last.
 
     Raises:
-        UserError: something that is not a model is there, or the place is not writable.
+        UserError: `path` exists and is not a model, or is not writable.
     """
     place = epath.Path(path)
     if place.exists() and not (place / CONFIG).exists() and not _is_empty(place):
@@ -37,10 +37,10 @@ def new_folder(path: str) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def new_file(path: str) -> Iterator[pathlib.Path]:
-    """A file to write; it takes its place at `path` when the context ends well.
+    """Context manager: a file to write, which is moved to `path` on success.
 
     Raises:
-        UserError: `path` is a folder, or the place is not writable.
+        UserError: `path` is a folder, or is not writable.
     """
     place = epath.Path(path)
     if place.is_dir():
@@ -55,7 +55,7 @@ def new_file(path: str) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def _beside(path: str) -> Iterator[pathlib.Path]:
-    """A free local path of the same name; if the place is local, on the same disk for a rename."""
+    """A free local path of the same name, on the disk of a local target so that it can be moved."""
     place = epath.Path(path)
     remote = "://" in str(path)
     try:

@@ -1,4 +1,4 @@
-"""torch's checkpoint files, a zip of one pickle and raw buffers, in and out without torch."""
+"""Reads and writes torch's checkpoint files, zips of a pickle and raw buffers, without torch."""
 
 import functools
 import math
@@ -33,10 +33,9 @@ _DAMAGE = (
 
 
 def open_torch(file: pathlib.Path) -> Any:
-    """What a torch file holds, tensors as `StoredTensor`; nothing it contains is executed.
+    """The content of a torch file, with `StoredTensor` for tensors; nothing in it is executed.
 
-    Every size that the file states is compared with the file's own before anything of that size is
-    allocated.
+    Every size in the file is checked against the size of the file before memory is allocated.
 
     Args:
         file: written by `torch.save` in the zip format (torch 1.6 and later), or by
@@ -120,7 +119,7 @@ def _replaced(content: Any, change: Callable[[str, Any], Any]) -> Any:
 def _check(
     archive: zipfile.ZipFile, root: str, record: TensorRecord, file: pathlib.Path, name: str
 ) -> None:
-    """Refuses a tensor that does not lie, whole and once, in a buffer of the file.
+    """Refuses a tensor that is not entirely, and without overlap, inside a buffer of the file.
 
     Raises:
         UserError: the content is damaged, or of another kind.
@@ -164,7 +163,7 @@ def _read(
 
 
 def _is_bare_pickle(file: pathlib.Path) -> bool:
-    """Whether the file starts as torch's did before 1.6."""
+    """Whether the file is in the format of torch before 1.6."""
     with open(file, "rb") as start:
         return start.read(2) == b"\x80\x02"
 

@@ -1,4 +1,4 @@
-"""The model of a training run of ours, from any of its checkpoints: running, stopped or finished.
+"""The model of one of our training runs, from any checkpoint of a running or finished run.
 
     WORKDIR/config.json          the run's config, which describes the model
     WORKDIR/checkpoints/STEP     written by Orbax while the run trains

@@ -1,8 +1,8 @@
-"""From texts to the rows of token ids that a model's text tower takes.
+"""Tokenises texts for the text tower of a model.
 
-CLIP's vocabulary is shipped with this package. A model with another one needs the tokenizer that it
-was trained with, from the `tokenizer.json` or, for SigLIP, the `spiece.model` beside its weights:
-token ids of a wrong vocabulary would give an answer, and a wrong one.
+CLIP's vocabulary is part of this package. A model with another vocabulary needs the tokenizer of
+its training, from the `tokenizer.json` or, for SigLIP, the `spiece.model` beside its weights: ids
+of a wrong vocabulary would silently give wrong features.
 """
 
 import json
@@ -24,21 +24,21 @@ _SENTENCEPIECE = "spiece.model"
 _VOCABULARY = "vocab.json"
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
-TextRows = Callable[[Sequence[str]], Int[np.ndarray, "n t"]]
+Tokenize = Callable[[Sequence[str]], Int[np.ndarray, "n t"]]
 
 
-def clip_rows(text: TextConfig, files: Mapping[str, bytes], source: str) -> TextRows:
-    """For a tower that reads the end token, the largest id of a row: CLIP's and GroupViT's.
+def clip_tokens(text: TextConfig, files: Mapping[str, bytes], source: str) -> Tokenize:
+    """Tokenises for CLIP and GroupViT, whose feature is that of the end token, the largest id.
 
-    Rows are cut to the longest, for nothing after the end token changes a feature.
+    Token ids are trimmed to the longest text, since nothing after the end token changes a feature.
 
     Args:
-        text: the tower.
-        files: of the tokenizer that came with the model.
+        text: config of the tower.
+        files: the model's tokenizer files.
         source: the model's name, for messages.
 
     Raises:
-        UserError: the vocabulary is not CLIP's, and no usable tokenizer came with the model.
+        UserError: the vocabulary is not CLIP's, and the model has no usable tokenizer.
     """
     if has_clip_vocabulary(text, files, source):
         tokenizer = Tokenizer()
@@ -56,11 +56,11 @@ def clip_rows(text: TextConfig, files: Mapping[str, bytes], source: str) -> Text
     return lambda texts: _trimmed(_rows(own, texts))
 
 
-def siglip_rows(text: TextConfig, files: Mapping[str, bytes], source: str) -> TextRows:
-    """For SigLIP's tower, which reads the last position of rows filled up to its context.
+def siglip_tokens(text: TextConfig, files: Mapping[str, bytes], source: str) -> Tokenize:
+    """Tokenises for SigLIP, whose feature is that of the last position of the padded context.
 
-    Texts go in lower case, as SigLIP was trained; the first generation also lost its punctuation.
-    Arguments and errors as `clip_rows`.
+    Texts are lower-cased, as in SigLIP's training; its first generation also removes punctuation.
+    Arguments and errors as `clip_tokens`.
     """
     settings = _json(files, TOKENIZER_CONFIG, source)
     if TOKENIZER not in files and _SENTENCEPIECE in files:
@@ -77,7 +77,7 @@ def siglip_rows(text: TextConfig, files: Mapping[str, bytes], source: str) -> Te
     return lambda texts: _rows(own, [prepare(text) for text in texts])
 
 
-def _sentencepiece_rows(text: TextConfig, content: bytes, source: str) -> TextRows:
+def _sentencepiece_rows(text: TextConfig, content: bytes, source: str) -> Tokenize:
     """For SigLIP's own vocabulary, of which the end token also fills the rows up."""
     try:
         own = sentencepiece.SentencePieceProcessor(model_proto=content)
@@ -157,7 +157,7 @@ def _check_largest(token: int, text: TextConfig, name: str, source: str) -> None
 
 
 def has_clip_vocabulary(text: TextConfig, files: Mapping[str, bytes], source: str) -> bool:
-    """Whether token ids mean what they mean to CLIP: as many, and none with another id."""
+    """Whether the vocabulary is CLIP's: of the same size, and no token has another id."""
     ours, theirs = vocabulary(), _vocabulary_of(files, source)
     agree = all(ours.get(token, number) == number for token, number in theirs.items())
     return text.vocab_size == len(ours) and agree
