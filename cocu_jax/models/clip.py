@@ -90,7 +90,7 @@ class VisionTower(nnx.Module):
     def before_last_block(
         self, images: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b n d"], tuple[int, int]]:
-        """The last block's input (class token, then patches row by row), and the grid of patches."""
+        """The last block's input (class token, then patches row by row) and the grid of patches."""
         patches, grid = extract_patches(images, self.patch_size)
         positions = self.position_embedding[...]
         x = self.patch_embed(patches)
