@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 
 from selenium import webdriver
+from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -106,13 +107,13 @@ def main() -> None:
     """Takes the picture."""
     parser = argparse.ArgumentParser()
     parser.add_argument("picture", type=pathlib.Path)
-    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--checkpoint", required=True, nargs="+")
     parser.add_argument("--photo", type=pathlib.Path, required=True)
     parser.add_argument("--words", required=True)
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
-        running_app(pathlib.Path(folder), "--checkpoint", options.checkpoint) as (address, _),
+        running_app(pathlib.Path(folder), "--checkpoint", *options.checkpoint) as (address, _),
         browser(pathlib.Path(folder)) as driver,
     ):
         driver.get(address)
@@ -121,6 +122,8 @@ def main() -> None:
         see(driver, "#classes img")
         see(driver, ".legend li")
         time.sleep(1)  # pictures are decoded
+        ActionChains(driver).move_to_element(see(driver, "#classes .layers")).perform()
+        wait(driver, lambda d: see(d, "#classes .name").text)
         driver.save_screenshot(str(options.picture))
 
 
