@@ -6,10 +6,10 @@ import sys
 # Command, the module whose `main()` it runs, and one line for the overview.
 COMMANDS = {
     "segment": ("cocu_jax.segment", "segment pictures with words"),
-    "app": ("cocu_jax.app.__main__", "the same in a browser, and curations to look through"),
-    "prepare": ("data_prep.__main__", "corpora and benchmarks to TFDS datasets"),
-    "weights": ("cocu_jax.models.weights.__main__", "checkpoints in and out"),
-    "run": ("cocu_jax.run", "a job: curate, train, evaluate, demo; as `python main.py`"),
+    "app": ("cocu_jax.app.__main__", "segment photos and browse curations in a web browser"),
+    "prepare": ("data_prep.__main__", "convert corpora and benchmarks to TFDS datasets"),
+    "weights": ("cocu_jax.models.weights.__main__", "convert checkpoints"),
+    "run": ("cocu_jax.run", "run a job (curate, train, evaluate, demo), as `python main.py`"),
 }
 
 

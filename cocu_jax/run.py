@@ -1,7 +1,7 @@
 """Starts one job: `python main.py --config=configs/cocu.py --workdir=runs/cocu`, or `cocu run …`.
 
-The name of the job is `config.job`; it stands for a function of (config, workdir). This module only
-reads flags, joins the other hosts, and reports errors in one line.
+`config.job` names the job, a function of (config, workdir). This module only reads the flags,
+connects to the other hosts, and reports errors in one line.
 """
 
 import ast
@@ -35,7 +35,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "The job, e.g. configs
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of this run: local or gs://.")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", None, "Join other hosts; default: if any.")
 _COMPILE_FOR = flags.DEFINE_string("compile_for", None, "Only compile for a TPU, e.g. v5e-256.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only look at what a train config needs.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only check everything that a train config needs.")
 
 
 def main() -> None:
@@ -101,7 +101,7 @@ def _print_results(job: str, workdir: epath.Path) -> None:
 
 
 def prepare_training(config) -> None:
-    """Sets what JAX's compiler and TensorFlow's reader of buckets look at once, when they start."""
+    """Sets environment variables that XLA and TensorFlow's bucket reader read when they start."""
     if config.get("deterministic"):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAG}".strip()
     logging.get_absl_handler().addFilter(_is_not_said_twice)
@@ -110,13 +110,13 @@ def prepare_training(config) -> None:
 
 
 def _is_not_said_twice(record: standard_logging.LogRecord) -> bool:
-    """False for errors of Orbax's threads, which it logs with their traces and raises as well."""
+    """False for errors of Orbax's threads, which it both logs with a traceback and raises."""
     of_orbax = any(f"{os.sep}{name}{os.sep}" in record.pathname for name in ("orbax", "asyncio"))
     return record.levelno < standard_logging.ERROR or not of_orbax
 
 
 def _shipped_config(argument: str) -> str:
-    """`--config=configs/…` where there is no such file: the config file that is installed."""
+    """Replaces `--config=configs/…` by the installed config file if there is no such file."""
     flag, _, path = argument.partition("=")
     name, _, _ = path.partition(":")
     shipped = pathlib.Path(configs.__file__).parent
@@ -131,7 +131,7 @@ class _PartParser(flags.ArgumentParser):
     """A part of a config as a Python literal: a dictionary, several of them, or None."""
 
     def parse(self, argument: object) -> object:
-        """The part; what is not text is the config's own value."""
+        """The part; a value that is not text is the config's default."""
         if not isinstance(argument, str):
             return argument
         value = ast.literal_eval(argument)
@@ -146,7 +146,7 @@ config_flags.register_flag_parser_for_type(ml_collections.ConfigDict, _PartParse
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses the command line; whatever is wrong with it or the config file is one clear line."""
+    """Parses the command line; errors in it or in the config file become one line."""
     try:
         rest = flags.FLAGS(argv)
         getattr(_CONFIG.value, "job", None)  # raises what reading the config file has raised
@@ -163,14 +163,14 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _in_cluster() -> bool:
-    """Whether this is one of several Slurm tasks, or a TPU VM, which knows its slice's hosts."""
+    """Whether this is one of several Slurm tasks, or a TPU VM."""
     tasks = int(os.environ.get("SLURM_NTASKS", "1"))
     chips = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
     return tasks > 1 or bool(chips and importlib.util.find_spec("libtpu"))
 
 
 def _join_hosts() -> None:
-    """Finds the other hosts through the TPU's metadata, Slurm, or JAX's own variables."""
+    """Connects to the other hosts through the TPU's metadata, Slurm, or JAX's variables."""
     import jax
 
     # JAX gives a Slurm task one GPU; a task that has its node for itself takes all of them.

@@ -3,15 +3,15 @@
     python -m cocu_jax.segment photo.jpg --classes "dog, grass, sky"
     python -m cocu_jax.segment gs://bucket/photos/ --classes names.txt --output gs://bucket/out
 
-Images are files, folders of them, or patterns ("photos/*.jpg"), local or in a bucket. For each one
-it writes, beside each other in --output:
+Images are files, folders, or patterns ("photos/*.jpg"), local or in a bucket. For each image, these
+files are written to --output:
 
     photo_overlay.png    the image under its classes, with a legend
     photo_labels.png     an indexed PNG: class number of every pixel
     photo.json           class numbers, names, colours and shares
-    photo_groups_1.png   of a GroupViT: what it grouped in its first stage
-    photo_groups_2.png   and in its last
-    photo_scores.npz     with --scores: class scores (float16, at the size that the model saw)
+    photo_groups_1.png   for a GroupViT: the groups of its first stage
+    photo_groups_2.png   and of its last stage
+    photo_scores.npz     with --scores: class scores (float16, at the model's input size)
     photo_masks.json     with --masks coco: a run-length encoded mask of every class
 """
 
@@ -66,17 +66,24 @@ def main(arguments: list[str] | None = None) -> int:
         "--background",
         type=float,
         metavar="THRESHOLD",
-        help="add a background class, for pixels that score less; e.g. 0.95",
-    )
-    parser.add_argument("--templates", default="", choices=("", *TEMPLATE_SETS), help="prompts")
-    parser.add_argument(
-        "--crop", type=int, default=0, help="side of a window; default: the model's"
+        help="add a background class for pixels whose best class scores less, e.g. 0.95",
     )
     parser.add_argument(
-        "--short_side", type=int, default=0, help="images are resized to this; default: its own"
+        "--templates", default="", choices=("", *TEMPLATE_SETS), help="set of prompt templates"
+    )
+    parser.add_argument(
+        "--crop", type=int, default=0, help="side of a window in pixels; default: by the model"
+    )
+    parser.add_argument(
+        "--short_side",
+        type=int,
+        default=0,
+        help="short side of the resized image; default: by the model",
     )
     parser.add_argument("--scores", action="store_true", help="write class scores")
-    parser.add_argument("--masks", choices=["coco"], help="write masks as run lengths")
+    parser.add_argument(
+        "--masks", choices=["coco"], help="write run-length encoded masks in COCO's format"
+    )
     options = parser.parse_args(arguments)
     keep_off_accelerators()
     try:
@@ -88,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def segment_files(options: argparse.Namespace) -> int:
-    """Segments every image and writes its files; returns how many images could not be read.
+    """Segments all images and writes their files; returns the number of unreadable images.
 
     Raises:
         UserError: the classes or the checkpoint cannot be read, or nothing can be written.
@@ -102,7 +109,7 @@ def segment_files(options: argparse.Namespace) -> int:
         for name in images:
             try:
                 yield name, read_image(name)
-            except UserError as error:  # the others go on
+            except UserError as error:  # continue with the next image
                 print(f"error: {error}", file=sys.stderr)
                 failures.append(name)
 
@@ -121,7 +128,7 @@ def segment_files(options: argparse.Namespace) -> int:
 
 
 def parse_classes(text: str) -> tuple[str, ...]:
-    """Class names from a comma list, or from the file of this name.
+    """Class names from a comma-separated list, or from a file.
 
     Raises:
         UserError: no such file, no names, or a name twice.
@@ -145,7 +152,7 @@ def looks_like_file(text: str) -> bool:
 
 
 def find_images(names: list[str]) -> list[str]:
-    """The images that files, folders and patterns stand for, each once.
+    """The images in files, folders and patterns, without repetition.
 
     Raises:
         UserError: a folder or a pattern holds no images.
@@ -158,7 +165,7 @@ def find_images(names: list[str]) -> list[str]:
             reason = "a folder without images"
         elif (pattern := re.search(r"[^/]*[*?[].*", name)) and not path.exists():
             base = epath.Path(name[: pattern.start()] or ".")
-            own, reason = sorted(base.glob(pattern.group())), "no file is like this"
+            own, reason = sorted(base.glob(pattern.group())), "no file matches"
         else:
             own, reason = [path], ""
         if not own:
@@ -168,7 +175,7 @@ def find_images(names: list[str]) -> list[str]:
 
 
 def name_outputs(images: list[str]) -> dict[str, str]:
-    """Image -> first part of the names of its files.
+    """Maps each image to the stem of its output files.
 
     Raises:
         UserError: two images of one name in different folders would overwrite each other's files.
@@ -207,7 +214,7 @@ def make_output(folder: str) -> epath.Path:
 def write_files(
     result: Segmentation, output: epath.Path, stem: str, options: argparse.Namespace
 ) -> None:
-    """Writes the files of one image, and prints what is in it.
+    """Writes the files of one image, and prints its most frequent classes.
 
     Raises:
         UserError: a file cannot be written.
@@ -242,7 +249,7 @@ def write_files(
 
 
 def coco_masks(result: Segmentation) -> dict:
-    """A mask of every class that occurs, in COCO's results format with names."""
+    """A mask of every class in the image, in COCO's results format with class names."""
     annotations = []
     for label in np.flatnonzero(result.shares).tolist():
         encoded = coco_mask.encode(np.asfortranarray(result.labels == label).view(np.uint8))

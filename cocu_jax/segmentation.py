@@ -53,8 +53,8 @@ class Segmentation:
         name: of the photo.
         classes: class names in label order.
         labels: class of every pixel of the photo.
-        picture: the photo, not larger than pictures are drawn.
-        prediction: the model's answer in full.
+        picture: the photo, scaled down to the size of pictures if it is larger.
+        prediction: the model's complete output.
     """
 
     name: str
@@ -66,12 +66,12 @@ class Segmentation:
 
     @functools.cached_property
     def scores(self) -> Float16[np.ndarray, "c eh ew"]:
-        """Scores of every class, at the size at which the model saw the photo."""
+        """Scores of every class, at the size of the model's input."""
         return class_scores(self._engine, self.prediction)
 
     @functools.cached_property
     def shares(self) -> tuple[float, ...]:
-        """Share of the pixels that each class has, 0..1."""
+        """Share of the pixels of each class, 0..1."""
         counts = np.zeros(len(self.classes), np.int64)
         for row in range(0, len(self.labels), _ROWS):
             part = self.labels[row : row + _ROWS].reshape(-1)
@@ -84,7 +84,7 @@ class Segmentation:
         return distinct_colours(len(self.classes))
 
     def overlay(self) -> Image.Image:
-        """The photo under its classes, with a legend."""
+        """The photo with its classes in colour, and a legend."""
         picture = draw_overlay(self.picture, self.labels, self.colours, _DRAWN)
         return add_legend(picture, self.classes, self.colours, self.shares)
 
@@ -94,8 +94,8 @@ class Segmenter:
     """A checkpoint bound to class names; made by `load`.
 
     Attributes:
-        classes: class names in label order; with a background, that one first.
-        engine: what runs it on the devices.
+        classes: class names in label order; the background class, if there is one, is the first.
+        engine: runs the model on the devices.
     """
 
     classes: tuple[str, ...]
@@ -113,20 +113,20 @@ class Segmenter:
         short_side: int = 0,
         with_groups: bool = False,
     ) -> "Segmenter":
-        """Opens a checkpoint and reads the class names.
+        """Opens a checkpoint and embeds the class names.
 
         Args:
             checkpoint: a training run, a Hugging Face folder or hub id of a GroupViT or a CLIP, or
                 an authors' `.pth` file.
             classes: class names.
-            background: threshold of a background class that is added; None adds none.
+            background: threshold of an additional background class; None: no such class.
             templates: prompts, see `Protocol`; default: "simple" for a GroupViT, "full" for a CLIP.
-            crop: side of a window; 0: what suits the model.
-            short_side: what photos are resized to; 0: what suits the model.
-            with_groups: keep the groups of a GroupViT's first stage too.
+            crop: side of a window in pixels; 0: chosen by the model.
+            short_side: short side of resized photos; 0: chosen by the model.
+            with_groups: also return the groups of a GroupViT's first stage.
 
         Raises:
-            UserError: there is no such checkpoint, or the classes or settings do not fit.
+            UserError: there is no such checkpoint, or the classes or settings are invalid.
         """
         classes = _with_background(tuple(classes), background)
         model, processing = load_checkpoint(str(checkpoint))
@@ -160,11 +160,11 @@ class Segmenter:
         Args:
             classes: class names.
             background: as in `load`.
-            embed: `embed_class`, or what remembers its results.
+            embed: `embed_class`, or a cached version of it.
             changes: other fields of the protocol, such as `dense` or `pamr`.
 
         Raises:
-            UserError: the classes or settings do not fit.
+            UserError: the classes or settings are invalid.
         """
         if not classes:
             raise UserError("no class names to look for (background does not count)")
@@ -210,9 +210,9 @@ class Segmenter:
         return result
 
     def stream(self, photos: Iterable[tuple[str, Photo]]) -> Iterator[Segmentation]:
-        """Segments named photos; landscape and portrait ones come back each in their order.
+        """Segments named photos; landscape and portrait ones are each returned in their order.
 
-        Photos are read when the model wants them, so that any number of them fits the memory.
+        Photos are read as they are needed, so that memory does not grow with their number.
         """
         pictures, numbers = {}, itertools.count()
 

@@ -1,7 +1,7 @@
 """Prepares data: `python -m data_prep COMMAND --help`.
 
-Every command is a module with `add_arguments(parser)` and `run(arguments)`. It is imported only
-when it is asked for, so that one command's missing dependency does not stand in another's way.
+Every command is a module with `add_arguments(parser)` and `run(arguments)`, imported only when it
+is run, so that a missing dependency of one command does not affect the others.
 """
 
 import argparse

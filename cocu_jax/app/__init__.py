@@ -1,1 +1,1 @@
-"""The project in a browser: segment a photo with words, look through a curation."""
+"""The web app: segment a photo with words, browse a curation."""

@@ -1,11 +1,11 @@
-"""Segments photos with words in a browser, and looks through curations.
+"""Segments photos with words, and shows curations, in a web browser.
 
     python -m cocu_jax.app --checkpoint openai/clip-vit-base-patch16
     python -m cocu_jax.app --checkpoint runs/cocu openai/clip-vit-base-patch32 \
         --curation runs/curate
 
-Listens on this computer alone, unless --host names another address. Uploads and results are in a
-temporary directory: files older than an hour are removed, the rest when the app stops.
+The server listens on the loopback address unless --host names another one. Uploads and results are
+kept in a temporary directory: files older than an hour are removed, the others when the app stops.
 """
 
 import argparse
@@ -50,13 +50,18 @@ def main(arguments: list[str] | None = None) -> int:
         help="prompts of a word; default: subset for a CLIP, simple for a GroupViT",
     )
     parser.add_argument(
-        "--crop", type=int, default=0, help="side of a window; default: the model's"
+        "--crop", type=int, default=0, help="side of a window in pixels; default: by the model"
     )
     parser.add_argument(
-        "--short_side", type=int, default=0, help="photos are resized to this; default: its own"
+        "--short_side",
+        type=int,
+        default=0,
+        help="short side of the resized photo; default: by the model",
     )
-    parser.add_argument("--curation", help="work directory of a curation, to look through")
-    parser.add_argument("--host", default="127.0.0.1", help="address; 0.0.0.0: all networks")
+    parser.add_argument("--curation", help="work directory of a curation to show")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all networks"
+    )
     parser.add_argument("--port", type=int, default=7860, help="default: 7860; 0: a free one")
     options = parser.parse_args(arguments)
     keep_off_accelerators()

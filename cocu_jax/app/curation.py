@@ -1,4 +1,4 @@
-"""A finished curation, a page of rows at a time: images, captions, neighbours, concepts."""
+"""Pages of a finished curation: images with captions, neighbours and concepts."""
 
 import dataclasses
 import json

@@ -191,7 +191,7 @@ def test_photos_are_read_one_after_the_other(segmenter):
     [
         ({"images": "missing.jpg"}, "missing.jpg: no such file"),
         ({"images": __file__}, "not an image"),
-        ({"images": "nothing*.jpg"}, "no file is like this"),
+        ({"images": "nothing*.jpg"}, "no file matches"),
         ({"classes": " , "}, "--classes is empty"),
         ({"classes": "dog, dog"}, "'dog'"),
         ({"classes": "my/names"}, "my/names: cannot read class names"),
