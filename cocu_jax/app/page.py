@@ -56,6 +56,7 @@ def make_page(
         block.async_move_resource_to_block_cache = _refusing_addresses(
             block.async_move_resource_to_block_cache
         )
+    page.preprocess_data = _without_tracebacks(page.preprocess_data)
     return page.queue(max_size=64, default_concurrency_limit=1, api_open=False)
 
 
@@ -210,6 +211,23 @@ def _told(function: Callable) -> Callable:
             raise gr.Error(str(error), title="Not done", print_exception=False) from None
 
     return told
+
+
+def _without_tracebacks(preprocess: Callable) -> Callable:
+    """Values that the page itself cannot send become a message, not a traceback in the log."""
+
+    async def checked(*arguments, **options):
+        try:
+            return await preprocess(*arguments, **options)
+        except gr.Error as error:
+            error.print_exception = False
+            raise
+        except Exception:  # whatever Gradio's components raise over forged values
+            raise gr.Error(
+                "Some value is not one of this page; load the page again", print_exception=False
+            ) from None
+
+    return checked
 
 
 def _refusing_addresses(move: Callable) -> Callable:
