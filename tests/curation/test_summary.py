@@ -1,6 +1,6 @@
 """The summary as text."""
 
-from cocu_jax.curation.summary import as_text
+from cocu_jax.curation.report.summary import as_text
 
 
 def test_concepts_are_listed_where_none_was_added():
