@@ -28,10 +28,10 @@ from sklearn.cluster import KMeans
 from benchmarks.figures import print_figure
 from cocu_jax.curation.annotate import Annotator
 from cocu_jax.curation.embed import EmbeddedShard, Encoder
-from cocu_jax.curation.index import Index, shard_arrays
 from cocu_jax.curation.ragged import Ragged
 from cocu_jax.curation.search import SearchSettings, search
-from cocu_jax.curation.shard_files import write_arrays
+from cocu_jax.curation.storage.index import Index, shard_arrays
+from cocu_jax.curation.storage.shard_files import write_arrays
 from cocu_jax.models.clip import CLIP, CLIPConfig
 from cocu_jax.models.weights.image_processing import ImageProcessing
 

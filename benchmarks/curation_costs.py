@@ -26,14 +26,14 @@ from benchmarks.curation import CAPACITY, NEIGHBOURS, clip_like_corpus
 from benchmarks.figures import print_figure
 from benchmarks.input import photographs, write
 from cocu_jax.curation.annotate import Annotator
-from cocu_jax.curation.annotations import parquet_shard, tfrecord_shard
 from cocu_jax.curation.cell_search import SAMPLE
 from cocu_jax.curation.cells import ROUNDS, SAMPLE_PER_CELL
 from cocu_jax.curation.embed import Encoder
 from cocu_jax.curation.images import image_batches
-from cocu_jax.curation.index import Index, shard_arrays
 from cocu_jax.curation.search import SearchSettings, search
-from cocu_jax.curation.shard_files import write_arrays
+from cocu_jax.curation.storage.annotations import parquet_shard, tfrecord_shard
+from cocu_jax.curation.storage.index import Index, shard_arrays
+from cocu_jax.curation.storage.shard_files import write_arrays
 from cocu_jax.input.corpus import open_corpus
 from cocu_jax.models.clip import CLIP, CLIPConfig
 from cocu_jax.models.weights.image_processing import ImageProcessing

@@ -23,11 +23,11 @@ from tensorflow_datasets.core import dataset_info
 
 from benchmarks.figures import print_figure
 from cocu_jax.curation.embed import EmbeddedShard
-from cocu_jax.curation.index import shard_arrays
 from cocu_jax.curation.job import curate
 from cocu_jax.curation.plan import make_plan
 from cocu_jax.curation.ragged import Ragged
-from cocu_jax.curation.shard_files import write_arrays
+from cocu_jax.curation.storage.index import shard_arrays
+from cocu_jax.curation.storage.shard_files import write_arrays
 from cocu_jax.models.clip import CLIP, CLIPConfig
 from cocu_jax.models.text import TextConfig
 from cocu_jax.models.weights.huggingface import save_clip

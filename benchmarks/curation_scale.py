@@ -28,11 +28,11 @@ from benchmarks.figures import print_figure
 from cocu_jax.curation.cell_search import search_by_cells
 from cocu_jax.curation.cells import SAMPLE_PER_CELL
 from cocu_jax.curation.embed import EmbeddedShard
-from cocu_jax.curation.index import Index, shard_arrays
 from cocu_jax.curation.plan import Plan, make_plan
 from cocu_jax.curation.ragged import Ragged
 from cocu_jax.curation.search import SearchSettings, search
-from cocu_jax.curation.shard_files import write_arrays
+from cocu_jax.curation.storage.index import Index, shard_arrays
+from cocu_jax.curation.storage.shard_files import write_arrays
 from cocu_jax.models.clip import CLIP, CLIPConfig
 from cocu_jax.models.text import TextConfig
 from cocu_jax.models.weights.huggingface import save_clip

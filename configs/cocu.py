@@ -1,6 +1,6 @@
 """CoCu pre-training as published: `--config=configs/cocu.py:cc3m` or `:cc3m_cc12m_yfcc14m`.
 
-Where the prepared data lies is yours to say, e.g. `--config.data_root=gs://bucket/tfds`. Every
+The location of the prepared data is `data_root`, e.g. `--config.data_root=gs://bucket/tfds`. Every
 field can be set on the command line, e.g. `--config.batch_size=512`. `:custom` trains on a corpus
 of your own, `data_root/image_text/custom`, annotated in `data_root/annotations/custom`.
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 from etils import epath
 
-from cocu_jax.curation.examples_page import STYLE, Place, article, read_places
+from cocu_jax.curation.report.examples_page import STYLE, Place, article, read_places
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus, open_corpus
 from cocu_jax.stopping import StopRequest

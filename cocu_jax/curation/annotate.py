@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Float, Float16, Int
 
 from cocu_jax.curation.cluster import cluster_archives, gram_matrix
-from cocu_jax.curation.index import Entries
 from cocu_jax.curation.ragged import Ragged, item_positions
 from cocu_jax.curation.rank import Archives, build_archives, rank_archives
+from cocu_jax.curation.storage.index import Entries
 
 _CHUNK = 256
 _BUCKETS = (4, 8, 12, 16, 24, 32, 48, 64)

@@ -27,13 +27,13 @@ from cocu_jax.curation.cells import (
     nearest_cell,
 )
 from cocu_jax.curation.clustered import ClusteredSettings, search_cells
-from cocu_jax.curation.index import Index
 from cocu_jax.curation.plan import Plan
-from cocu_jax.curation.saved_search import SavedSearch
 from cocu_jax.curation.search import SearchSettings, SearchState, search
-from cocu_jax.curation.shard_files import has_its_size, is_complete, write_arrays
 from cocu_jax.curation.sorted_rows import Run, SortedRows, run_arrays, run_rows
-from cocu_jax.curation.waiting import names_in, wait_for
+from cocu_jax.curation.storage.index import Index
+from cocu_jax.curation.storage.saved_search import SavedSearch
+from cocu_jax.curation.storage.shard_files import has_its_size, is_complete, write_arrays
+from cocu_jax.curation.storage.waiting import names_in, wait_for
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest

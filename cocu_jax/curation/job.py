@@ -28,17 +28,17 @@ from etils import epath
 from cocu_jax.curation.annotate import Annotator
 from cocu_jax.curation.cell_search import search_by_cells
 from cocu_jax.curation.embed import EmbeddedShard, Encoder, embed_concepts, embed_shards
-from cocu_jax.curation.finish import finish
-from cocu_jax.curation.given import GivenEmbeddings
-from cocu_jax.curation.index import Index, shard_arrays, usable
 from cocu_jax.curation.plan import Plan, make_plan
 from cocu_jax.curation.ragged import starts_of
 from cocu_jax.curation.rank import substring_relation
-from cocu_jax.curation.saved_search import SavedSearch
+from cocu_jax.curation.report.finish import finish
 from cocu_jax.curation.search import SearchSettings, products, search
-from cocu_jax.curation.shard_files import has_its_size, is_complete, write_arrays
-from cocu_jax.curation.shard_output import finished_report, write_shard
-from cocu_jax.curation.waiting import leave_together, names_in, wait_for
+from cocu_jax.curation.storage.given import GivenEmbeddings
+from cocu_jax.curation.storage.index import Index, shard_arrays, usable
+from cocu_jax.curation.storage.saved_search import SavedSearch
+from cocu_jax.curation.storage.shard_files import has_its_size, is_complete, write_arrays
+from cocu_jax.curation.storage.shard_output import finished_report, write_shard
+from cocu_jax.curation.storage.waiting import leave_together, names_in, wait_for
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.progress import progress_bar

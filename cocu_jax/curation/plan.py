@@ -10,12 +10,12 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from cocu_jax.curation import shard_files
 from cocu_jax.curation.config import check_config
 from cocu_jax.curation.embed import parameters_hash
-from cocu_jax.curation.given import GivenEmbeddings, open_given
 from cocu_jax.curation.images import check_processing
-from cocu_jax.curation.staging import Staging
+from cocu_jax.curation.storage import shard_files
+from cocu_jax.curation.storage.given import GivenEmbeddings, open_given
+from cocu_jax.curation.storage.staging import Staging
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus, open_corpus
 from cocu_jax.input.corpus_part import part_of, split_and_part

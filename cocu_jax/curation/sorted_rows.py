@@ -13,7 +13,7 @@ from etils import epath
 from jaxtyping import Float16, Int
 
 from cocu_jax.curation.ragged import item_positions, starts_of
-from cocu_jax.curation.shard_files import open_arrays
+from cocu_jax.curation.storage.shard_files import open_arrays
 
 BLOCK_ROWS = 64  # cells are read in blocks of so many rows
 

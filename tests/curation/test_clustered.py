@@ -5,8 +5,8 @@ import pytest
 from cocu_jax.curation import clustered
 from cocu_jax.curation.cells import cells_within, find_cells, gaps_to_cells, nearest_cell
 from cocu_jax.curation.clustered import ClusteredSettings, search_cells
-from cocu_jax.curation.shard_files import write_arrays
 from cocu_jax.curation.sorted_rows import BLOCK_ROWS, Run, SortedRows, run_arrays
+from cocu_jax.curation.storage.shard_files import write_arrays
 
 ROWS, WIDTH, CELLS = 1_500, 24, 11
 SETTINGS = ClusteredSettings(6, query_rows=128, tile_rows=128, chunk_rows=512)

@@ -15,7 +15,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from cocu_jax.curation import job
-from cocu_jax.curation.shard_files import open_arrays
+from cocu_jax.curation.storage.shard_files import open_arrays
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus, read_shard
 from cocu_jax.models.clip import CLIP, CLIPConfig

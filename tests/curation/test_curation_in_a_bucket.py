@@ -11,7 +11,7 @@ from etils import epath
 
 from cocu_jax import files
 from cocu_jax.curation import job
-from cocu_jax.curation.staging import Staging
+from cocu_jax.curation.storage.staging import Staging
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus
 from cocu_jax.stopping import Stopped
@@ -122,7 +122,13 @@ def test_stopped_and_killed_runs_in_a_bucket_go_on(fields, local, bucket, monkey
         write(path, content)
 
     left = 0
-    modules = ("shard_files", "shard_output", "finish", "tally", "examples_page")
+    modules = (
+        "storage.shard_files",
+        "storage.shard_output",
+        "storage.tally",
+        "report.finish",
+        "report.examples_page",
+    )
     with monkeypatch.context() as patch:
         for module in modules:
             patch.setattr(f"cocu_jax.curation.{module}.write_file", dying)

@@ -16,8 +16,8 @@ from PIL import Image
 
 from cocu_jax.curation import job
 from cocu_jax.curation.embed import Encoder
-from cocu_jax.curation.saved_search import SavedSearch
-from cocu_jax.curation.shard_files import open_arrays
+from cocu_jax.curation.storage.saved_search import SavedSearch
+from cocu_jax.curation.storage.shard_files import open_arrays
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus
 from cocu_jax.input.sources import open_annotations

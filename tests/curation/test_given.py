@@ -8,8 +8,8 @@ import pyarrow.parquet
 import pytest
 from curation_corpus import curate, example, examples_of, write_clip, write_corpus
 
-from cocu_jax.curation.given import open_given
-from cocu_jax.curation.staging import Staging
+from cocu_jax.curation.storage.given import open_given
+from cocu_jax.curation.storage.staging import Staging
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus
 

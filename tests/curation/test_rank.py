@@ -5,11 +5,11 @@ from etils import epath
 
 from cocu_jax.curation.annotate import Annotator
 from cocu_jax.curation.embed import EmbeddedShard
-from cocu_jax.curation.index import Index, shard_arrays
 from cocu_jax.curation.ragged import Ragged
 from cocu_jax.curation.rank import substring_relation
 from cocu_jax.curation.search import SearchSettings, search
-from cocu_jax.curation.shard_files import write_arrays
+from cocu_jax.curation.storage.index import Index, shard_arrays
+from cocu_jax.curation.storage.shard_files import write_arrays
 
 # Names that contain each other, so that "substring" differs from "exact".
 WORDS = ["cat", "cattle", "at", "tree", "street", "car", "scar", "card", "dog", "hot dog", "sea"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from cocu_jax.curation.shard_files import is_complete, open_arrays, write_arrays
+from cocu_jax.curation.storage.shard_files import is_complete, open_arrays, write_arrays
 
 ARRAYS = {"rows": np.arange(12, dtype=np.int32), "flags": np.eye(3, dtype=bool)}
 IDENTITY = {"corpus": "a", "shard": "1", "made_from": "b"}

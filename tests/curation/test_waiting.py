@@ -4,8 +4,8 @@ import signal
 import pytest
 from etils import epath
 
-from cocu_jax.curation import waiting
-from cocu_jax.curation.waiting import leave_together, names_in, wait_for
+from cocu_jax.curation.storage import waiting
+from cocu_jax.curation.storage.waiting import leave_together, names_in, wait_for
 from cocu_jax.stopping import Stopped, StopRequest
 
 

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from cocu_jax.curation.annotate import Annotations
-from cocu_jax.curation.annotations import metadata_files, shard_name, tfrecord_shard
+from cocu_jax.curation.storage.annotations import metadata_files, shard_name, tfrecord_shard
 from cocu_jax.demo.curation_quality import measure_curation
 from cocu_jax.demo.samples import curation_samples, sampled_prompts, segmentation_samples
 from cocu_jax.errors import UserError

@@ -145,11 +145,11 @@ def test_sentencepiece_vocabulary_alone_gives_the_ids_of_transformers_tokenizer(
     texts = ["A photo, of  two dogs!", "It's unseen & w\N{LATIN SMALL LETTER O WITH DIAERESIS}rds"]
     texts += ["a photo of " * 9, "cat", "?"]
     expected = oracle(texts, padding="max_length", max_length=12, truncation=True).input_ids
-    ours = open_checkpoint(str(tmp_path)).text_rows()(texts)
+    ours = open_checkpoint(str(tmp_path)).text_tokenizer()(texts)
     np.testing.assert_array_equal(ours, expected)
     (tmp_path / "spiece.model").write_bytes(b"torn")
     with pytest.raises(UserError, match="its spiece.model is not readable"):
-        open_checkpoint(str(tmp_path)).text_rows()
+        open_checkpoint(str(tmp_path)).text_tokenizer()
 
 
 def test_siglip_2_texts_are_those_of_transformers_tokenizer(tmp_path):

@@ -10,7 +10,7 @@ from jaxtyping import Float16, Int
 from cocu_jax.curation.embed import EmbeddedShard
 from cocu_jax.curation.ragged import Ragged, starts_of
 from cocu_jax.curation.rank import matching_concepts, own_similarities
-from cocu_jax.curation.shard_files import open_arrays
+from cocu_jax.curation.storage.shard_files import open_arrays
 
 
 @dataclasses.dataclass(frozen=True)

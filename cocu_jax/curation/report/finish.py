@@ -6,13 +6,13 @@ the step may be stopped anywhere and never holds more than the sums.
 
 import json
 
-from cocu_jax.curation.annotations import metadata_files
-from cocu_jax.curation.examples_page import write_page
 from cocu_jax.curation.plan import Plan
-from cocu_jax.curation.shard_output import finished_report, output_files, report_file
-from cocu_jax.curation.summary import add_counts, as_text, summarise
-from cocu_jax.curation.tally import BLOCK, LISTED, Tally, tallies
-from cocu_jax.curation.waiting import names_in, wait_for
+from cocu_jax.curation.report.examples_page import write_page
+from cocu_jax.curation.report.summary import add_counts, as_text, summarise
+from cocu_jax.curation.storage.annotations import metadata_files
+from cocu_jax.curation.storage.shard_output import finished_report, output_files, report_file
+from cocu_jax.curation.storage.tally import BLOCK, LISTED, Tally, tallies
+from cocu_jax.curation.storage.waiting import names_in, wait_for
 from cocu_jax.files import remove_temporaries, write_file
 from cocu_jax.stopping import StopRequest
 

@@ -6,8 +6,8 @@ import json
 from etils import epath
 
 from cocu_jax.curation.plan import Plan
-from cocu_jax.curation.shard_output import report_file
-from cocu_jax.curation.summary import add_counts
+from cocu_jax.curation.report.summary import add_counts
+from cocu_jax.curation.storage.shard_output import report_file
 from cocu_jax.files import write_file
 
 BLOCK = 256  # shards

@@ -9,12 +9,12 @@ from etils import epath
 from jaxtyping import Int
 
 from cocu_jax.curation.annotate import Annotations
-from cocu_jax.curation.annotations import parquet_shard, shard_name, tfrecord_shard
-from cocu_jax.curation.index import Entries
 from cocu_jax.curation.plan import Plan
 from cocu_jax.curation.ragged import Ragged
-from cocu_jax.curation.shard_files import checksum_of
-from cocu_jax.curation.summary import shard_counts
+from cocu_jax.curation.report.summary import shard_counts
+from cocu_jax.curation.storage.annotations import parquet_shard, shard_name, tfrecord_shard
+from cocu_jax.curation.storage.index import Entries
+from cocu_jax.curation.storage.shard_files import checksum_of
 from cocu_jax.files import write_file
 
 

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 import tensorflow as tf
 from etils import epath
 
-from cocu_jax.curation.annotations import annotation_features
 from cocu_jax.curation.images import square_pixels
-from cocu_jax.curation.index import Index
 from cocu_jax.curation.plan import Plan
-from cocu_jax.curation.shard_output import annotation_file
+from cocu_jax.curation.storage.annotations import annotation_features
+from cocu_jax.curation.storage.index import Index
+from cocu_jax.curation.storage.shard_output import annotation_file
 from cocu_jax.files import write_file
 from cocu_jax.input.corpus import Corpus, read_shard
 from cocu_jax.models.weights.image_processing import ImageProcessing

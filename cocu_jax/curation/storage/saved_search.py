@@ -8,7 +8,7 @@ import numpy as np
 
 from cocu_jax.curation.plan import Plan
 from cocu_jax.curation.search import SearchState
-from cocu_jax.curation.shard_files import is_complete, open_arrays, write_arrays
+from cocu_jax.curation.storage.shard_files import is_complete, open_arrays, write_arrays
 from cocu_jax.stopping import Stopped, StopRequest
 
 _SECONDS = 60.0  # between two saves

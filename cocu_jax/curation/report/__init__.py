@@ -1,0 +1,1 @@
+"""Results of a curation for people: metadata, summary, page of examples."""

@@ -1,0 +1,1 @@
+"""Files of a curation: reading, writing, sharing them among processes."""
