@@ -14,8 +14,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0
 
     config.corpus = ml_collections.ConfigDict({"directory": "", "split": "train"})
-    # Where neighbours are looked for: more dictionaries like `corpus`; empty: the corpus itself.
-    # A split here may be a part, by whole shards: "train[:10%]", "train[8shard:]", "train[::4]".
+    # Corpora in which neighbours are searched: dictionaries like `corpus`; empty: the corpus itself.
+    # A split may be a part, in whole shards: "train[:10%]", "train[8shard:]", "train[::4]".
     config.index = ()
     # A CLIP or SigLIP: Hugging Face's or open_clip's folder or hub id, or OpenAI's .pt file; e.g.
     # openai/clip-vit-base-patch32 or google/siglip2-base-patch16-224.
@@ -27,20 +27,20 @@ def get_config() -> ml_collections.ConfigDict:
     config.image_embeddings = ""
 
     config.neighbours = 8
-    # "clustered": only images of cells (k-means) near an image's own are compared with it; exact
-    # among them, for indices of many millions. The summary tells the recall measured.
+    # "clustered": an image is compared only with those in nearby k-means cells, exactly; for indices
+    # of many millions of images. The summary gives the measured recall.
     config.search = "exact"
     config.cells = 0  # of the clustered search; 0: twice the square root of the index
-    config.cell_recall = 0.95  # share of the neighbours that it looks far enough to find
+    config.cell_recall = 0.95  # share of the neighbours to be found; decides how many cells
     config.match = "exact"  # or "substring": the published code, where "cat" matches "cattle"
-    config.capacity = 64  # concepts kept per image; the summary tells how many archives were cut
+    config.capacity = 64  # concepts kept per image; the summary counts truncated archives
     config.clusters = True
 
     config.dtype = ""  # of CLIP: "float32" or "bfloat16"; empty: bfloat16 on accelerators
     config.batch_size = 128  # images per device
     config.search_rows = 65_536  # queries searched in one pass over the index
     config.tile_rows = 5_120  # index rows per product; 65_536 suits accelerators
-    config.recall = 1.0  # less: approximate search on TPUs; the summary tells the recall measured
+    config.recall = 1.0  # below 1: approximate search on TPUs; the summary gives its recall
 
     # Embeddings, reusable by other runs; local or in a bucket. Empty: WORKDIR/embeddings.
     config.embeddings = ""
@@ -48,7 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
     # directory for temporary files.
     config.staging = ""
     config.staging_gb = 100.0
-    # "0/4": this process does the first quarter of the shards; empty: as JAX numbers processes.
+    # "0/4": this is process 0 of 4 and takes shards 0, 4, 8, …; empty: JAX's process index and count.
     config.share = ""
     config.parquet = True
     config.page_images = 24  # images on WORKDIR/gallery.html
