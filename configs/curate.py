@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0
 
     config.corpus = ml_collections.ConfigDict({"directory": "", "split": "train"})
-    # Corpora in which neighbours are searched: dictionaries like `corpus`; empty: the corpus itself.
+    # Corpora in which neighbours are searched, each like `corpus`; empty: the corpus itself.
     # A split may be a part, in whole shards: "train[:10%]", "train[8shard:]", "train[::4]".
     config.index = ()
     # A CLIP or SigLIP: Hugging Face's or open_clip's folder or hub id, or OpenAI's .pt file; e.g.
@@ -27,8 +27,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.image_embeddings = ""
 
     config.neighbours = 8
-    # "clustered": an image is compared only with those in nearby k-means cells, exactly; for indices
-    # of many millions of images. The summary gives the measured recall.
+    # "clustered": an image is compared only with those in nearby k-means cells; for indices of many
+    # millions of images. The summary gives the measured recall.
     config.search = "exact"
     config.cells = 0  # of the clustered search; 0: twice the square root of the index
     config.cell_recall = 0.95  # share of the neighbours to be found; decides how many cells
@@ -48,7 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
     # directory for temporary files.
     config.staging = ""
     config.staging_gb = 100.0
-    # "0/4": this is process 0 of 4 and takes shards 0, 4, 8, …; empty: JAX's process index and count.
+    # "0/4": process 0 of 4, which takes shards 0, 4, 8, …; empty: JAX's process index and count.
     config.share = ""
     config.parquet = True
     config.page_images = 24  # images on WORKDIR/gallery.html
