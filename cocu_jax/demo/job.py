@@ -82,7 +82,7 @@ class Demo:
             entry["dataset"] = str(prepare_scenes(settings, str(self._root / "data")))
 
     def clip(self, seed: int) -> None:
-        """Trains the small CLIP that takes the place of a web-scale one, and evaluates it densely."""
+        """Trains the small CLIP that replaces a web-scale one, and evaluates it densely."""
         config = self._train_config(self._config.clip, seed, "clip")
         pretrain = self._train_config(self._config.pretrain, seed, "pretrain")
         directory = self._directory(seed, "clip")

@@ -20,7 +20,7 @@ from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.huggingface import load_clip, load_groupvit
 from cocu_jax.training.evaluation import Evaluation, open_evaluations
 from cocu_jax.training.metrics import read_metrics
-from eval.dense import dense_method
+from eval.dense import DenseMethod
 from eval.segmentation import SegmentationResult, evaluate_segmentation
 
 _SHOWN_EPOCHS = 3  # whose prompts are shown for one scene
@@ -68,14 +68,13 @@ def measure_dense_clip(export: epath.Path, benchmark: Evaluation) -> dict:
         As `measure_run`; there are no groups, so the bound is None.
     """
     model, _ = load_clip(str(export))
-    classes = tuple(benchmark.corpus.metadata["classes"])
     return _figures(
         evaluate_segmentation(
             model,
             benchmark.corpus,
             benchmark.protocol,
             Tokenizer(),
-            method=dense_method(classes, benchmark.protocol),
+            method=DenseMethod(benchmark.protocol),
             title="evaluate CLIP",
         )
     )

@@ -26,7 +26,7 @@ class ImageTransform:
     area: tuple[float, float]
 
     def draw(self, stream: UInt64[tf.Tensor, "b"]) -> Float[tf.Tensor, "b n"]:
-        """The random numbers of the augmentation of many images: draws from [0, 1) of each stream."""
+        """The random numbers for augmenting many images: draws from [0, 1) of each stream."""
         count = {
             "none": 0,
             "crop": crop.NUM_DRAWS,
