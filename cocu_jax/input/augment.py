@@ -1,4 +1,4 @@
-"""Augmentation on the accelerator: normalisation and random erasing.
+"""What the accelerator does to a batch of images: normalisation and random erasing.
 
 Batches travel as uint8; crops, flips and RandAugment have been made on the host (`crop`,
 `randaugment`), because scattered reads are slow on a TPU. Noise and arithmetic are cheap there.
@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, UInt8
 
-from cocu_jax.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _ERASE_PROBABILITY = 0.25
 _ERASE_AREA = (0.02, 1 / 3)
@@ -27,7 +28,7 @@ def device_augment(
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
 ) -> Float[Array, "b s s 3"]:
-    """Converts a batch of uint8 images to the model's input; call it inside the jitted step.
+    """Turns the uint8 images of a batch into what the model sees; call it inside the jitted step.
 
     Every row is treated alone, with its own key, so the result depends neither on the place of an
     example in the batch nor on the number of devices or processes.

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import pydantic
 
 from cocu_jax.errors import UserError
-from cocu_jax.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 from cocu_jax.settings import (
     Amount,
     PositiveAmount,
@@ -73,8 +72,8 @@ class InputConfig:
     image_size: PositiveCount = 224
     augment: Literal["none", "crop", "full"] = "full"
     crop_area: tuple[PositiveShare, PositiveShare] = (0.08, 1.0)
-    mean: tuple[Share, Share, Share] = IMAGENET_MEAN
-    std: tuple[PositiveAmount, PositiveAmount, PositiveAmount] = IMAGENET_STD
+    mean: tuple[Share, Share, Share] = (0.485, 0.456, 0.406)
+    std: tuple[PositiveAmount, PositiveAmount, PositiveAmount] = (0.229, 0.224, 0.225)
     lanes: PositiveCount = 768
     window: PositiveCount = 64
 

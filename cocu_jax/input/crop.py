@@ -16,7 +16,7 @@ NUM_DRAWS = 4 * _ATTEMPTS + 1
 def random_crop(
     encoded: tf.Tensor, draws: Float[tf.Tensor, "d"], size: int, area: tuple[float, float]
 ) -> UInt8[tf.Tensor, "size size 3"]:
-    """A random crop of the image, resized to a square and flipped with probability 1/2.
+    """A random part of the image, resized to a square and flipped half of the time.
 
     Args:
         encoded: an image file; of a JPEG only the part is decoded.

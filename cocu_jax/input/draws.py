@@ -1,4 +1,4 @@
-"""Random numbers as functions of their purpose (seed, epoch, key), not of the order of calls.
+"""Random numbers that are functions of what they are for, not of when they are asked for.
 
 Every draw of the pipeline is a hash of (seed, epoch, key of the example, number of the draw). The
 same example in the same epoch is cropped and captioned alike whatever was read before it, on

@@ -1,4 +1,4 @@
-"""The decoder of `images` as TensorFlow operations: the same limits, bit-identical pixels.
+"""The reader of `images` as TensorFlow operations: the same limits, and the same pixels bit by bit.
 
 JPEGs and PNGs of 8 bits, which prepared corpora hold, are decoded without Python. The rest (CMYK,
 16 bits, GIF, BMP, WebP, TIFF …) is handed to `images` one by one.
@@ -32,7 +32,7 @@ def decode(encoded: tf.Tensor, window_of: WindowOf | None = None) -> UInt8[tf.Te
 
     Args:
         encoded: a scalar string, the file.
-        window_of: returns the part; None: the whole image.
+        window_of: says which part; None takes the whole.
 
     Raises:
         tf.errors.InvalidArgumentError: in the graph, where the image cannot be read.
@@ -134,7 +134,7 @@ def _jpeg_orientation(encoded) -> Int[tf.Tensor, ""]:
 
     last = tf.strings.length(encoded) - 12
     (place,) = tf.while_loop(lambda place: (place < last) & other_segment(place), next_segment, [2])
-    # Pillow reads XMP if EXIF has no orientation.
+    # Pillow looks into XMP where EXIF says nothing.
     xmp = tf.strings.regex_full_match(encoded, r"\C*tiff:Orientation\C*")
     silent = tf.where(xmp, _PILLOW, 1)
     no_exif = tf.where(tf.reduce_any(marker(place) == _TABLES), silent, _PILLOW)

@@ -1,9 +1,8 @@
-"""Decodes image files, one at a time; `image_graph` is the same decoder as TensorFlow operations.
+"""The one reader of image files, for one file at a time; `image_graph` is the same in tf.data.
 
-All code that needs pixels uses one of the two, and both return the same bytes: JPEGs are decoded
-with the accurate DCT, the EXIF orientation is applied, grey and CMYK are converted as in Pillow,
-16-bit images keep their high byte, transparent pixels are composited on white, and of an animation
-the first frame is taken.
+Every place that looks at pixels reads them here or there, and both give the same bytes: JPEGs by
+the accurate DCT, turned as EXIF says, grey and CMYK as Pillow converts them, the high byte of 16
+bits, what is transparent on white, the first frame of animations.
 """
 
 import contextlib
@@ -39,7 +38,7 @@ _TURNS = {
 
 
 class UnreadableImage(ValueError):
-    """The bytes are not a complete image of a known format, or exceed a limit; see the message."""
+    """The bytes are no whole image of a known format, or one past a limit. The message says why."""
 
 
 def read_image(path: epath.PathLike) -> UInt8[np.ndarray, "h w 3"]:
@@ -77,7 +76,7 @@ def decode_image(encoded: bytes) -> UInt8[np.ndarray, "h w 3"]:
 
 @contextlib.contextmanager
 def open_image(encoded: bytes) -> Iterator[Image.Image]:
-    """Opens an encoded image with Pillow and checks its header; pixels are not decoded yet.
+    """Opens an encoded image with Pillow; its header keeps the limits, its pixels are not decoded.
 
     Raises:
         UnreadableImage: see there; also for whatever Pillow raises inside the `with` block.
@@ -114,7 +113,7 @@ def check_size(width: int, height: int) -> None:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Decodes an opened image to RGB, upright, with transparent pixels on white.
+    """Decodes an opened image: RGB, turned as EXIF says, what is transparent on white.
 
     Raises:
         UnreadableImage: pixels that have no known range. Pillow's own errors for damaged bytes.

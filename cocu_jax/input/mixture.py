@@ -1,4 +1,4 @@
-"""Mixes several corpora in fixed proportions, with known counts at any position."""
+"""Several corpora in fixed proportions, as one endless sequence with a known count at any place."""
 
 import dataclasses
 
@@ -34,11 +34,11 @@ class Mixture:
         return self.orders[0].lanes
 
     def read(self, lane: Int[tf.Tensor, ""], done: Int[tf.Tensor, ""]) -> tf.data.Dataset:
-        """The endless records of one lane: (corpus int64, epoch int64, record, annotation record).
+        """Records of one lane, endless: (corpus int64, epoch int64, record, annotation record).
 
         Args:
-            lane: index of the virtual reader.
-            done: number of examples, of all corpora together, that are skipped.
+            lane: which virtual reader.
+            done: how many examples, of all corpora together, it has already read.
         """
         start = lane * _STRIDE % _PERIOD
         parts = []

@@ -1,8 +1,9 @@
-"""Byte offsets of the records of a corpus, so that reading can start at any record.
+"""Where records begin in the files of a corpus, so that reading can start at any of them.
 
-TFRecord files have no index. One is built when a corpus is first read, from the length of every
-record, and stored beside the shards, or in the cache directory if the corpus is read-only. Several
-processes share the work: each starts with a different shard and skips those already indexed.
+TFRecord files have no table of contents. One is made when a corpus is first read, by looking at the
+length of every record, and kept beside the shards (or in the cache directory, where that place
+cannot be written). Several processes share the work: each begins with other shards and skips those
+that are finished.
 """
 
 import concurrent.futures
@@ -20,7 +21,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.files import write_file
 from cocu_jax.input.corpus import Corpus
 
-GRID = 4  # every GRID-th record is indexed; readers skip the records in between
+GRID = 4  # the place of every so many records is kept; those between are passed over
 
 _DIRECTORY = "offsets"
 _CACHE = "~/.cache/cocu_jax/offsets"
@@ -30,13 +31,13 @@ _FRAME = 16  # bytes around a record's data: its length, and checksums of the le
 
 @dataclasses.dataclass(frozen=True)
 class Offsets:
-    """Offsets of the records of all shards of a corpus.
+    """Places of the records of all shards of a corpus.
 
-    They are tensors, which the functions of a dataset share instead of holding copies.
+    Tensors, so that the functions of a dataset share them instead of holding copies.
 
     Attributes:
-        bytes: byte offsets of records 0, GRID, 2 GRID … of every shard, concatenated.
-        first: index in `bytes` of the first record of each shard.
+        bytes: byte at which records 0, GRID, 2 GRID … of a shard begin, shard after shard.
+        first: where in `bytes` the places of each shard begin.
     """
 
     bytes: Int[tf.Tensor, "places"]
@@ -44,7 +45,7 @@ class Offsets:
 
 
 def open_offsets(corpus: Corpus, process_index: int = 0, process_count: int = 1) -> Offsets:
-    """Reads the offsets of a corpus's records, or finds and stores them.
+    """Reads the places of a corpus's records, after finding them if nobody has yet.
 
     Args:
         corpus: the corpus.
@@ -52,7 +53,7 @@ def open_offsets(corpus: Corpus, process_index: int = 0, process_count: int = 1)
         process_count: processes that open the corpus at the same time.
 
     Raises:
-        UserError: a shard is damaged, or its number of records differs from the corpus's metadata.
+        UserError: a shard is damaged, or has not as many records as the corpus says.
     """
     start = process_index * corpus.num_shards // process_count
     turn = [(start + i) % corpus.num_shards for i in range(corpus.num_shards)]

@@ -1,20 +1,19 @@
-"""The endless order in which examples are read, with random access to any position.
+"""The endless order in which examples are read: any place in it is found without reading up to it.
 
-The work is divided among *lanes*, virtual readers whose number does not depend on the hosts. In
-every epoch the shards of a corpus are permuted and lane `l` of `L` owns the examples from position
+The work is dealt to *lanes*, virtual readers whose number does not depend on the hosts. In every
+epoch the shards of a corpus are permuted and lane `l` of `L` owns the examples from position
 `l N / L` to `(l + 1) N / L` of that permutation, so a lane has the same number of examples in every
 epoch, whatever the sizes of the shards, and each example belongs to exactly one lane. A lane that
-has finished its part of an epoch continues with its part of the next one: in every epoch each
-example is read exactly once.
+has finished its part of an epoch goes on with its part of the next one: nothing is dropped and
+nothing is read twice in an epoch.
 
-Shards keep the order of their source, where neighbours are similar. They must not meet in a batch
-more often than by chance, because the loss is contrastive. Each lane therefore cuts its part into
-*segments* of a few neighbouring records, permutes all segments, and takes the records of many
-segments in turn: two records of a segment are further apart than the number of examples that the
-lane contributes to a batch.
+Shards keep the order of their source, whose neighbours are alike; a contrastive loss must not see
+them in one batch more often than chance has it. So a lane cuts its part into *segments* of a few
+neighbouring records, permutes all of them, and takes the records of many segments in turn: two of
+one segment are further apart than the rows that the lane gives to a batch.
 
-The position of a lane after `n` examples is a function of `n`. Finding it reads only the segments
-of one window.
+Where a lane stands after `n` examples follows from `n` alone. Finding that place reads the few
+segments of one window.
 """
 
 import dataclasses
@@ -25,7 +24,7 @@ from jaxtyping import Int
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.input.draws import mix
 from cocu_jax.input.offsets import GRID, Offsets
-from cocu_jax.input.unbatch import unbatch
+from cocu_jax.input.rows import rows_of
 
 _FOREVER = 2**62
 _SEGMENT_DRAW, _WINDOW_DRAW = 1, 2
@@ -40,14 +39,14 @@ class Order:
 
     Attributes:
         corpus: the image-text corpus.
-        offsets: offsets of its records.
+        offsets: places of its records.
         annotations: its sidecar with the same shards, or None.
-        annotation_offsets: offsets of the sidecar's records, or None.
+        annotation_offsets: places of its records, or None.
         seed: changes every permutation.
         lanes: number of virtual readers of all hosts together.
         rows: examples that a lane gives to a batch.
-        window: records of a lane that are read in turn (held in memory twice); raised where that is
-            needed to keep neighbours apart.
+        window: raw records of a lane that are taken in turn (held in memory, twice); at least as
+            many are as keep neighbours apart.
     """
 
     corpus: Corpus
@@ -60,7 +59,7 @@ class Order:
     window: int
 
     def read(self, lane: Int[tf.Tensor, ""], done: Int[tf.Tensor, ""]) -> tf.data.Dataset:
-        """The endless records of one lane, without the first `done`.
+        """Records of one lane, endless, after the `done` it has already read.
 
         Returns:
             A dataset of (epoch int64, record, annotation record); the last one is empty when there
@@ -117,7 +116,7 @@ class Order:
         larger = read_windows(tf.minimum(begin, more), more, each + 1)
         others = read_windows(tf.maximum(begin, more), windows, each)
         read = larger.concatenate(others).enumerate(begin).map(take_turns).prefetch(1)
-        return unbatch(read).skip(skip - starts[begin] * size)
+        return rows_of(read).skip(skip - starts[begin] * size)
 
     def _pieces(self, epoch, first, last, size, segments):
         """Positions [first, last) of the epoch's permutation of shards, in the order of reading.

@@ -1,10 +1,10 @@
 """Batches for pre-training. The batch of a step is a function of (corpora, config, seed, step).
 
-The pipeline has no state to save: started at any step, on any number of processes that divides the
-lanes, its batches are bit-identical to those of an uninterrupted run. `order` finds the place in
-the data, `draws` derives the random numbers.
+Nothing about the pipeline has to be saved: start it at any step, on any number of processes that
+divides the lanes, and it goes on with the very bits of a run that was never stopped. `order` says
+how that place is found, `draws` where randomness comes from.
 
-Per process: lanes of raw records -> texts, for many examples at once -> images, one by one on all
+Per process: lanes of raw records -> texts of many examples at once -> pictures, one by one on all
 cores -> batches. No Python runs per example.
 """
 
@@ -19,13 +19,13 @@ from absl import logging
 from cocu_jax.errors import UserError
 from cocu_jax.input.config import InputConfig, input_config
 from cocu_jax.input.corpus import open_corpus
-from cocu_jax.input.image_transform import ImageTransform
 from cocu_jax.input.mixture import Mixture, mix_corpora
 from cocu_jax.input.offsets import open_offsets
 from cocu_jax.input.order import Order
+from cocu_jax.input.pictures import Pictures
+from cocu_jax.input.rows import rows_of
 from cocu_jax.input.sources import Source, open_source
-from cocu_jax.input.text_builder import TextBuilder, UndecodedExamples, make_text_builder
-from cocu_jax.input.unbatch import unbatch
+from cocu_jax.input.texts import Examples, Texts, make_texts
 
 _TEXTS_AT_ONCE = 64
 _DAMAGED = "damaged"
@@ -72,14 +72,14 @@ def train_batches(
     mixture = _mixture(
         config, sources, seed, lanes, batch_size // lanes, (process_index, process_count)
     )
-    build_texts = make_text_builder(config, sources, seed)
-    transform = ImageTransform(config.augment, config.image_size, tuple(config.crop_area))
+    texts = make_texts(config, sources, seed)
+    pictures = Pictures(config.augment, config.image_size, tuple(config.crop_area))
     own = mixture.lanes // process_count
     first = process_index * own
 
     def batches_from(step: int, tolerant: bool) -> Batches:
         records = _records(mixture, range(first, first + own), step, batch_size // mixture.lanes)
-        examples = _examples(records, build_texts, transform, tolerant)
+        examples = _examples(records, texts, pictures, tolerant)
         rows = batch_size // process_count
         return examples.batch(rows, drop_remainder=True).prefetch(2).as_numpy_iterator()
 
@@ -97,7 +97,7 @@ def count_examples(data: ml_collections.ConfigDict) -> int:
 
 
 def batch_lanes(lanes: int, batch_size: int, process_count: int) -> int:
-    """The number of lanes that share a batch: the largest divisor of `data.lanes` and its rows.
+    """The lanes that a batch is dealt from: as many of `data.lanes` as divide its rows.
 
     Raises:
         UserError: the processes cannot share them equally.
@@ -160,21 +160,21 @@ def _records(mixture: Mixture, lanes: range, step: int, rows: int) -> tf.data.Da
 
 
 def _examples(
-    records: tf.data.Dataset, build_texts: TextBuilder, transform: ImageTransform, tolerant: bool
+    records: tf.data.Dataset, texts: Texts, pictures: Pictures, tolerant: bool
 ) -> tf.data.Dataset:
-    """Complete examples; with `tolerant`, an undecodable image becomes black, and is marked."""
+    """Finished examples; with `tolerant`, black pictures, marked, instead of an error."""
 
-    def without_images(*records):
-        # Draws of many examples at once: one by one they take a tenth of the time of the images.
-        example: UndecodedExamples = build_texts(*records)
-        return example.encoded, transform.draw(example.stream), example.fields
+    def without_pictures(*records):
+        # Draws of many examples at once: one by one they cost a tenth of the pictures.
+        example: Examples = texts(*records)
+        return example.encoded, pictures.draw(example.stream), example.rows
 
-    def finish(encoded, draws, fields):
-        return fields | {"image": transform(encoded, draws)}
+    def finish(encoded, draws, row):
+        return row | {"image": pictures(encoded, draws)}
 
-    def finish_or_blank(encoded, draws, fields):
-        good = tf.data.Dataset.from_tensors((encoded, draws, fields)).map(finish).ignore_errors()
-        blank = fields | {"image": transform.blank()}
+    def finish_or_blank(encoded, draws, row):
+        good = tf.data.Dataset.from_tensors((encoded, draws, row)).map(finish).ignore_errors()
+        blank = row | {"image": pictures.blank()}
         return (
             good.map(lambda row: row | {_DAMAGED: False})
             .concatenate(tf.data.Dataset.from_tensors(blank | {_DAMAGED: True}))
@@ -182,17 +182,17 @@ def _examples(
         )
 
     parallel = dict(num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    examples = unbatch(records.batch(_TEXTS_AT_ONCE).map(without_images, **parallel))
+    examples = rows_of(records.batch(_TEXTS_AT_ONCE).map(without_pictures, **parallel))
     if tolerant:
         return examples.interleave(finish_or_blank, **parallel)
     return examples.map(finish, **parallel)
 
 
 def _tolerate_damage(batches_from: Callable[[int, bool], Batches], step: int) -> Batches:
-    """Batches from `step` on; batches with damaged images are repeated with black ones instead.
+    """Batches from `step` on; those with damaged images are made again with black ones.
 
-    The tolerant pipeline takes twice the time, so it is used for one batch, and for two, four …
-    batches if there is damage again.
+    The tolerant pipeline takes twice the time, so it is left after one batch; after two, four …
+    batches if damage is met again.
     """
     tolerant_for, patience = 0, 1
     batches = batches_from(step, False)

@@ -63,7 +63,7 @@ class PromptTable:
 
 
 def with_ends(text: tf.RaggedTensor, length: int) -> Int[tf.Tensor, "n length"]:
-    """Start token, truncated text, end token, zero padding.
+    """Start token, text cut to fit, end token, zeros.
 
     Args:
         text: int32 ids [n, (t)] without start and end tokens.

@@ -1,4 +1,4 @@
-"""Opens the corpora of a run with their annotations, and checks that they belong together."""
+"""The corpora of a run, each with its annotations: opened, and refused if they do not fit."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ class Source:
     Attributes:
         corpus: images and captions.
         annotations: the sidecar with the ranked concepts of every image, or None.
-        gallery: names of the concept ids; empty without concepts.
+        gallery: what concept ids mean; empty if there are none.
     """
 
     corpus: Corpus

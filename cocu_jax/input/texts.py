@@ -16,30 +16,31 @@ from cocu_jax.input.sources import CAPTION_FEATURES, Source
 _TEMPLATE_DRAW, _NOISE_DRAW, _OWN_CAPTION_DRAW = 1, 3, 4
 
 
-class UndecodedExamples(NamedTuple):
-    """Examples that are complete except for their images, which are still encoded.
+class Examples(NamedTuple):
+    """Examples that lack nothing but their pictures.
 
     Attributes:
         encoded: image files [b].
         stream: uint64 [b], each example's own source of random numbers in this epoch.
-        fields: `key` string [b], `caption` int32 [b, t], `noise` uint32 [b, 2] and, if the config
-            asks for prompts, `prompts` int32 [b, k, t2].
+        rows: `key` string [b], `caption` int32 [b, t], `noise` uint32 [b, 2] and maybe `prompts`
+            int32 [b, k, t2].
     """
 
     encoded: tf.Tensor
     stream: UInt64[tf.Tensor, "b"]
-    fields: dict[str, tf.Tensor]
+    rows: dict[str, tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class TextBuilder:
-    """Parses raw records and builds their captions and prompts: maps them to `UndecodedExamples`.
+class Texts:
+    """Maps raw records to `Examples`.
 
     Attributes:
-        config: the fields of a batch.
+        config: what a batch is made of.
         seed: of all draws.
-        table: token pieces of the galleries of all sources, concatenated; None without prompts.
-        first_concept: index in the table of the first concept of each source's gallery.
+        table: token pieces of the galleries of all sources, one after the other; None if there are
+            no prompts.
+        first_concept: place of each source's gallery in the table.
     """
 
     config: InputConfig
@@ -53,13 +54,13 @@ class TextBuilder:
         epoch: Int[tf.Tensor, "b"],
         record: tf.Tensor,
         annotation: tf.Tensor,
-    ) -> UndecodedExamples:
+    ) -> Examples:
         """Parses serialized examples [b] and their annotations [b] (empty if there are none)."""
         parsed = self._parse(record)
         stream = example_streams(self.seed, epoch, parsed["key"])
         caption = _draw_caption(stream, parsed["caption_tokens"], parsed["caption_lengths"])
         caption = tf.cast(caption, tf.int32)[:, 1:-1]
-        fields = {
+        rows = {
             "key": parsed["key"],
             "caption": with_ends(caption, self.config.caption_length),
             "noise": tf.bitcast(mix(stream, _NOISE_DRAW), tf.uint32),
@@ -67,22 +68,22 @@ class TextBuilder:
         if self.table is not None:
             concepts, chosen = self._choose(stream, source, parsed, annotation)
             template = uniforms(stream, _TEMPLATE_DRAW, self.config.prompts)
-            fields["prompts"] = self.table.tokens(concepts, chosen, template)
-        return UndecodedExamples(parsed["image"], stream, fields)
+            rows["prompts"] = self.table.tokens(concepts, chosen, template)
+        return Examples(parsed["image"], stream, rows)
 
     def _parse(self, record):
         spec = {
             "key": tf.io.FixedLenFeature([], tf.string),
             "image": tf.io.FixedLenFeature([], tf.string),
             "caption_tokens": tf.io.RaggedFeature(tf.int64),
-            "caption_lengths": tf.io.RaggedFeature(tf.int64),  # absent in older datasets
+            "caption_lengths": tf.io.RaggedFeature(tf.int64),  # none in datasets of before
         }
         if self.config.concepts in CAPTION_FEATURES:
             spec[CAPTION_FEATURES[self.config.concepts]] = tf.io.RaggedFeature(tf.int64)
         return tf.io.parse_example(record, spec)
 
     def _choose(self, stream, source, parsed, annotation):
-        """Tokens of the available concepts [n, (t)], and the index of each prompt's [b, k]."""
+        """Tokens of the concepts there are [n, (t)], and which of them prompts take [b, k]."""
         count = self.config.prompts
         if self.config.concepts == "nouns":
             caption = tf.cast(parsed["caption_tokens"], tf.int32)
@@ -143,16 +144,16 @@ def _draw_caption(
     return tf.gather(tokens.values, places)
 
 
-def make_text_builder(config: InputConfig, sources: tuple[Source, ...], seed: int) -> TextBuilder:
+def make_texts(config: InputConfig, sources: tuple[Source, ...], seed: int) -> Texts:
     """Tokenises the galleries.
 
     Raises:
         UserError: a prompt does not fit into `config.prompt_length`.
     """
     if config.concepts == "none":
-        return TextBuilder(config, seed, None, np.zeros(len(sources), np.int64))
+        return Texts(config, seed, None, np.zeros(len(sources), np.int64))
     galleries = list(dict.fromkeys(source.gallery for source in sources))
     starts = np.cumsum([0, *map(len, galleries)], dtype=np.int64)
     table = prompt_table(sum(galleries, ()), config.prompt_length)
     places = [galleries.index(source.gallery) for source in sources]
-    return TextBuilder(config, seed, table, starts[places])
+    return Texts(config, seed, table, starts[places])

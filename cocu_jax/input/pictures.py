@@ -1,4 +1,4 @@
-"""Turns an encoded image and its random numbers into the square image of the batch."""
+"""An encoded image and its random numbers in, the square picture of the batch out."""
 
 import dataclasses
 
@@ -8,16 +8,16 @@ from jaxtyping import Float, UInt8, UInt64
 from cocu_jax.input import crop, randaugment
 from cocu_jax.input.draws import uniforms
 
-_IMAGE_DRAW = 2
+_PICTURE_DRAW = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageTransform:
-    """Decodes and augments images.
+class Pictures:
+    """Decodes and augments.
 
     Attributes:
         augment: "none", "crop" or "full", see `InputConfig`.
-        size: side of the result.
+        size: side of the pictures.
         area: smallest and largest share of the image that a crop takes.
     """
 
@@ -26,25 +26,25 @@ class ImageTransform:
     area: tuple[float, float]
 
     def draw(self, stream: UInt64[tf.Tensor, "b"]) -> Float[tf.Tensor, "b n"]:
-        """The random numbers for augmenting many images: draws from [0, 1) of each stream."""
+        """What the augmentation of many pictures depends on: draws from [0, 1) of each stream."""
         count = {
             "none": 0,
             "crop": crop.NUM_DRAWS,
             "full": crop.NUM_DRAWS + randaugment.NUM_DRAWS,
         }[self.augment]
-        return uniforms(stream, _IMAGE_DRAW, count)
+        return uniforms(stream, _PICTURE_DRAW, count)
 
     def __call__(
         self, encoded: tf.Tensor, draws: Float[tf.Tensor, "n"]
     ) -> UInt8[tf.Tensor, "size size 3"]:
-        """One image from a file in any format that `images` reads, and its draws."""
+        """Makes one picture from an image file of any kind that `images` reads, and its draws."""
         if self.augment == "none":
             return crop.whole_image(encoded, self.size)
-        image = crop.random_crop(encoded, draws[: crop.NUM_DRAWS], self.size, self.area)
+        picture = crop.random_crop(encoded, draws[: crop.NUM_DRAWS], self.size, self.area)
         if self.augment == "crop":
-            return image
-        return randaugment.randaugment(image, draws[crop.NUM_DRAWS :])
+            return picture
+        return randaugment.randaugment(picture, draws[crop.NUM_DRAWS :])
 
     def blank(self) -> UInt8[tf.Tensor, "size size 3"]:
-        """A black image, which replaces one that cannot be decoded."""
+        """What stands for an image that cannot be decoded."""
         return tf.zeros([self.size, self.size, 3], tf.uint8)
