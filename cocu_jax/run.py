@@ -105,8 +105,19 @@ def prepare_training(config) -> None:
     if config.get("deterministic"):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAG}".strip()
     logging.get_absl_handler().addFilter(_is_not_said_twice)
+    sys.unraisablehook = _print_unless_abandoned
     # A run reads pieces of shards; TensorFlow would fetch 64 MB for each of them.
     os.environ.setdefault("GCS_READ_CACHE_BLOCK_SIZE_MB", "1")
+
+
+def _print_unless_abandoned(unraisable) -> None:
+    """Skips the writes that tensorstore finishes after Orbax gave up on all, e.g. on a full disk.
+
+    Each of them ends in an error of its own thread, which nobody waits for.
+    """
+    error = unraisable.exc_value
+    if not isinstance(error, RuntimeError) or str(error) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _is_not_said_twice(record: standard_logging.LogRecord) -> bool:
