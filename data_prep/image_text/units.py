@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
+from cocu_jax.errors import UserError
 from cocu_jax.input.images import UnreadableImage
 from cocu_jax.models.tokenizer import Tokenizer
 from data_prep.gallery.concepts import ConceptExtractor
@@ -112,10 +113,16 @@ class UnitPreparer:
 
         Each appears whole, so that two workers may prepare a unit at once. Does nothing if they are
         there. For a shuffle the examples lie in the order of their keys' hashes.
+
+        Raises:
+            UserError: the unit's file is not there: that is no damage, and other machines may have
+                it.
         """
         shard, index_file, report_file = unit_files(target)
         if report_file.exists() and shard.exists():
             return
+        if not epath.Path(unit.path).exists():
+            raise UserError(f"{unit.path}: is gone, or cannot be reached from this machine")
         report = UnitReport(unit.path)
         with local_file(shard) as aside:
             index = self._write(unit, report, aside)

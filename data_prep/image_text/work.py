@@ -20,6 +20,7 @@ STOP_FILE = "stop"  # in the folder of unfinished work
 
 _POLL_SECONDS = 0.5
 _LOOK_SHARE = 0.05  # of the time, at most, for looking
+_LAG_SECONDS = 90.0  # network disks show what other machines have written a minute later
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +74,7 @@ def do_work(work: Work, workers: Workers, stop_file: epath.Path) -> None:
 
     Raises:
         Stopped: an interrupt was requested; what was done is kept.
-        UserError: a task failed.
+        UserError: a task failed, or its files are not in `work.folder`.
     """
     stop_file.unlink(missing_ok=True)
     finished = _Finished(work)
@@ -99,10 +100,20 @@ def do_work(work: Work, workers: Workers, stop_file: epath.Path) -> None:
             if stop.requested and not stop_file.exists():
                 stop_file.touch()
         bar.update(finished.look())
+        end = time.monotonic() + _LAG_SECONDS
+        while not (failures or stop.requested or finished.all) and time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
+            bar.update(finished.look())
     if stop.requested:
         raise Stopped(
             f"stopped after {len(finished.numbers)} of {len(work.tasks)} {work.noun}; "
             "run the same command to go on"
+        )
+    if not (failures or finished.all):
+        raise UserError(
+            f"{work.folder}: lacks {len(work.tasks) - len(finished.numbers)} of the "
+            f"{len(work.tasks)} {work.noun} that workers have finished; "
+            "use a --data_dir that is the same place for all of them"
         )
     if failures:
         if isinstance(failures[0], UserError):
@@ -145,6 +156,11 @@ class _Finished:
         self.numbers: set[int] = set()
         self.seconds = 0.0  # that a look takes
         self.look()
+
+    @property
+    def all(self) -> bool:
+        """Whether nothing is left to be done."""
+        return len(self.numbers) == len(self._work.tasks)
 
     def look(self) -> int:
         """Looks again and tells how many have been done since."""

@@ -83,9 +83,42 @@ def test_what_has_been_done_is_seen_by_one_listing_of_the_folder(tmp_path, monke
 
         monkeypatch.setattr(type(folder), name, counted)
     tasks, done = [(number,) for number in range(300)], []
-    do_work(Work("", "", lambda: done.append, tasks, folder, names), Workers(), folder / "stop")
+
+    def do(number):
+        done.append(number)
+        for name in names[number]:
+            (tmp_path / name).touch()
+
+    do_work(Work("", "", lambda: do, tasks, folder, names), Workers(), folder / "stop")
     assert done == [299]
     assert calls["iterdir"] <= 4 and calls["exists"] <= 4
+
+
+def test_files_that_do_not_appear_are_told(tmp_path, monkeypatch):
+    """Workers that write to disks of their own."""
+    monkeypatch.setattr("data_prep.image_text.work._LAG_SECONDS", 0.1)
+    work = Work("", "files", lambda: print, [(0,), (1,)], epath.Path(tmp_path), [("a",), ("b",)])
+    with pytest.raises(UserError, match=f"{tmp_path}: lacks 2 of the 2 files .* same place"):
+        do_work(work, Workers(), epath.Path(tmp_path) / "stop")
+
+
+def test_source_that_a_worker_does_not_have_is_no_damage(tmp_path, monkeypatch):
+    for number in range(2):
+        raw.webdataset(tmp_path / f"{number}.tar", [number])
+    prepare_unit = UnitPreparer.prepare
+
+    def elsewhere(self, unit, target):
+        (tmp_path / "1.tar").rename(tmp_path / "aside")
+        try:
+            prepare_unit(self, unit, target)
+        finally:
+            (tmp_path / "aside").rename(tmp_path / "1.tar")
+
+    monkeypatch.setattr(UnitPreparer, "prepare", elsewhere)
+    with pytest.raises(UserError, match=r"1\.tar: is gone, or cannot be reached from this machine"):
+        prepare(tmp_path, tmp_path / "*.tar")
+    monkeypatch.undo()
+    assert len(keys_and_captions(prepare(tmp_path, tmp_path / "*.tar"))) == 2
 
 
 @pytest.mark.slow  # every process imports TensorFlow and Beam

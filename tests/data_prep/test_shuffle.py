@@ -3,7 +3,11 @@
 import collections
 import itertools
 import os
+import random
+import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -133,6 +137,41 @@ def test_a_kill_before_any_file_operation_of_the_shuffle_loses_nothing(
         assert contents(directory) == expected
         break
     assert step >= 2
+
+
+@pytest.mark.slow  # starts the command ten times
+def test_processes_killed_while_they_shuffle(sources, shuffled, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("data_prep.image_text.prepare.assemble", interrupted)
+        prepare(tmp_path / "prepared", sources / "*.tar", recipe=recipe(0))
+    draw, kills, begun, expected = random.Random(0), 0, 0, contents(shuffled)
+    for number in range(10):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "prepared", folder)
+        arguments = [str(folder), f"{sources}/*.tar", str(shuffle._SHARD_BYTES)]
+        command = [sys.executable, "-c", _SCRIPT, *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert process.stdout.readline() == b"go\n"
+        time.sleep(draw.uniform(0.02, 0.3))
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+        process.stdout.close()
+        begun += any(folder.rglob("*tfrecord-0*"))
+        assert contents(prepare(folder, sources / "*.tar", recipe=recipe(0))) == expected
+        assert not list(folder.rglob("*unfinished*"))
+    assert kills > 3 and begun > 2
+
+
+_SCRIPT = """
+import sys
+sys.path.insert(0, "tests/data_prep")
+import pathlib
+import prepared_corpora, test_shuffle
+from data_prep.image_text import shuffle
+shuffle._SHARD_BYTES = int(sys.argv[3])
+print("go", flush=True)
+prepared_corpora.prepare(pathlib.Path(sys.argv[1]), sys.argv[2], recipe=test_shuffle.recipe(0))
+"""
 
 
 def test_ctrl_c_between_shards_keeps_them(sources, shuffled, tmp_path, monkeypatch):
