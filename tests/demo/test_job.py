@@ -85,6 +85,7 @@ def test_every_stage_runs_and_ends_in_the_report(finished):
         assert list((finished / "seed0" / run).glob("events.out.tfevents.*"))
 
 
+@pytest.mark.slow
 def test_a_finished_run_repeats_nothing_but_the_report(finished):
     kept = [*finished.glob("seed0/*/export/model.safetensors"), finished / "ledger.json"]
     before = [file.stat().st_mtime_ns for file in kept[:-1]], kept[-1].read_text()
@@ -101,6 +102,7 @@ def test_a_workdir_of_another_config_is_refused_in_one_line(finished):
     assert "Traceback" not in process.stderr
 
 
+@pytest.mark.slow
 def test_a_misspelt_field_is_one_line(tmp_path):
     process = start_demo(tmp_path / "run", "--config.stags=all")
     assert process.returncode == 1

@@ -101,7 +101,7 @@ def test_dense_clip_sees_whole_images(tmp_path, pamr):
     assert len(seen) > 1
 
 
-@pytest.mark.parametrize("pamr", [False, True])
+@pytest.mark.parametrize("pamr", [pytest.param(False, marks=pytest.mark.slow), True])
 @torch.no_grad()
 def test_groupvit_sees_whole_images_and_is_refined(tmp_path, pamr):
     model = make_model()
