@@ -80,7 +80,7 @@ def make_rivals(
             oracle.model.save_pretrained(checkpoint)
         model, _ = load_checkpoint(str(checkpoint))
     segmenter = make_segmenter(model, classes, protocol, Tokenizer())
-    texts = replicate(words.numpy(), segmenter.mesh)
+    texts = segmenter.texts._replace(vectors=replicate(words.numpy(), segmenter.mesh))
     return oracle, dataclasses.replace(segmenter, texts=texts)
 
 
