@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import time
@@ -12,27 +11,9 @@ from collections.abc import Iterator
 
 from distributed import Client
 
-_ROOT = pathlib.Path(__file__).parents[1]
+from benchmarks.installed_package import install_package
+
 _START_SECONDS = 120
-
-
-def install_package(target: pathlib.Path) -> None:
-    """Installs the repository's packages into a folder, as `pip install .` would."""
-    listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=_ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    source = target.with_name("source")  # building leaves files beside the sources
-    for name in listing.stdout.splitlines():
-        if (_ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(_ROOT / name, source / name)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
-    subprocess.run([*command, target, source], check=True)
-    shutil.rmtree(source)
 
 
 class DaskCluster:

@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,6 +11,7 @@ import zipfile
 import pytest
 from flax import nnx
 
+from benchmarks.installed_package import copy_sources
 from cocu_jax.models.groupvit import GroupViT, GroupViTConfig
 from cocu_jax.models.text import TextConfig
 from cocu_jax.models.weights.huggingface import save_groupvit
@@ -24,18 +24,8 @@ PICTURE = b"P6 64 48 255\n" + bytes(range(256)) * 36  # 64 x 48 pixels, PPM
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("wheel")
-    listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    source = folder / "source"  # building leaves files beside the sources
-    for name in listing.stdout.split("\n"):
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, source / name)
+    source = folder / "source"
+    copy_sources(source)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder, source]
     subprocess.run(command, check=True, timeout=300)
     return next(folder.glob("*.whl"))

@@ -41,7 +41,7 @@ def read_zip(path: str, captions: str, reading: Reading) -> Iterator[RawExample 
                 yield from _photos(members, path, captions)
             else:
                 yield from _pairs(members, path, reading)
-    except (RuntimeError, NotImplementedError) as error:  # encrypted, or an unknown compression
+    except RuntimeError as error:  # encrypted, or an unknown compression
         raise zipfile.BadZipFile(str(error)) from None
 
 
