@@ -33,7 +33,7 @@ from cocu_jax.files import write_file
 from cocu_jax.host_tensorflow import keep_off_accelerators  # before what imports TensorFlow
 from cocu_jax.input.images import read_image
 from cocu_jax.segmentation import DEFAULT_CHECKPOINT, Segmentation, Segmenter
-from eval.class_embeddings import read_class_names
+from eval.class_names import read_class_names
 from eval.palettes import distinct_colours
 from eval.pictures import draw_overlay, renumber
 from eval.protocol import TEMPLATE_SETS

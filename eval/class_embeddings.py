@@ -2,17 +2,14 @@
 
 import functools
 import math
-import re
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from cocu_jax.errors import UserError
 from cocu_jax.models.losses import normalize
 from cocu_jax.models.templates import (
     GROUPVIT_SUBSET_TEMPLATES,
@@ -24,7 +21,6 @@ from cocu_jax.models.text import trim_tokens
 from cocu_jax.models.tokenizer import Tokenizer
 
 _TEXTS_PER_CALL = 256
-_COMMENT = re.compile(r"(^|\s)#(\s.*|$)|^#.*")
 
 
 class ClassEmbeddings(NamedTuple):
@@ -105,26 +101,3 @@ def _encode(
     state: nnx.State, tokens: Int[Array, "n t"], *, graphdef: nnx.GraphDef
 ) -> Float[Array, "n p"]:
     return nnx.merge(graphdef, state).encode_text(tokens)
-
-
-def read_class_names(path: epath.PathLike) -> tuple[str, ...]:
-    """Class names from a UTF-8 text file, one a line.
-
-    Empty lines and lines that begin with `#` are skipped; so is the rest of a line from a `#` that
-    stands alone (`grass # green`), but not that of `c# code`. A byte-order mark is no part of the
-    first name.
-
-    Raises:
-        UserError: no such file, no names in it, or a name twice.
-    """
-    try:
-        lines = epath.Path(path).read_bytes().decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(f"{path}: cannot read class names ({reason}); one name a line") from None
-    names = tuple(name for line in lines if (name := _COMMENT.sub("", line).strip()))
-    if not names:
-        raise UserError(f"{path}: no class names in it; write one name a line")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"{path}: class {twice[0]!r} is there more than once; keep one")
-    return names

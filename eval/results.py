@@ -27,12 +27,14 @@ def identity(
         method: how the model is read; None for classification.
         preparation: how images were prepared for the model.
     """
+    content = task.corpus.metadata.get("content")  # one's own masks may change and be as long
     classes = task.classes or tuple(task.corpus.metadata.get("classes", ()))
     fields = {
         "rule": _RULE,
         "model": model,
         "dtype": config.dtype,
         "dataset": task.corpus.fingerprint,
+        **({"content": content} if content else {}),
         "classes": hashlib.sha256("\n".join(classes).encode()).hexdigest()[:16],
         "protocol": task.protocol and dataclasses.asdict(task.protocol),
         "templates": task.protocol is None and config.classification_templates,

@@ -10,7 +10,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.files import safe_name
 from cocu_jax.input.corpus import Corpus, open_corpus
 from eval.benchmarks import Benchmark, benchmarks
-from eval.class_embeddings import read_class_names
+from eval.class_names import read_class_names
 from eval.presets import PRESETS, preset
 from eval.protocol import Protocol
 

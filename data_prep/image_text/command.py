@@ -19,6 +19,7 @@ from etils import epath
 
 from cocu_jax.errors import UserError
 from cocu_jax.quiet import quiet_libraries
+from data_prep.dataset_names import check_name
 from data_prep.gallery.gallery import DEFAULT_GALLERY, Gallery
 from data_prep.image_text.assembly import REPORT_FILE
 from data_prep.image_text.formats import Reading
@@ -129,7 +130,7 @@ def run(arguments: argparse.Namespace) -> None:
         split=arguments.split,
         workers=workers,
     )
-    name = arguments.name or arguments.corpus
+    name = arguments.corpus if arguments.name is None else check_name(arguments.name)
     stdlib_logging.getLogger().setLevel(stdlib_logging.ERROR)  # of Beam and its workers
     tfds.disable_progress_bar()
     # Clusters, and other runners than Beam's own, tell things here that matter.

@@ -35,6 +35,10 @@ def open_image(path: epath.Path) -> tuple[bytes, Image.Image]:
 def read_ids(path: epath.Path) -> Int[np.ndarray, "h w"]:
     """Raw ids of a palette PNG (the indices) or a label PNG (the values)."""
     _, image = open_image(path)
+    if image.format != "PNG":
+        raise UserError(
+            f"{path}: a {image.format} file, but masks are PNGs; others may have changed the ids"
+        )
     if image.mode not in _LABEL_MODES:
         raise UserError(
             f"{path}: a {image.mode} picture, but masks are palette or label PNGs; "
@@ -85,9 +89,11 @@ def require_same_size(
 ) -> None:
     """Raises UserError if the upright image and the mask differ in size."""
     height, width = mask.shape
-    size = image.size if images.orientation(image) < _LYING else image.size[::-1]
+    lies = images.orientation(image) >= _LYING
+    size = image.size[::-1] if lies else image.size
     if size != (width, height):
+        turned = " once it is turned as its EXIF data says" if lies else ""
         raise UserError(
-            f"{path}: {image.width} x {image.height} pixels, but its mask {name} has "
+            f"{path}: {size[0]} x {size[1]} pixels{turned}, but its mask {name} has "
             f"{width} x {height}; fetch both again"
         )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ from data_prep.image_text.formats import IMAGE_ENDINGS
 from data_prep.segmentation.files import Sample
 from data_prep.segmentation.ids import IGNORE, UNKNOWN, Table
 from data_prep.segmentation.masks import read_ids
+from eval.class_names import read_lines
 
 _LARGEST_ID = 65535  # of a 16-bit mask
 
@@ -40,22 +42,20 @@ def read_classes(files: OwnFiles) -> tuple[tuple[str, ...], Table]:
         UserError: the file cannot be read, or an id or a name is wrong or there twice.
     """
     path = files.classes
-    try:
-        lines = epath.Path(path).expanduser().read_bytes().decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(f"{path}: cannot read class names ({reason}); one name a line") from None
     names: dict[str, int] = {}
-    for line in filter(str.strip, lines):
+    for line in read_lines(path):
         number, tab, name = line.rpartition("\t")
         name, own = name.strip(), number.strip() if tab else str(len(names))
-        if not own.isdecimal() or int(own) > _LARGEST_ID or int(own) == files.ignore:
+        if not own.isdecimal() or int(own) > _LARGEST_ID:
             raise UserError(f"{path}: {own!r} cannot be the id of class {name!r}; correct the line")
+        if int(own) == files.ignore:
+            raise UserError(
+                f"{path}: {own} is the id of class {name!r} and that of ignored pixels; give "
+                f"another with --ignore, such as {_LARGEST_ID}, or correct the line"
+            )
         if name in names or int(own) in names.values():
             raise UserError(f"{path}: class {name!r} or its id {own} is there twice; keep one")
         names[name] = int(own)
-    if not names:
-        raise UserError(f"{path}: no class names in it; write one name a line")
     table = np.full(max(*names.values(), files.ignore, 255) + 1, UNKNOWN, np.int32)
     table[files.ignore] = IGNORE
     table[list(names.values())] = np.arange(len(names))
@@ -81,6 +81,21 @@ def find_own_samples(files: OwnFiles) -> list[Sample]:
         Sample(key, image, str(masks[key]), functools.partial(read_ids, masks[key]), table)
         for key, image in sorted(images.items())
     ]
+
+
+def content_of(files: OwnFiles) -> str:
+    """Hash of keys, ids, masks, and the images' lengths: other files have another one.
+
+    Raises:
+        UserError: see `find_own_samples`.
+    """
+    samples = find_own_samples(files)
+    digest = hashlib.sha256(samples[0].table.tobytes())
+    for sample in samples:
+        length = sample.image.stat().length
+        digest.update(f"{sample.key}\0{length}\0".encode(errors="surrogateescape"))
+        digest.update(epath.Path(sample.mask).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _by_key(folder: str, endings: tuple[str, ...]) -> dict[str, epath.Path]:

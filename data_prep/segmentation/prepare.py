@@ -19,11 +19,17 @@ from etils import epath
 from cocu_jax.errors import UserError
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest
+from data_prep.dataset_names import check_name
 from data_prep.place_errors import place_error
 from data_prep.segmentation.files import Sample, find_samples
 from data_prep.segmentation.ids import IGNORE
 from data_prep.segmentation.masks import open_image, require_same_size, to_classes
-from data_prep.segmentation.own_files import OwnFiles, find_own_samples, read_classes
+from data_prep.segmentation.own_files import (
+    OwnFiles,
+    content_of,
+    find_own_samples,
+    read_classes,
+)
 from eval.benchmarks import get_benchmark, prepared_benchmarks
 
 
@@ -35,11 +41,13 @@ class SegmentationConfig(tfds.core.BuilderConfig):
         classes: names in label order.
         has_background: class 0 is background.
         files: of one's own data set; None for the official files of a benchmark.
+        content: hash of one's own files, by which a dataset made of others is known.
     """
 
     classes: tuple[str, ...]
     has_background: bool
     files: OwnFiles | None = None
+    content: str = ""
 
     @property
     def ignore_label(self) -> int:
@@ -87,6 +95,7 @@ class Segmentation(tfds.core.GeneratorBasedBuilder):
                 classes=list(config.classes),
                 has_background=config.has_background,
                 ignore_label=ignore,
+                **({"content": config.content} if config.content else {}),
             ),
         )
 
@@ -154,11 +163,11 @@ def prepare_own(name: str, files: OwnFiles, has_background: bool, data_dir: str)
         The dataset's versioned directory, which `config.benchmarks` of `configs/evaluate.py` takes.
 
     Raises:
-        UserError: files are missing or wrong, `data_dir` cannot be written, or a dataset of this
-            name was made with other classes.
+        UserError: files are missing or wrong, the name cannot be that of a folder, `data_dir`
+            cannot be written, or a dataset of this name was made of other files or classes.
         Stopped: an interrupt was requested; nothing is left behind.
     """
-    if name in prepared_benchmarks():
+    if check_name(name) in prepared_benchmarks():
         raise UserError(f"--name {name}: the name of a benchmark; choose another")
     classes, _ = read_classes(files)
     config = SegmentationConfig(
@@ -167,12 +176,16 @@ def prepare_own(name: str, files: OwnFiles, has_background: bool, data_dir: str)
         classes=classes,
         has_background=has_background,
         files=files,
+        content=content_of(files),
     )
     directory = _prepare(config, None, data_dir)
     stored = tfds.builder_from_directory(directory).info.metadata
-    if (stored["classes"], stored["has_background"]) != (list(classes), has_background):
+    wanted = {name: getattr(config, name) for name in ("has_background", "content")}
+    wanted["classes"] = list(classes)
+    if other := [name for name, value in wanted.items() if stored.get(name, value) != value]:
+        what = "images, masks or ids" if other == ["content"] else "classes"
         raise UserError(
-            f"{directory}: is there already, with other classes; remove it or give another --name"
+            f"{directory}: is there already, with other {what}; remove it or give another --name"
         )
     return directory
 

@@ -56,9 +56,11 @@ def test_masks_of_every_kind_become_classes(tmp_path, kind):
 
 
 def test_ids_may_have_gaps_and_another_one_may_be_ignored(tmp_path):
-    masks = write_files(tmp_path, "wide", "7\troad\n300\tsky\n", (0, 7, 300))
+    classes = "\ufeff# id, name\r\n7\troad, street\r\n\r\n300\tsky  # above\r\n"
+    masks = write_files(tmp_path, "wide", classes, (0, 7, 300))
     files = own(tmp_path, ignore=0)
     corpus = open_corpus(prepare_own("x", files, False, str(tmp_path / "tfds")), "validation")
+    assert corpus.metadata["classes"] == ["road, street", "sky"]
     [first, _] = read_shard(corpus, 0, decode_images=True).as_numpy_iterator()
     expected = np.select([masks["a"] == 7, masks["a"] == 300], [0, 1], 255)
     np.testing.assert_array_equal(first["segmentation"][..., 0], expected)
@@ -74,6 +76,12 @@ def test_command_makes_a_dataset_that_the_evaluation_can_open(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(command.split())
     assert "is there already, with other classes" in capsys.readouterr().err
+    mask = tmp_path / "labels/a.png"
+    Image.fromarray(np.asarray(Image.open(mask)).T[:, ::-1].T).save(mask)  # other pixels, one size
+    for name, message in (("mine", "with other images, masks or ids"), ("../mine", "use letters")):
+        with pytest.raises(SystemExit):
+            main([*command.replace("mine", name).split(), "--has_background"])
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -86,13 +94,22 @@ def test_command_makes_a_dataset_that_the_evaluation_can_open(tmp_path, capsys):
             r"holds id 2 .*--classes",
         ),
         (lambda p: (p / "classes.txt").write_text("a\na\n"), r"class 'a' or its id 1 is there"),
-        (lambda p: (p / "classes.txt").write_text("255\ta\n"), r"'255' cannot be the id"),
+        (lambda p: (p / "classes.txt").write_text("x\ta\n"), r"'x' cannot be the id"),
+        (lambda p: (p / "classes.txt").write_text("255\ta\n"), r"255 is the id .*--ignore"),
         (lambda p: (p / "classes.txt").unlink(), r"classes\.txt: cannot read class names"),
         (
             lambda p: Image.new("RGB", (56, 40)).save(p / "labels/deep/b.png"),
             r"b\.png: a RGB picture",
         ),
         (lambda p: Image.new("L", (9, 9)).save(p / "labels/deep/b.png"), r"b\.png has 9 x 9"),
+        (
+            lambda p: Image.new("L", (56, 40)).save(p / "labels/a.png"),
+            r"40 x 56 pixels once .*EX",
+        ),
+        (
+            lambda p: Image.new("L", (56, 40)).save(p / "labels/deep/b.png", format="JPEG"),
+            r"b\.png: a JPEG file",
+        ),
     ],
 )
 def test_wrong_files_are_one_line_and_leave_nothing(tmp_path, spoil, message):

@@ -10,7 +10,8 @@ from cocu_jax.errors import UserError
 from cocu_jax.models.templates import IMAGENET_TEMPLATES, SUBSET_TEMPLATES
 from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.huggingface import save_groupvit
-from eval.class_embeddings import embed_classes, read_class_names
+from eval.class_embeddings import embed_classes
+from eval.class_names import read_class_names
 
 NAMES = ("dog", "traffic light", "Yellow Lady's Slipper", "sky", "a")
 
