@@ -74,3 +74,42 @@ def test_part_that_is_stopped_leaves_a_line(capsys):
     error, time = map(json.loads, capsys.readouterr().out.splitlines())
     assert error["part"] == "agreement" and error["error"].startswith("the time is up")
     assert time["seconds"] < 30
+
+
+# A part that leaves a process behind which holds its output open, and fails as JAX's programs do.
+PART = """
+import subprocess, sys
+print('{"metric": "m", "value": 2}', flush=True)
+print(subprocess.Popen(["sleep", "600"]).pid, flush=True)
+sys.exit("RuntimeError: out of memory")
+"""
+
+
+@pytest.mark.slow  # imports torch
+def test_part_that_leaves_processes_behind_is_not_waited_for(tmp_path, monkeypatch, capsys):
+    from benchmarks.accelerator.__main__ import run_part
+
+    folder = tmp_path / "benchmarks/accelerator"
+    folder.mkdir(parents=True)
+    (folder / "__main__.py").write_text(PART)
+    monkeypatch.chdir(tmp_path)
+    assert run_part("agreement", seconds=60, tiny=True) == {"m": 2}
+    _, left, error, time = capsys.readouterr().out.splitlines()
+    assert json.loads(error)["error"] == "exit code 1: RuntimeError: out of memory"
+    assert json.loads(time)["seconds"] < 30
+    command = pathlib.Path(f"/proc/{left}/cmdline")
+    assert not command.exists() or "sleep" not in command.read_text()  # gone, or unreaped
+
+
+@pytest.mark.slow
+def test_reason_of_a_failing_part_is_its_last_line(monkeypatch, capsys):
+    import jax
+
+    from benchmarks.accelerator import __main__ as benchmark
+
+    part = benchmark.PARTS["agreement"]._replace(run=lambda tiny: jax.jit(lambda x: x @ x)(1.0))
+    monkeypatch.setitem(benchmark.PARTS, "agreement", part)
+    with pytest.raises(SystemExit, match="^ValueError|^TypeError") as stopped:
+        benchmark.run_here("agreement", tiny=True)
+    assert "JAX has removed" not in str(stopped.value)
+    assert "Traceback" in capsys.readouterr().err

@@ -20,6 +20,7 @@ machine: its figures mean nothing.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 
 # Torch shares the card, so JAX may not take most of its memory when it starts.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -50,8 +52,11 @@ def main() -> None:
     parser.add_argument("--part", choices=list(PARTS), help="run one part in this process")
     options = parser.parse_args()
     if options.part:
-        PARTS[options.part].run(options.tiny)
+        run_here(options.part, options.tiny)
         return
+    if not any(name.startswith(tuple(options.only.split(","))) for name in PARTS):
+        parser.error(f"--only {options.only}: none of {', '.join(PARTS)} begins so")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the part that runs, too
     deadline = time.monotonic() + options.seconds
     print_line(card_and_versions())
     wanted, figures = tuple(options.only.split(",")), {}
@@ -68,11 +73,22 @@ def main() -> None:
         print_ratios(figures, new)
 
 
+def run_here(name: str, tiny: bool) -> None:
+    """Runs a part in this process; the last line that a failing one leaves says why it failed."""
+    try:
+        PARTS[name].run(tiny)
+    except Exception as error:  # whatever a compiler or an allocator raises
+        traceback.print_exc()  # ends in a remark of JAX's
+        reason = (str(error).strip().splitlines() or [""])[0]
+        sys.exit(f"{type(error).__name__}: {reason}")
+
+
 def run_part(name: str, seconds: float, tiny: bool) -> dict[str, float]:
     """Runs a part in its own process, which is stopped when the time is up; passes on its lines.
 
     Returns:
-        The values of its figures by metric.
+        The values of its figures by metric. Of one that fails a line says why, and the end of what
+        it told on standard error is passed on there.
     """
     command = [sys.executable, "-m", "benchmarks.accelerator", "--part", name]
     figures, start = {}, time.monotonic()
@@ -84,24 +100,35 @@ def run_part(name: str, seconds: float, tiny: bool) -> dict[str, float]:
             text=True,
             start_new_session=True,
         )
-        # With its children: compilers, which hold its output open.
-        late = threading.Timer(max(seconds, 1), os.killpg, (process.pid, signal.SIGKILL))
+        late = threading.Timer(max(seconds, 1), _end, (process,))
         late.start()
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            if line.startswith('{"metric"'):
-                figure = json.loads(line)
-                figures |= {figure["metric"]: figure["value"]} if "value" in figure else {}
-        code = process.wait()
-        late.cancel()
+        # What it leaves running (compilers) holds its output open, and would be waited for.
+        threading.Thread(target=lambda: (process.wait(), _end(process)), daemon=True).start()
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                if line.startswith('{"metric"'):
+                    figure = json.loads(line)
+                    figures |= {figure["metric"]: figure["value"]} if "value" in figure else {}
+            code = process.wait()
+        finally:  # interrupted: the card is for others then
+            late.cancel()
+            _end(process)
         errors.seek(0)
-        last = (errors.read().strip().splitlines() or [""])[-1]
+        told = errors.read().strip().splitlines() or [""]
     taken = time.monotonic() - start
     if code:
         reason = "the time is up" if taken >= seconds else f"exit code {code}"
-        print_line({"part": name, "error": f"{reason}: {last[:300]}"})
+        print_line({"part": name, "error": f"{reason}: {told[-1][:300]}"})
+        print(*told[-30:], sep="\n", file=sys.stderr, flush=True)
     print_line({"part": name, "seconds": round(taken, 1)})
     return figures
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Kills a part and all that it started, if anything of it still runs."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def print_ratios(figures: dict[str, float], new: dict[str, float]) -> None:
