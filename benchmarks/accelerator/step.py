@@ -10,7 +10,7 @@ from benchmarks.accelerator.measure import (
     wait_for_jax,
     wait_for_torch,
 )
-from benchmarks.figures import print_figure
+from benchmarks.figures import print_figure, print_line
 from benchmarks.steps import comparable_config, random_batch, torch_step
 from cocu_jax.training.compiled import cost_of
 from cocu_jax.training.hardware import chip_of
@@ -51,6 +51,7 @@ def ours(batch: int, remat: bool, tiny: bool) -> None:
     seconds = seconds_of(step, wait_for_jax, tiny)
     name = f"step, batch {batch}: ours, {'recomputed' if remat else 'kept'}"
     print_figure(name, config.batch_size / seconds, "images/s")
+    print_line({"metric": f"{name}, attention", "is": plan.attention})
     cost = cost_of(program)
     print_figure(f"{name}, memory of the program", cost.memory / 1e9, "GB", better="lower")
     peak = (device[0].memory_stats() or {}).get("peak_bytes_in_use")

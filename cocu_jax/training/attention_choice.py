@@ -1,4 +1,4 @@
-"""One decision about cuDNN's attention for all processes of a run.
+"""The same decisions about cuDNN's attention for all processes of a run.
 
 Each process could find out on its own, but a passing failure on one of several hosts would leave
 them with different programs that wait for each other for ever.
@@ -16,27 +16,34 @@ from cocu_jax.training.objective import Batch, Features, Metrics, Objective
 
 
 def agree_on_attention(objective: Objective, batch: Batch) -> tuple[Objective, str]:
-    """The objective with cuDNN's attention everywhere, or with XLA's everywhere, and its name.
+    """The objective with cuDNN's attention wherever process 0 can compile it, and what that is.
 
     On GPUs process 0 tries every shape of attention that the towers have, and all processes follow
-    its answer. Elsewhere there is nothing to decide.
+    its answers. Elsewhere there is nothing to decide.
 
     Args:
         objective: model and loss.
         batch: shapes of a batch of any size.
+
+    Returns:
+        The objective, and whose attention it runs: "cuDNN's", "XLA's", or for how many shapes
+        cuDNN's.
     """
     if jax.default_backend() != "gpu":
         return objective, "XLA's"
-    shapes = _attention_shapes(objective, batch)
+    shapes = sorted(_attention_shapes(objective, batch))
     first = jax.process_index() == 0
-    chosen = first and bool(shapes) and all(cudnn_compiles(*shape) for shape in sorted(shapes))
+    answers = np.array([first and cudnn_compiles(*shape) for shape in shapes], bool)
     if jax.process_count() > 1:
-        chosen = bool(multihost_utils.broadcast_one_to_all(np.array(chosen)))
-    name = "cuDNN's" if chosen else "XLA's"
+        answers = multihost_utils.broadcast_one_to_all(answers)
+    chosen = {shape for shape, answer in zip(shapes, answers, strict=True) if answer}
+    name = {0: "XLA's", len(shapes): "cuDNN's"}.get(
+        len(chosen), f"cuDNN's for {len(chosen)} of {len(shapes)} shapes, XLA's for the others"
+    )
     logging.info("attention of the train step: %s, on all processes", name)
 
     def features(model: nnx.Module, batch: Batch) -> tuple[Features, Metrics]:
-        with choose_cudnn(lambda *shape: chosen):
+        with choose_cudnn(lambda *shape: shape in chosen):
             return objective.features(model, batch)
 
     return objective._replace(features=features), name

@@ -33,7 +33,7 @@ class Plan:
         init: () -> the state before the first step; jitted.
         step: (state, batch) -> state, metrics; jitted, the old state is donated.
         flops: matrix-product operations of a step, counted by hand.
-        attention: whose attention GPUs run, "cuDNN's" or "XLA's".
+        attention: whose attention GPUs run, see `agree_on_attention`.
     """
 
     objective: Objective

@@ -1,6 +1,7 @@
 """All processes run the attention that process 0 has chosen, whatever each would find itself."""
 
 import jax
+import numpy as np
 import pytest
 
 from cocu_jax.models import attention
@@ -31,8 +32,8 @@ def test_every_attention_follows_process_0(small, monkeypatch, answer):
     asked = []
 
     def broadcast(found):
-        asked.append(bool(found))
-        return answer
+        asked.append(found.tolist())
+        return np.full_like(found, answer)
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -46,13 +47,14 @@ def test_every_attention_follows_process_0(small, monkeypatch, answer):
     monkeypatch.setattr(attention, "_cudnn_attention", lambda q, k, v, *, causal: q)
     monkeypatch.setattr(attention, "_CHOOSER", attention.contextvars.ContextVar("c", default=never))
     agreed, name = agree_on_attention(objective, batch)
-    assert name == ("cuDNN's" if answer else "XLA's") and len(asked) == 1
+    assert name == ("cuDNN's" if answer else "XLA's")
+    assert len(asked) == 1 and not any(asked[0])  # a process that is not the first has no say
     found = programs_for_cuda(agreed, batch)
     # The last block of the text tower is read at one token, which cuDNN's kernel is not for.
     assert len(found) >= 6 and found.count(True) == (len(found) - 1 if answer else 0)
 
 
-def test_process_0_asks_for_every_shape_and_one_refusal_is_enough(small, monkeypatch):
+def test_process_0_asks_for_every_shape_and_a_refused_one_is_left_to_xla(small, monkeypatch):
     objective, batch = small
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     asked = set()
@@ -61,7 +63,14 @@ def test_process_0_asks_for_every_shape_and_one_refusal_is_enough(small, monkeyp
     # 16 patches and 4 group tokens see each other; 4 segments see the patches; and the texts.
     assert (20, 20, 8, "bfloat16", False) in asked and (4, 16, 8, "bfloat16", False) in asked
     assert (24, 24, 4, "bfloat16", True) in asked
-    monkeypatch.setattr(attention_choice, "cudnn_compiles", lambda *shape: not shape[-1])
+    refused = (4, 16, 8, "bfloat16", False)
+    monkeypatch.setattr(attention_choice, "cudnn_compiles", lambda *shape: shape != refused)
+    monkeypatch.setattr(attention, "_cudnn_attention", lambda q, k, v, *, causal: q)
+    agreed, name = agree_on_attention(objective, batch)
+    assert name == f"cuDNN's for {len(asked) - 1} of {len(asked)} shapes, XLA's for the others"
+    found = programs_for_cuda(agreed, batch)
+    assert found.count(False) == 2 and len(found) >= 6  # the refused one, and that at one token
+    monkeypatch.setattr(attention_choice, "cudnn_compiles", lambda *shape: False)
     assert agree_on_attention(objective, batch)[1] == "XLA's"
 
 
