@@ -1,7 +1,7 @@
-"""A CLIP on the corpora of `configs/cocu.py`, e.g. one to curate with: `--config=configs/clip.py`.
+"""Trains a CLIP on the corpora of `configs/cocu.py`, e.g. for curation: `--config=configs/clip.py`.
 
-The image tower is OpenAI's ViT-B/32; data, batch and optimisation are those of `configs/cocu.py`,
-with captions only.
+The image tower has the architecture of OpenAI's ViT-B/32. Data, batch size and optimisation are
+those of `configs/cocu.py`, with captions only.
 """
 
 import ml_collections
@@ -10,7 +10,7 @@ from configs import cocu
 
 
 def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
-    """Variants name the corpora, as in `configs/cocu.py`; needs no annotations."""
+    """The corpora of a variant are those of `configs/cocu.py`; annotations are not needed."""
     if variant not in cocu.VARIANTS:
         raise ValueError(f"no variant {variant!r}; choose one of {', '.join(cocu.VARIANTS)}")
     config = cocu.get_config(variant)
@@ -19,7 +19,7 @@ def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
     for corpus in config.data.corpora:
         corpus.annotations = ""
     config.eval_every = 0
-    config.evaluation = None  # evaluate the export with configs/evaluate.py
+    config.evaluation = None  # the exported model can be evaluated with configs/evaluate.py
 
     text = config.model.text
     config.model = model = ml_collections.ConfigDict()  # fields of CLIPConfig

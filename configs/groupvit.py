@@ -1,7 +1,8 @@
-"""The GroupViT baseline: as `configs/cocu.py`, with prompts from the image's own caption.
+"""The GroupViT baseline: `configs/cocu.py` with prompts from the image's own caption.
 
-Prompts hold the caption's gallery concepts. GroupViT took all its nouns, and so does
-`--config.data.concepts=nouns` with corpora of `python -m data_prep image_text … --nouns`.
+Prompts are made of the caption's gallery concepts. To use all nouns of the caption, as GroupViT
+did, set `--config.data.concepts=nouns` and prepare the corpora with `python -m data_prep image_text
+… --nouns`.
 """
 
 import ml_collections
@@ -10,7 +11,7 @@ from configs import cocu
 
 
 def get_config(variant: str = "cc3m") -> ml_collections.ConfigDict:
-    """The published recipe of GroupViT; needs no annotations. Variants as in `configs/cocu.py`."""
+    """The published recipe of GroupViT, without annotations; variants as in `configs/cocu.py`."""
     config = cocu.get_config(variant)
     config.data.concepts = "caption"
     for corpus in config.data.corpora:

@@ -1,21 +1,21 @@
-"""Choosing the concepts of a sample's prompts (CoCu, section 3.4), for a whole batch at once."""
+"""Samples the concepts that a sample's prompts are made of (CoCu, section 3.4), batched."""
 
 import tensorflow as tf
 from jaxtyping import Float, Float64, Int
 
 from cocu_jax.input.draws import uniforms
 
-CAPTION = -1  # stands for "the caption itself" where a sample has too few concepts
+CAPTION = -1  # in place of a concept: the sample has too few, and its caption is used instead
 
 _CLUSTER_DRAW, _MEMBER_DRAW, _CAPTION_DRAW = 101, 102, 103
 
 
 def sample_top(concepts: tf.RaggedTensor, count: int) -> Int[tf.Tensor, "b count"]:
-    """The best-scored concepts; `CAPTION` where there are fewer.
+    """The best-scored concepts, padded with `CAPTION`.
 
     Args:
         concepts: int64 ids [b, (n)] in ranked order.
-        count: how many to choose.
+        count: number of concepts to choose.
     """
     return concepts[:, :count].to_tensor(CAPTION, shape=[None, count])
 
@@ -27,20 +27,21 @@ def sample_clusters(
     clusters: tf.RaggedTensor,
     count: int,
 ) -> Int[tf.Tensor, "b count"]:
-    """Cluster-guided sampling: `count` clusters with replacement, one member of each.
+    """Cluster-guided sampling: draws `count` clusters with replacement, and a concept from each.
 
-    A cluster's weight is the softmax, over the sample's clusters, of its mean score; a member's is
-    the softmax of the cluster's scores. Samples without clusters get `sample_top`.
+    Clusters are drawn from a softmax of their mean scores, concepts from a softmax of the scores
+    within the cluster. Samples without clusters get `sample_top`.
 
     Args:
         stream: one random stream per sample.
         concepts: int64 ids [b, (n)] in ranked order.
         scores: float32 scores [b, (n)].
-        clusters: int64 labels [b, (n)], from 0; all -1 where the archive was not clustered.
-        count: how many to choose.
+        clusters: int64 cluster labels [b, (n)], from 0; all -1 if the concepts of the sample were
+            not clustered.
+        count: number of concepts to choose.
     """
     ids = _padded(concepts, CAPTION)
-    # float64: the padding, and with it the order of summation, must not change a draw
+    # In float64, so that padding, which changes the order of summation, does not change a draw.
     score = _padded(tf.cast(scores, tf.float64), 0)
     label = _padded(clusters, -1)
     labels = tf.range(tf.shape(ids)[1], dtype=label.dtype)
@@ -64,12 +65,12 @@ def sample_clusters(
 def sample_caption(
     stream: Int[tf.Tensor, "b"], concepts: tf.RaggedTensor, count: int
 ) -> Int[tf.Tensor, "b count"]:
-    """Concepts of the caption, without replacement; `CAPTION` where there are fewer.
+    """Concepts of the caption, drawn uniformly without replacement, padded with `CAPTION`.
 
     Args:
         stream: one random stream per sample.
         concepts: int64 ids [b, (n)].
-        count: how many to choose.
+        count: number of concepts to choose.
     """
     ids = tf.pad(concepts.to_tensor(CAPTION), [[0, 0], [0, count]], constant_values=CAPTION)
     rank = uniforms(stream, _CAPTION_DRAW, tf.shape(ids)[1])
@@ -80,15 +81,15 @@ def sample_caption(
 def _choose(
     logits: Float64[tf.Tensor, "b r n"], allowed: tf.Tensor, uniform: Float[tf.Tensor, "b k"]
 ) -> Int[tf.Tensor, "b k"]:
-    """Index drawn with softmax weights among the allowed ones, by inverting the distribution."""
+    """Draws indices from a softmax over the allowed ones, by inverse transform sampling."""
     weights = tf.where(allowed, tf.exp(logits - tf.reduce_max(logits, axis=-1, keepdims=True)), 0)
     cumulative = tf.cumsum(weights, axis=-1)
     target = tf.cast(uniform, tf.float64)[..., None] * cumulative[..., -1:]
     index = tf.reduce_sum(tf.cast(cumulative <= target, tf.int32), axis=-1)
-    return tf.minimum(index, tf.shape(weights)[-1] - 1)  # only where nothing is allowed
+    return tf.minimum(index, tf.shape(weights)[-1] - 1)  # matters only if nothing is allowed
 
 
 def _padded(values: tf.RaggedTensor, fill) -> tf.Tensor:
-    """Dense [b, n + 1]: the last column is never a value, so that even empty rows have a place."""
+    """Dense [b, n + 1]; the last column is always `fill`, so that no sample is empty."""
     dense = values.to_tensor(fill)
     return tf.pad(dense, [[0, 0], [0, 1]], constant_values=tf.cast(fill, dense.dtype))

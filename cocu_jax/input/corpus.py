@@ -1,4 +1,4 @@
-"""A split of a TFDS dataset on disk, as a list of shards that are read in a fixed order."""
+"""Opens one split of a TFDS dataset, as a list of shards that are read in a fixed order."""
 
 import dataclasses
 import hashlib
@@ -17,16 +17,16 @@ class Corpus:
     """One split of one TFDS dataset (TFRecord files) on local disk or in a bucket.
 
     Attributes:
-        directory: the dataset's versioned directory, the one with `dataset_info.json`.
+        directory: the dataset's versioned directory, which contains `dataset_info.json`.
         split: name of the split.
         features: the TFDS feature specification.
-        metadata: what the builder stored beside the features (gallery, class names …).
-        shard_files: file of every shard, in order.
+        metadata: metadata of the dataset (gallery, class names …).
+        shard_files: path of every shard, in order.
         shard_lengths: number of examples of every shard.
-        fingerprint: hash of name, version, features and shard sizes; equal for equal data, and kept
-            by a copy to another place.
-        part_of: fingerprint of the whole split, if this is a part of it (see `corpus_part`).
-        part: the numbers of its shards in the whole split; empty if it is the whole.
+        fingerprint: hash of name, version, features and shard sizes. It is the same for copies in
+            different places.
+        part_of: fingerprint of the whole split, if this is a part of one (see `corpus_part`).
+        part: indices of its shards in the whole split; empty for the whole split.
     """
 
     directory: str
@@ -50,7 +50,7 @@ class Corpus:
         return len(self.shard_files)
 
     def in_whole(self, shard: int) -> tuple[str, int]:
-        """(fingerprint of the whole split, number of the shard in it)."""
+        """(fingerprint of the whole split, index of the shard in it)."""
         return (self.part_of, self.part[shard]) if self.part else (self.fingerprint, shard)
 
 
@@ -58,8 +58,8 @@ def open_corpus(directory: str, split: str) -> Corpus:
     """Opens a prepared dataset.
 
     Args:
-        directory: its versioned directory, e.g. `gs://bucket/tfds/image_text/cc3m/1.0.0`; a parent
-            with exactly one version below it will do.
+        directory: its versioned directory, e.g. `gs://bucket/tfds/image_text/cc3m/1.0.0`, or the
+            parent directory if there is exactly one version in it.
         split: name of the split.
 
     Raises:
@@ -96,10 +96,10 @@ def read_shard(
 
     Args:
         corpus: the opened corpus.
-        shard: its index.
-        skip: how many examples to pass over without parsing them.
-        decode_images: decode images and masks; otherwise they stay encoded bytes, so that a damaged
-            image is the reader's decision.
+        shard: index of the shard.
+        skip: number of examples to skip, without parsing them.
+        decode_images: whether to decode images and masks. Otherwise they remain encoded, so that
+            the caller can handle damaged images.
     """
     records = tf.data.TFRecordDataset(corpus.shard_files[shard]).skip(skip)
     return records.map(
@@ -112,13 +112,14 @@ def read_shard(
 def parse_example(
     features: tfds.features.FeaturesDict, record: tf.Tensor, decode_images: bool
 ) -> dict[str, tf.Tensor]:
-    """One example of a serialised record.
+    """Parses a serialised example.
 
     Args:
-        features: of the corpus.
+        features: feature specification of the corpus.
         record: a scalar string.
-        decode_images: images of three channels become upright RGB pixels, uint8 [h, w, 3]; those of
-            one channel are masks, whose values are decoded as they are. Otherwise both stay bytes.
+        decode_images: whether to decode images of three channels to upright RGB pixels, uint8
+            [h, w, 3], and images of one channel, which are masks, to their unchanged values.
+            Otherwise both remain encoded.
     """
     images = {
         name: kind for name, kind in features.items() if isinstance(kind, tfds.features.Image)

@@ -1,4 +1,4 @@
-"""From an encoded image to a square of uint8: random resized crop and flip, or a plain resize."""
+"""Makes a square uint8 image of an encoded one: random resized crop and flip, or only a resize."""
 
 import math
 
@@ -16,25 +16,25 @@ NUM_DRAWS = 4 * _ATTEMPTS + 1
 def random_crop(
     encoded: tf.Tensor, draws: Float[tf.Tensor, "d"], size: int, area: tuple[float, float]
 ) -> UInt8[tf.Tensor, "size size 3"]:
-    """A random part of the image, resized to a square and flipped half of the time.
+    """A random crop of the image, resized to a square and flipped with probability 1/2.
 
     Args:
-        encoded: an image file; of a JPEG only the part is decoded.
+        encoded: an image file; of a JPEG only the crop is decoded.
         draws: `NUM_DRAWS` draws from [0, 1).
         size: side of the result in pixels.
-        area: smallest and largest share of the image's area that the part takes.
+        area: smallest and largest area of the crop, as a share of the image.
     """
 
     def window(height, width):
         return crop_window(height, width, draws[:-1], area)
 
     image = resize(image_graph.decode(encoded, window), size)
-    # Not tf.where: it is several times slower than decoding.
+    # tf.where would take several times as long as decoding.
     return tf.cond(draws[-1] < 0.5, lambda: image, lambda: tf.reverse(image, [1]))
 
 
 def whole_image(encoded: tf.Tensor, size: int) -> UInt8[tf.Tensor, "size size 3"]:
-    """The image, resized to a square without keeping its aspect."""
+    """The image, resized to a square without keeping its aspect ratio."""
     return resize(image_graph.decode(encoded), size)
 
 
@@ -44,11 +44,11 @@ def crop_window(
     draws: Float[tf.Tensor, "d"],
     area: tuple[float, float],
 ) -> Int[tf.Tensor, "4"]:
-    """Top, left, height and width of a random part, as torchvision's RandomResizedCrop draws it.
+    """Top, left, height and width of a random crop, drawn as in torchvision's RandomResizedCrop.
 
-    Area uniform in `area`, logarithm of the aspect ratio (width by height) uniform between those of
-    3/4 and 4/3, place uniform; the first of ten attempts that fits into the image, else its largest
-    centred part with an allowed ratio.
+    The area is uniform in `area`, the logarithm of the aspect ratio (width / height) is uniform
+    between those of 3/4 and 4/3, and the place is uniform. The first of ten attempts that fits in
+    the image is used; otherwise the largest centred crop with an allowed ratio.
     """
     share, ratio, down, right = tf.unstack(tf.reshape(draws, [4, _ATTEMPTS]))
     tall, wide = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
@@ -69,10 +69,10 @@ def crop_window(
 
 
 def resize(image: UInt8[tf.Tensor, "h w 3"], size: int) -> UInt8[tf.Tensor, "size size 3"]:
-    """Bilinear resize, half-pixel centres, rounded; filtered against aliasing if it shrinks much.
+    """Bilinear resize with half-pixel centres; with antialiasing if the image shrinks a lot.
 
-    Corpora are stored at 256 x 256, so that parts of them seldom shrink, and then by little: those
-    take the fast path. Larger images are resized as Pillow does it.
+    Corpora are stored at 256 x 256, so crops are rarely reduced in size, and then only a little;
+    these take the fast path. A larger reduction is antialiased as in Pillow.
     """
     scale = size / tf.cast(tf.shape(image)[:2], tf.float32)
     images = image[None]

@@ -1,8 +1,8 @@
-"""Random numbers that are functions of what they are for, not of when they are asked for.
+"""Random numbers as functions of their purpose (seed, epoch, key), not of the order of calls.
 
-Every draw of the pipeline is a hash of (seed, epoch, key of the example, number of the draw). The
-same example in the same epoch is cropped and captioned alike whatever was read before it, on
-whichever host, after any number of restarts.
+Every draw of the pipeline is a hash of (seed, epoch, key of the example, purpose, index). So an
+example is augmented in the same way in the same epoch, whatever was read before it, on any host,
+after any number of restarts.
 """
 
 import tensorflow as tf
@@ -14,7 +14,7 @@ _MIX_2 = 0x94D049BB133111EB
 
 
 def mix(*values: tf.Tensor | int) -> tf.Tensor:
-    """Hashes integers, elementwise and in order, into one well mixed uint64 (SplitMix64 steps)."""
+    """Hashes a sequence of integers to a uint64, elementwise (with steps of SplitMix64)."""
     state = tf.constant(0, tf.uint64)
     for value in values:
         state = _scramble(state + tf.cast(value, tf.uint64))
@@ -31,8 +31,8 @@ def uniforms(stream: Int[tf.Tensor, "*s"], purpose: int, count) -> Float[tf.Tens
 
     Args:
         stream: uint64 streams of any shape.
-        purpose: a constant that no other use of the same streams has.
-        count: draws per stream; a Python number or a scalar tensor.
+        purpose: a constant that is different for every use of the same streams.
+        count: number of draws per stream; a Python integer or a scalar tensor.
     """
     counter = tf.cast(tf.range(count), tf.uint64)
     bits = mix(mix(stream, purpose)[..., None] + counter)

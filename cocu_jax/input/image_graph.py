@@ -1,4 +1,4 @@
-"""The reader of `images` as TensorFlow operations: the same limits, and the same pixels bit by bit.
+"""The decoder of `images` as TensorFlow operations: the same limits, bit-identical pixels.
 
 JPEGs and PNGs of 8 bits, which prepared corpora hold, are decoded without Python. The rest (CMYK,
 16 bits, GIF, BMP, WebP, TIFF …) is handed to `images` one by one.
@@ -12,15 +12,16 @@ from jaxtyping import Bool, Int, UInt8
 
 from cocu_jax.input.images import MAX_BYTES, MAX_PIXELS, UnreadableImage, decode_image
 
-# Height and width of the upright image -> top, left, height and width of the part that is wanted.
+# (height, width) of the upright image -> top, left, height and width of the part to decode.
 WindowOf = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 _ACCURATE = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
-# Colours are interpolated from the next sample, two pixels away: a part needs that much around it.
+# Chroma is interpolated from the neighbouring sample, two pixels away, so a margin of two pixels
+# around the part is decoded as well.
 _MARGIN = 2
 _ORIENTATION = 0x0112
-_PILLOW = 0  # stands for an orientation that is left to Pillow to find
-# Expressions read UTF-8, so \C stands for every byte that is not ASCII.
+_PILLOW = 0  # in place of an orientation: Pillow has to find it
+# TensorFlow's regular expressions read UTF-8; \C matches any single byte.
 _PNG_OF_8_BITS = r"\CPNG\r\n\x1a\n\C{4}IHDR\C{8}\x08\C*"
 _PNG_METADATA = r"\C*(eXIf|tiff:Orientation|Raw profile type)\C*"  # may ask for a turn
 _JFIF, _EXIF = b"\xff\xd8\xff\xe0\x00\x10", b"Exif\0\0"
@@ -28,18 +29,18 @@ _TABLES = (b"\xff\xdb", b"\xff\xc0", b"\xff\xc2", b"\xff\xc4", b"\xff\xda")
 
 
 def decode(encoded: tf.Tensor, window_of: WindowOf | None = None) -> UInt8[tf.Tensor, "h w 3"]:
-    """Upright RGB pixels of an image, or of a part of it; of a JPEG only the part is decoded.
+    """Upright RGB pixels of an image or a part of it; of a JPEG only the part is decoded.
 
     Args:
         encoded: a scalar string, the file.
-        window_of: says which part; None takes the whole.
+        window_of: returns the part to decode; None: the whole image.
 
     Raises:
-        tf.errors.InvalidArgumentError: in the graph, where the image cannot be read.
+        tf.errors.InvalidArgumentError: when the graph is run and the image cannot be read.
     """
     with tf.control_dependencies([_check(tf.strings.length(encoded) <= MAX_BYTES, "bytes")]):
         encoded = tf.identity(encoded)
-    # Every condition on the way costs as much as a tenth of decoding a small image: one for most.
+    # A tf.cond costs a tenth of the time of decoding a small image, so most images pass only one.
     image = tf.cond(
         _is_plain_jpeg(encoded),
         lambda: _decode_jpeg(encoded, window_of, _upright),
@@ -53,8 +54,8 @@ def decode(encoded: tf.Tensor, window_of: WindowOf | None = None) -> UInt8[tf.Te
 
 
 def _is_plain_jpeg(encoded):
-    """Whether the JFIF header is followed by the tables at once: nothing asks for a turn."""
-    start = tf.strings.join([tf.strings.substr(encoded, 0, 22), b"\0" * 22])  # it may be shorter
+    """Whether the tables follow the JFIF header directly, so that there is no EXIF orientation."""
+    start = tf.strings.join([tf.strings.substr(encoded, 0, 22), b"\0" * 22])  # for short files
     return tf.reduce_all(tf.strings.substr(start, [0, 20], [6, 2]) == [_JFIF, _TABLES[0]])
 
 
@@ -106,7 +107,7 @@ def _decode_jpeg(encoded, window_of, orientation_of):
 
 
 def _jpeg_part(encoded, height, width, window):
-    """The part as decoding everything would give it, colours at its rim included."""
+    """A part of a JPEG, with exactly the pixels that decoding the whole image would give."""
     top, left, tall, wide = tf.unstack(window)
     first_row, first_column = tf.maximum(top - _MARGIN, 0), tf.maximum(left - _MARGIN, 0)
     rows = tf.minimum(top + tall + _MARGIN, height) - first_row
@@ -117,7 +118,7 @@ def _jpeg_part(encoded, height, width, window):
 
 
 def _jpeg_orientation(encoded) -> Int[tf.Tensor, ""]:
-    """EXIF's orientation 1 to 8, or `_PILLOW` where metadata are of an unusual kind."""
+    """The EXIF orientation, 1 to 8; `_PILLOW` if the metadata has an unusual form."""
 
     def marker(place):
         return tf.strings.substr(encoded, place, 2)
@@ -134,7 +135,7 @@ def _jpeg_orientation(encoded) -> Int[tf.Tensor, ""]:
 
     last = tf.strings.length(encoded) - 12
     (place,) = tf.while_loop(lambda place: (place < last) & other_segment(place), next_segment, [2])
-    # Pillow looks into XMP where EXIF says nothing.
+    # Pillow reads XMP if EXIF has no orientation.
     xmp = tf.strings.regex_full_match(encoded, r"\C*tiff:Orientation\C*")
     silent = tf.where(xmp, _PILLOW, 1)
     no_exif = tf.where(tf.reduce_any(marker(place) == _TABLES), silent, _PILLOW)
@@ -198,7 +199,7 @@ def _decode_png(encoded):
         mixed = tf.cast(colours, tf.int32) * opaque + 255 * (255 - opaque)
         return tf.cast((mixed + 127) // 255, tf.uint8)
 
-    # Palettes may be transparent in part; that is seen when they are decoded.
+    # Palettes may contain transparent colours, so the decoded alpha channel is checked.
     return tf.cond(tf.reduce_all(alpha == 255), lambda: colours, on_white)
 
 
@@ -209,7 +210,7 @@ def _decode_by_pillow(encoded):
 
 
 def _pixels_or_reason(encoded: bytes | np.ndarray) -> tuple[np.ndarray, bytes]:
-    # A Python error would be logged with its traceback for every damaged file of a corpus.
+    # TensorFlow would log the traceback of a Python exception for every damaged file of a corpus.
     try:
         return decode_image(np.asarray(encoded, object).item()), b""  # eagerly it is an array
     except UnreadableImage as error:
@@ -222,12 +223,12 @@ def _check_size(height, width):
 
 
 def _check(allowed: Bool[tf.Tensor, ""], what: str) -> tf.Operation:
-    # tf.debugging.Assert makes a condition of it, which costs more.
+    # tf.debugging.Assert adds a tf.cond, which costs more.
     return tf.raw_ops.Assert(condition=allowed, data=[f"no {what}, or too many"])
 
 
 def _number(encoded, place, count: int, big_endian: bool) -> Int[tf.Tensor, ""]:
-    """An unsigned number of the file; of 4 bytes only what fits into 31 bits is right."""
+    """An unsigned integer of the file; a number of 4 bytes must be less than 2**31."""
     digits = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, place, count), tf.uint8), tf.int32)
     powers = [256**power for power in range(count)]
     return tf.reduce_sum(digits * (powers[::-1] if big_endian else powers))

@@ -1,4 +1,4 @@
-"""Several corpora in fixed proportions, as one endless sequence with a known count at any place."""
+"""Mixes several corpora in fixed proportions, with known counts at any position."""
 
 import dataclasses
 
@@ -9,20 +9,20 @@ from jaxtyping import Int
 from cocu_jax.input.order import Order
 
 _PERIOD = 1 << 14
-_STRIDE = 10125  # the golden section of the period: starts of lanes never fall into step
+_STRIDE = 10125  # the golden section of the period, so that lanes start at scattered places
 
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Which corpus the n-th example of a lane comes from.
+    """A fixed sequence that determines which corpus the n-th example of a lane comes from.
 
-    The sequence has a period of 16,384 examples in which every corpus has its share (rounded to a
-    whole number, at least one), spread evenly. Lanes walk through it from scattered places, so that
-    every batch has nearly the proportions of the mixture.
+    The sequence has a period of 16,384 examples. Within a period the examples of each corpus are
+    evenly spread; their number is the corpus's share, rounded, and at least one. Lanes start at
+    scattered places of the period, so that every batch has nearly the proportions of the mixture.
 
     Attributes:
-        orders: how each corpus is read.
-        choices: corpus of every place of the period.
+        orders: the order of reading of each corpus.
+        choices: index of the corpus for every place of the period.
     """
 
     orders: tuple[Order, ...]
@@ -34,11 +34,11 @@ class Mixture:
         return self.orders[0].lanes
 
     def read(self, lane: Int[tf.Tensor, ""], done: Int[tf.Tensor, ""]) -> tf.data.Dataset:
-        """Records of one lane, endless: (corpus int64, epoch int64, record, annotation record).
+        """The endless records of one lane: (corpus int64, epoch int64, record, annotation record).
 
         Args:
-            lane: which virtual reader.
-            done: how many examples, of all corpora together, it has already read.
+            lane: index of the virtual reader.
+            done: number of examples, of all corpora together, that are skipped.
         """
         start = lane * _STRIDE % _PERIOD
         parts = []
@@ -57,12 +57,12 @@ class Mixture:
 
 
 def mix_corpora(orders: tuple[Order, ...], weights: tuple[float, ...]) -> Mixture:
-    """Interleaves corpora.
+    """Mixes corpora.
 
     Args:
-        orders: how each corpus is read; all have the same lanes.
-        weights: relative share of each; 0 stands for its number of examples, so that without
-            weights every example of every corpus is seen equally often.
+        orders: the order of reading of each corpus; all have the same number of lanes.
+        weights: relative share of each corpus; 0 stands for its number of examples, so that without
+            weights all examples are read equally often.
     """
     shares = [
         weight or order.corpus.num_examples for order, weight in zip(orders, weights, strict=True)
@@ -74,7 +74,7 @@ def mix_corpora(orders: tuple[Order, ...], weights: tuple[float, ...]) -> Mixtur
 
 
 def _whole_counts(shares):
-    """Largest-remainder rounding of shares of the period, at least one each."""
+    """Rounds shares of the period to integers by largest remainder, to at least one each."""
     exact = shares * _PERIOD
     counts = np.maximum(np.floor(exact).astype(np.int64), 1)
     for index in np.argsort(counts - exact, kind="stable")[: max(_PERIOD - counts.sum(), 0)]:
@@ -84,5 +84,5 @@ def _whole_counts(shares):
 
 
 def _count(cumulative, place):
-    """How many of the first `place` examples of the periodic sequence belong to the corpus."""
+    """Number of examples of the corpus among the first `place` of the periodic sequence."""
     return place // _PERIOD * cumulative[-1] + tf.gather(cumulative, place % _PERIOD)

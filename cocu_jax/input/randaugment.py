@@ -1,15 +1,15 @@
 """RandAugment `rand-m9-mstd0.5-inc1` as timm defines it (Cubuk et al., 2020), in the input graph.
 
-Two of fifteen operations are drawn with replacement; each is applied with probability 0.5 at a
-magnitude of N(9, 0.5), clipped to [0, 10]; "inc" means that every operation gets stronger with its
-magnitude. An operation is a function of (image, level, sign) where `image` is float32 [s, s, 3]
-holding whole numbers from 0 to 255, `level` the magnitude and `sign` +1 or -1 for the operations
-that have two directions. Results are those of Pillow's operation of the same name; geometry is
-bilinear and fills with the mean colour of ImageNet.
+Two of fifteen operations are drawn with replacement. Each is applied with probability 0.5, at a
+magnitude drawn from N(9, 0.5) and clipped to [0, 10]; "inc" means that every operation becomes
+stronger with its magnitude. An operation is a function of (image, level, sign): `image` is float32
+[s, s, 3] with integer values from 0 to 255, `level` is the magnitude, and `sign` is +1 or -1, the
+direction of operations that have two. Results equal those of Pillow's operation of the same name.
+Geometric operations are bilinear and fill with the mean colour of ImageNet.
 
-This runs on the host: 50,176 scattered reads per image and neighbour are what a TPU is worst at
-(compiled for v5e, the affine operation alone moves 13 GB per image), and TPU hosts have cores to
-spare. One compiled function (XLA) per layer makes it cheap: TensorFlow's own kernels take 3 times
+This runs on the host. An operation gathers 50,176 pixels per image and neighbour, which is slow on
+a TPU: compiled for v5e, the affine operation alone moves 13 GB per image. TPU hosts have enough
+cores for it. Each layer is one function compiled by XLA; TensorFlow's own kernels take three times
 as long.
 """
 
@@ -51,7 +51,7 @@ def randaugment(
 
 
 def plan(draws: Float[tf.Tensor, "*b d"]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """What happens in each layer: applied (bool), operation, level and sign, all [*b, 2]."""
+    """For each layer whether it is applied, its operation, level and sign, all [*b, 2]."""
     applied, operation, level, sign = tf.split(draws, 4, axis=-1)
     deviate = tf.math.ndtri(tf.clip_by_value(level, 2.0**-24, 1 - 2.0**-24))
     return (
@@ -66,7 +66,7 @@ def plan(draws: Float[tf.Tensor, "*b d"]) -> tuple[tf.Tensor, tf.Tensor, tf.Tens
 def apply(
     image: UInt8[tf.Tensor, "s s 3"], operation: Int[tf.Tensor, ""], level: Scalar, sign: Scalar
 ) -> UInt8[tf.Tensor, "s s 3"]:
-    """Applies one operation, given by its place in `OPERATIONS`."""
+    """Applies one operation, given by its index in `OPERATIONS`."""
 
     def branch(function):
         return lambda: tf.cast(function(tf.cast(image, tf.float32), level, sign), tf.uint8)
@@ -107,7 +107,7 @@ def posterize(image: Image, level: Scalar, sign: Scalar) -> Image:
 
 
 def solarize(image: Image, level: Scalar, sign: Scalar) -> Image:
-    """Inverts the values from a threshold on that falls from 256 to 0."""
+    """Inverts values at or above a threshold: 256 at level 0, 0 at level 10."""
     threshold = 256.0 - tf.floor(level / _MAX_LEVEL * 256.0)
     return tf.where(image < threshold, image, 255.0 - image)
 
@@ -207,7 +207,7 @@ def _blend(degenerate, image: Image, level: Scalar, sign: Scalar) -> Image:
 def _histogram(image: Image) -> Int[tf.Tensor, "3 256"]:
     values = tf.reshape(tf.cast(image, tf.int32), [-1, 3])
     ones = tf.ones(values.shape[0], tf.int32)
-    # Not tf.math.bincount: XLA would compile it anew for every image.
+    # With tf.math.bincount XLA would compile the function again for every image.
     channels = [tf.math.unsorted_segment_sum(ones, values[:, channel], 256) for channel in range(3)]
     return tf.stack(channels)
 

@@ -1,4 +1,4 @@
-"""Pillow's resampling of uint8 images as TensorFlow operations, in its own integer arithmetic."""
+"""Pillow's resampling of uint8 images as TensorFlow operations, in the same integer arithmetic."""
 
 import math
 from typing import NamedTuple
@@ -6,9 +6,9 @@ from typing import NamedTuple
 import tensorflow as tf
 from jaxtyping import Int, UInt8
 
-_PRECISION = 22  # bits of Pillow's weights behind the point
+_PRECISION = 22  # fractional bits of Pillow's fixed-point weights
 
-_TAPS_AT_ONCE = 4  # a turn of a loop costs as much as a tap or two of a small image
+_TAPS_AT_ONCE = 4  # one iteration of a loop takes as long as one or two taps of a small image
 
 
 def _sinc(x):
@@ -21,8 +21,7 @@ def _bicubic(x):
     return tf.where(x < 1, near, far)
 
 
-# Pillow's names of the interpolations, how far each one reaches, and its weight at distance x >= 0
-# inside that reach.
+# Support and weight at distance x >= 0 within the support, by Pillow's name of the interpolation.
 _KERNELS = {
     "box": (0.5, tf.ones_like),
     "bilinear": (1.0, lambda x: 1 - x),
@@ -40,22 +39,23 @@ def resize_and_cut(
     side: int,
     resample: str,
 ) -> UInt8[tf.Tensor, "side side 3"]:
-    """A square of the resized image, bit by bit as Pillow computes it; nothing else is computed.
+    """A square crop of the resized image, bit-identical to Pillow's; only the crop is computed.
 
-    Smoothed where the image shrinks. Columns are resampled before rows, and rounded to bytes and
-    clipped in between: without that, pixels at strong edges differ by up to eight grey levels.
+    A reduction is antialiased. As in Pillow, columns are resampled before rows, and intermediate
+    values are rounded and clipped to bytes; without that, pixels at strong edges would differ by up
+    to eight grey levels.
 
     Args:
         image: the image.
         size: height and width of the whole resized image.
-        corner: top and left of the square in it.
-        side: of the square.
+        corner: top and left of the square in the resized image.
+        side: side of the square.
         resample: Pillow's name of the interpolation, one of `KERNELS`.
     """
     shape = tf.shape(image)
     rows = _Weights.of(shape[0], size[0], corner[0], side, resample)
     columns = _Weights.of(shape[1], size[1], corner[1], side, resample)
-    # Only the rows that the square is made of.
+    # Only the rows that contribute to the square.
     first, last = tf.reduce_min(rows.places), tf.reduce_max(rows.places) + 1
     used = tf.cast(image[first:last], tf.int32)
     wide = columns.apply(tf.transpose(used, [1, 0, 2]))
@@ -64,14 +64,14 @@ def resize_and_cut(
 
 
 class _Weights(NamedTuple):
-    """What every resampled pixel takes from which pixels of one axis."""
+    """Positions and weights of the input pixels that make up each output pixel along one axis."""
 
     places: Int[tf.Tensor, "side taps"]
     weights: Int[tf.Tensor, "side taps"]
 
     @classmethod
     def of(cls, length, resized, corner, side: int, resample: str) -> "_Weights":
-        """As Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc` compute them, in float64."""
+        """Computes them as Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc` do."""
         reach, kernel = _KERNELS[resample]
         length = tf.cast(length, tf.float64)
         step = length / tf.cast(resized, tf.float64)

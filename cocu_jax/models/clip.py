@@ -30,11 +30,11 @@ class CLIPConfig:
     """A CLIP with a Vision Transformer; the defaults are OpenAI's ViT-B/32.
 
     Attributes:
-        activation: of the vision tower, "quick_gelu" (OpenAI) or "gelu" (LAION); the text tower has
-            its own in `text`.
-        loss: "softmax" as published, or "sigmoid", SigLIP's; no matter but in training.
+        activation: activation of the vision tower, "quick_gelu" (OpenAI) or "gelu" (LAION); that of
+            the text tower is in `text`.
+        loss: "softmax" as published, or "sigmoid" as in SigLIP; used in training only.
         dtype: "float32" or "bfloat16", the type of matrix products.
-        remat: recompute each block in the backward pass instead of keeping its activations.
+        remat: whether the backward pass recomputes each block instead of storing its activations.
     """
 
     image_size: PositiveCount = 224
@@ -83,14 +83,14 @@ class VisionTower(nnx.Module):
         self.post_norm = layer_norm(width, config.layer_norm_eps, **shared)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
-        """Normalised images, of any size that is a multiple of the patch -> class token."""
+        """The class token; images may have any size that is a multiple of the patch size."""
         x, _ = self.before_last_block(images)
         return self.post_norm(self.blocks[-1].output_at(x, jnp.zeros(x.shape[0], int)))
 
     def before_last_block(
         self, images: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b n d"], tuple[int, int]]:
-        """The last block's input (class token, then patches row by row) and the grid of patches."""
+        """The input of the last block (class token, then patches), and the grid of patches."""
         patches, grid = extract_patches(images, self.patch_size)
         positions = self.position_embedding[...]
         x = self.patch_embed(patches)
@@ -125,9 +125,12 @@ class CLIP(nnx.Module):
             setattr(self, scalar, nnx.Param(jnp.array(value)))
 
     def encode_image(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b p"]:
-        """Float32 features, not normalised, of images normalised with CLIP's mean and deviation."""
+        """Image features, float32, not normalised.
+
+        The images must be normalised with CLIP's mean and standard deviation.
+        """
         return self.image_projection(self.image(images)).astype(jnp.float32)
 
     def encode_text(self, tokens: Int[Array, "*b t"]) -> Float[Array, "*b p"]:
-        """Text features, float32, not normalised; any static length up to the context."""
+        """Text features, float32, not normalised, of tokens of any length up to the context."""
         return self.text_projection(self.text(tokens)).astype(jnp.float32)

@@ -1,7 +1,8 @@
-"""Patch features of a CLIP that was trained on whole images, without further training.
+"""Features of the patches of an image from a CLIP, without further training.
 
-CLIP's last block mixes patches by what they are about, which blurs places. Each variant replaces
-that block's attention, softmax(q k^T / sqrt(d)) v, and some leave out what surrounds it:
+The attention of CLIP's last block mixes distant patches of similar content, which blurs
+localisation. Each variant replaces this attention, softmax(q k^T / sqrt(d)) v, and some also omit
+the residual connection and the feed-forward part:
 
     variant    attention weights                   residual and feed-forward  source
     clip       softmax(q k^T)                      yes                        arXiv 2103.00020
@@ -94,7 +95,7 @@ def _weights(
 
 
 def neighbourhood(grid: tuple[int, int]) -> Float[np.ndarray, "n n"]:
-    """exp(-distance^2 / (2 std^2)) of patches in the grid; 0 from and to the class token."""
+    """exp(-distance^2 / (2 std^2)) between patches of the grid; 0 from and to the class token."""
     rows, columns = (np.arange(length) for length in grid)
     places = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
     squares = ((places[:, None] - places) ** 2).sum(-1)

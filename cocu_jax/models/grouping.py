@@ -1,4 +1,4 @@
-"""The grouping block: segments gather the tokens they win (GroupViT, arXiv 2202.11094, 3.1).
+"""The grouping block, which merges tokens into segments (GroupViT, arXiv 2202.11094, section 3.1).
 
 Checkpoint layout:
 
@@ -27,12 +27,13 @@ def mix_tokens(mlp: Mlp, x: Float[Array, "b n d"]) -> Float[Array, "b m d"]:
 def hard_assignment(
     logits: Float[Array, "b s n"], gumbel: Float[Array, "b s n"] | None = None
 ) -> Float[Array, "b s n"]:
-    """Each token (last axis) to its best segment, as one-hot columns.
+    """Assigns each token (last axis) to its best segment, as a one-hot column.
 
     Args:
-        logits: how much each segment wants each token.
-        gumbel: in training, Gumbel(0, 1) noise. The choice then samples the softmax, and the
-            gradient is that of the noisy softmax (straight through; Jang et al., 2017, tau = 1).
+        logits: similarity of each segment and token.
+        gumbel: in training, Gumbel(0, 1) noise. The assignment is then a sample of the softmax, and
+            the gradient is that of the noisy softmax (straight-through Gumbel-softmax; Jang et al.,
+            2017, tau = 1).
     """
     segments = logits.shape[1]
     if gumbel is None:
@@ -43,7 +44,7 @@ def hard_assignment(
 
 
 class CrossAttention(nnx.Module):
-    """Segment queries look at the image tokens; norms follow instead of preceding."""
+    """Segment tokens attend to the image tokens, with a norm after the block."""
 
     def __init__(
         self,
@@ -120,13 +121,13 @@ class Assignment(nnx.Module):
         logits = self.logit_scale * multiply(q, k.swapaxes(1, 2))
         hard = hard_assignment(logits, gumbel)
         total = multiply(hard.astype(v.dtype), v)
-        # One more than the count: an empty segment stays zero instead of dividing by zero.
+        # One more than the number of tokens, so that an empty segment does not divide by zero.
         mean = total / (hard.sum(-1, keepdims=True) + 1)
         return self.out(mean.astype(v.dtype)), jax.nn.softmax(logits, axis=1)
 
 
 class GroupingBlock(nnx.Module):
-    """N image tokens and G group tokens -> S segment tokens."""
+    """Merges N image tokens into S segment tokens, with the help of G group tokens."""
 
     def __init__(
         self,
@@ -167,7 +168,7 @@ class GroupingBlock(nnx.Module):
         group_tokens: Float[Array, "b g d"],
         gumbel: Float[Array, "b s n"] | None = None,
     ) -> tuple[Float[Array, "b s d"], Float[Array, "b s n"]]:
-        """Returns segment tokens and the soft assignment; Gumbel noise in training only."""
+        """Returns segment tokens and the soft assignment; `gumbel` is given in training only."""
         x = self.norm_x(x)
         segments = mix_tokens(self.mlp_tokens, self.norm_tokens(group_tokens))
         segments = self.cross_attention(self.norm_post_tokens(segments), x)

@@ -1,8 +1,9 @@
-"""Images as grids of patches, and learned position embeddings for any grid.
+"""Divides images into patches, and resizes learned position embeddings to any grid.
 
-`jax.image.resize` has a cubic kernel with a = -0.5 and antialiasing; the published models were
-resized with PyTorch's bicubic (a = -0.75, half-pixel centres, clamped borders, no antialiasing).
-The resize is linear and separable, so it is two small matrices, built in NumPy while tracing.
+The published models are resized with PyTorch's bicubic interpolation (a = -0.75, half-pixel
+centres, clamped borders, no antialiasing); `jax.image.resize` uses a = -0.5 and antialiasing.
+Resizing is linear and separable, so it is a product with two small matrices, which are built in
+NumPy at trace time.
 """
 
 import jax.numpy as jnp
@@ -17,12 +18,13 @@ CUBIC_A = -0.75
 def extract_patches(
     images: Float[Array, "b h w c"], patch: int
 ) -> tuple[Float[Array, "b n i"], tuple[int, int]]:
-    """Cuts images into flat patches, row by row; also returns the grid (rows, columns).
+    """Divides images into flat patches, in row-major order; also returns the grid (rows, columns).
 
-    A strided convolution is then a matrix product; i counts patch rows, patch columns, channels.
+    With flat patches a strided convolution is a matrix product. The last axis of a patch is (row,
+    column, channel), flattened.
 
     Raises:
-        UserError: the image is not a whole number of patches.
+        UserError: height or width is not a multiple of the patch size.
     """
     batch, height, width, channels = images.shape
     if height % patch or width % patch:
@@ -43,7 +45,7 @@ def cubic_kernel(distance: np.ndarray) -> np.ndarray:
 
 
 def bicubic_matrix(size_in: int, size_out: int) -> Float[np.ndarray, "size_out size_in"]:
-    """The linear map of a 1-D bicubic resize; rows sum to one."""
+    """The matrix of a one-dimensional bicubic resize; its rows sum to one."""
     centres = (np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5
     taps = np.floor(centres)[:, None] + np.arange(-1, 3)
     weights = cubic_kernel(centres[:, None] - taps)
@@ -57,8 +59,8 @@ def resize_positions(positions: Float[Array, "n d"], grid: tuple[int, int]) -> F
     """Resizes position embeddings of a square grid to `grid` = (rows, columns) of patches.
 
     Args:
-        positions: one embedding per patch of a square grid, row by row.
-        grid: the grid wanted; m = rows * columns.
+        positions: one embedding per patch of a square grid, in row-major order.
+        grid: the new grid; m = rows * columns.
     """
     side = round(positions.shape[0] ** 0.5)
     if grid == (side, side):

@@ -1,4 +1,4 @@
-"""CLIP's byte-level BPE tokenizer, offline: the vocabulary is shipped beside this file."""
+"""CLIP's byte-level BPE tokenizer; the vocabulary is part of the package."""
 
 import functools
 import gzip
@@ -18,34 +18,34 @@ CONTEXT_LENGTH = 77
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _MERGES_FILE = pathlib.Path(__file__).with_name("clip_merges.txt.gz")
 
-# CLIP's own expression in CLIP's own engine: another one has other Unicode tables, and another
-# idea of which letters are one letter in two cases.
+# CLIP's own expression, for the `regex` package as in CLIP. Other engines have different Unicode
+# tables and different rules for ignoring case.
 _WORDS = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+",
     regex.IGNORECASE,
 )
-# A corpus has few frequent words. The bounds keep the memory of millions of captions flat.
+# The cache is bounded, because the captions of a large corpus contain millions of rare words.
 _CACHED_WORDS = 100_000
 _CACHED_LENGTH = 32
 
 
 def clean(text: str) -> str:
-    """Text as CLIP sees it: mojibake and HTML entities repaired, spaces single, lower case."""
-    # Printable ASCII holds no mojibake, curly quote, ligature, control character or line break,
-    # and without "&" no entity: ftfy and unescape would change nothing.
+    """Normalises text as CLIP does: fixes mojibake and HTML entities, single spaces, lower case."""
+    # A fast path: printable ASCII without "&" contains nothing that ftfy or unescape would change
+    # (mojibake, curly quotes, ligatures, control characters, line breaks, entities).
     if not (text.isascii() and text.isprintable() and "&" not in text):
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
 
 def merges() -> list[tuple[str, str]]:
-    """The pairs of tokens that are joined, the most frequent pair first."""
+    """The pairs of tokens that are merged, in order of precedence."""
     lines = gzip.decompress(_MERGES_FILE.read_bytes()).decode().splitlines()
     return [tuple(line.split(" ")) for line in lines]
 
 
 def vocabulary() -> dict[str, int]:
-    """Every token and its id: the bytes, the same ending a word, the merges, start and end."""
+    """Token ids by token: bytes, bytes that end a word, merged tokens, start and end token."""
     letters = list(_byte_letters().values())
     tokens = letters + [f"{letter}</w>" for letter in letters]
     tokens += ["".join(pair) for pair in merges()]
@@ -53,7 +53,7 @@ def vocabulary() -> dict[str, int]:
 
 
 class Tokenizer:
-    """CLIP's tokenizer (Radford et al., 2021): 49,408 tokens, the last two start and end a text."""
+    """CLIP's tokenizer (Radford et al., 2021) of 49,408 tokens; the last two are start and end."""
 
     def __init__(self) -> None:
         self._letters = _byte_letters()
@@ -74,8 +74,8 @@ class Tokenizer:
         """Token ids of one text between a start and an end token.
 
         Args:
-            text: the text. If it is too long, its last tokens are dropped.
-            context_length: the most tokens, start and end included; 2 at least.
+            text: the text; if it is too long, its last tokens are dropped.
+            context_length: maximum number of tokens, start and end included; at least 2.
         """
         return [SOT, *self.encode(text)[: context_length - 2], EOT]
 

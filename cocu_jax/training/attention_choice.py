@@ -1,7 +1,7 @@
-"""The same decisions about cuDNN's attention for all processes of a run.
+"""Decides where a run uses cuDNN's attention, once for all of its processes.
 
-Each process could find out on its own, but a passing failure on one of several hosts would leave
-them with different programs that wait for each other for ever.
+If every process decided on its own, a temporary failure on one host would leave the processes with
+different programs, and their collectives would wait for each other forever.
 """
 
 import jax
@@ -16,18 +16,18 @@ from cocu_jax.training.objective import Batch, Features, Metrics, Objective
 
 
 def agree_on_attention(objective: Objective, batch: Batch) -> tuple[Objective, str]:
-    """The objective with cuDNN's attention wherever process 0 can compile it, and what that is.
+    """Fixes for every shape of attention whether an objective uses cuDNN's or XLA's.
 
-    On GPUs process 0 tries every shape of attention that the towers have, and all processes follow
-    its answers. Elsewhere there is nothing to decide.
+    On GPUs process 0 compiles cuDNN's attention for every shape that occurs in the towers; where
+    that succeeds, all processes use it. On other devices it is always XLA's.
 
     Args:
         objective: model and loss.
         batch: shapes of a batch of any size.
 
     Returns:
-        The objective, and whose attention it runs: "cuDNN's", "XLA's", or for how many shapes
-        cuDNN's.
+        The objective, and a description of its attention: "cuDNN's", "XLA's", or for how many
+        shapes it is cuDNN's.
     """
     if jax.default_backend() != "gpu":
         return objective, "XLA's"
@@ -50,7 +50,7 @@ def agree_on_attention(objective: Objective, batch: Batch) -> tuple[Objective, s
 
 
 def _attention_shapes(objective: Objective, batch: Batch) -> set[tuple]:
-    """Arguments of `cudnn_compiles` for every attention of the towers."""
+    """The arguments of `cudnn_compiles` for every attention layer of the towers."""
     shapes = set()
 
     def record(*shape) -> bool:

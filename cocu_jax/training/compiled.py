@@ -1,4 +1,4 @@
-"""What a compiled program costs a chip: memory, operations, traffic, and the time they bound."""
+"""Costs of a compiled program on a chip: memory, operations, traffic, and a bound on its time."""
 
 import dataclasses
 
@@ -16,17 +16,17 @@ from cocu_jax.training.program_text import (
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Costs of one execution for one chip.
+    """Costs of one execution on one chip.
 
     Attributes:
-        memory: bytes held at once: arguments, results that do not take an argument's place,
+        memory: bytes allocated at once: arguments, results that do not reuse a donated argument,
             temporaries, and code.
-        temporaries: bytes of these.
-        flops: operations as the compiler counts them.
-        traffic: bytes to and from the chip's main memory; where the program's text cannot be read,
-            the compiler's larger count, which includes memory on the chip.
-        collectives: communication inside a slice; None where the text cannot be read.
-        transfers: communication between slices; None likewise.
+        temporaries: bytes of the temporaries.
+        flops: operations as counted by the compiler.
+        traffic: bytes to and from the chip's main memory; if the program's text cannot be read, the
+            compiler's larger count, which includes accesses to on-chip memory.
+        collectives: communication within a slice; None if the text cannot be read.
+        transfers: communication between slices; None if the text cannot be read.
     """
 
     memory: int
@@ -37,10 +37,10 @@ class Cost:
     transfers: tuple[Transfer, ...] | None
 
     def seconds(self, chip: Chip) -> dict[str, float]:
-        """Least time that products, memory and links take each; the largest is the roofline.
+        """Lower bounds of the time for compute, memory and links; the largest is the roofline.
 
-        What the network between slices takes depends on the machines and is not counted; nor are
-        links of unknown speed.
+        The network between slices is not counted, because its speed depends on the machines; links
+        of unknown speed are not counted either.
         """
         seconds = {"compute": self.flops / chip.flops, "memory": self.traffic / chip.bandwidth}
         if chip.link:
@@ -49,7 +49,7 @@ class Cost:
 
 
 def cost_of(program: jax.stages.Compiled) -> Cost:
-    """Reads a compiled program."""
+    """The costs of a compiled program."""
     memory, cost = program.memory_analysis(), program.cost_analysis()
     try:
         text = program.as_text()

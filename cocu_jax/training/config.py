@@ -28,9 +28,9 @@ from cocu_jax.training.model_settings import model_settings
 @only_its_fields
 @dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh's axes; `data=-1` takes all devices that `fsdp` leaves.
+    """Sizes of the mesh's axes; `data=-1` stands for the number of devices / `fsdp`.
 
-    `split_update` is that of `StepSettings`, for devices of one slice.
+    `split_update` is that of `StepSettings`; it has no effect on several slices.
     """
 
     data: Annotated[Whole, pydantic.Field(ge=-1)]
@@ -41,7 +41,7 @@ class MeshConfig:
 @only_its_fields
 @dataclass(frozen=True)
 class TrainConfig:
-    """A train config without `model` and `evaluation`, whose fields depend on other fields."""
+    """The fields of a train config. `data`, `model` and `evaluation` are checked on their own."""
 
     job: Literal["train"]
     objective: Literal["groupvit", "clip"]
@@ -87,8 +87,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
     """Checks every field of a train config, before anything is opened.
 
     Raises:
-        UserError: a field is missing, unknown, or has a value that is not allowed alone or together
-            with another.
+        UserError: a field is missing or unknown, or its value is not allowed or contradicts that of
+            another field.
     """
     settings = read_settings(TrainConfig, config, "config")
     data = input_config(config.data)

@@ -1,17 +1,18 @@
-"""What accelerators can do at best, for utilisation and rooflines."""
+"""Peak figures of accelerators, for utilisation and rooflines."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Peaks of one device as JAX counts them; from the vendors' data sheets.
+    """Peak figures of one JAX device, from the vendors' data sheets.
 
     Attributes:
-        flops: bf16 matrix products without sparsity, FLOP/s.
-        bandwidth: of its memory, bytes/s.
+        flops: FLOP/s of bf16 matrix products, without sparsity.
+        bandwidth: memory bandwidth, bytes/s.
         memory: bytes.
-        link: of all links to other chips of the slice, bytes/s in one direction; 0 if unknown.
+        link: bandwidth of all links to other chips of the slice together, in one direction,
+            bytes/s; 0 if unknown.
     """
 
     flops: float
@@ -20,7 +21,7 @@ class Chip:
     link: float = 0.0
 
 
-# By `device_kind`. A v4 or v5p chip appears as one device (megacore), a TPU7x chip as two.
+# By `device_kind`. JAX shows a v4 or v5p chip as one device (megacore), a TPU7x chip as two.
 CHIPS = {
     "TPU v4": Chip(275e12, 1.2e12, 32e9, 300e9),
     "TPU v5 lite": Chip(197e12, 0.82e12, 16e9, 200e9),
@@ -37,5 +38,5 @@ CHIPS = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that JAX calls `device_kind`, or None if its peaks are not known (a CPU)."""
+    """The chip that JAX calls `device_kind`; None if its peaks are not listed, as for a CPU."""
     return CHIPS.get(device_kind)

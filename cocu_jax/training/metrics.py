@@ -1,7 +1,7 @@
-"""What a run writes down about itself: TensorBoard events and `metrics.jsonl`, in the background.
+"""The log of a run: TensorBoard events and `metrics.jsonl`, written in the background.
 
-Steps hand over arrays that the device has not computed yet. A thread waits for them, so the loop
-never does.
+A step returns its metrics before the device has computed them. A thread waits for the values, so
+the training loop does not have to.
 """
 
 import concurrent.futures
@@ -18,7 +18,7 @@ from cocu_jax.files import write_file
 
 METRICS_FILE = "metrics.jsonl"
 
-# Noisy from step to step: the mean since the last line is written. Of the others, the last value.
+# Noisy from step to step, so the mean since the last line is written; of all others the last value.
 _AVERAGED = ("loss/", "gradient_norm", "group_entropy/")
 
 
@@ -26,9 +26,10 @@ class MetricsLog:
     """Writes the metrics of a run, one line per interval.
 
     Args:
-        directory: TensorBoard events and `metrics.jsonl` go there.
-        first_step: where the run goes on; later lines of an earlier attempt are dropped.
-        writes: whether this process writes (process 0); the others only summarise.
+        directory: where TensorBoard events and `metrics.jsonl` are written.
+        first_step: step from which the run continues; later lines of an earlier attempt are
+            removed.
+        writes: whether this process writes files (process 0 does); the others only summarise.
     """
 
     def __init__(self, directory: epath.Path, first_step: int, writes: bool):
@@ -44,18 +45,18 @@ class MetricsLog:
             write_file(self._file, "".join(json.dumps(line) + "\n" for line in kept))
 
     def add(self, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes the metrics of one step, finished or not."""
+        """Adds the metrics of one step, which need not be computed yet."""
         self._pending.append(metrics)
 
     def write(self, step: int, extra: Mapping[str, float]) -> dict[str, float]:
-        """Hands everything added since the last call to the thread.
+        """Summarises and writes, in the background, everything added since the last call.
 
         Args:
             step: steps done.
-            extra: figures of the interval that the host measured.
+            extra: figures of the interval that were measured on the host.
 
         Returns:
-            The line before this one, as `latest` does. Raises what writing it raised.
+            The line before this one, see `latest`; an error in writing that line is raised here.
         """
         before = self.latest()
         taken, self._pending = self._pending, []
@@ -63,7 +64,7 @@ class MetricsLog:
         return before
 
     def write_now(self, step: int, scalars: Mapping[str, float], images: Mapping) -> None:
-        """Writes figures that are at hand, such as those of an evaluation, and pictures.
+        """Writes figures that are already computed, such as those of an evaluation, and pictures.
 
         Args:
             step: steps done.
@@ -74,11 +75,14 @@ class MetricsLog:
         self._thread.submit(self._put, step, dict(scalars), images).result()
 
     def latest(self) -> dict[str, float]:
-        """Waits for the newest line of `write`, an earlier attempt's too; empty before any."""
+        """Waits for the newest line of `write` and returns it.
+
+        Without one, the last such line of an earlier attempt, or an empty dictionary.
+        """
         return self._last.result() if self._last else self._before
 
     def close(self) -> None:
-        """Writes what is left and closes the files."""
+        """Finishes writing and closes the files."""
         self._thread.shutdown()
         if self._events:
             self._events.close()
@@ -101,7 +105,7 @@ class MetricsLog:
 
 
 def read_metrics(directory: epath.PathLike) -> list[dict[str, float]]:
-    """Lines of a run's `metrics.jsonl`, a broken last one left out; none if there is no file."""
+    """Lines of a run's `metrics.jsonl` up to the first incomplete one; none if there is no file."""
     file = epath.Path(directory) / METRICS_FILE
     lines = []
     for text in file.read_text().splitlines() if file.exists() else []:
@@ -113,7 +117,7 @@ def read_metrics(directory: epath.PathLike) -> list[dict[str, float]]:
 
 
 def _summarise(steps: list[Mapping[str, np.ndarray]]) -> dict[str, float]:
-    """One figure per name; steps that were skipped do not count in means."""
+    """One figure per name; means leave out steps that were skipped."""
     summary = {}
     for name in steps[-1] if steps else ():
         values = np.array([metrics[name] for metrics in steps], np.float64)

@@ -1,4 +1,4 @@
-"""AdamW as the recipe sets it up."""
+"""The optimiser of the published recipe: AdamW with gradient clipping."""
 
 import functools
 
@@ -9,9 +9,10 @@ from cocu_jax.training.schedule import Schedule
 
 
 def decay_mask(params: dict[str, jax.Array], temperatures: bool) -> dict[str, bool]:
-    """Which parameters decay: matrices do; biases and norm scales do not.
+    """Which parameters are subject to weight decay.
 
-    The log-temperatures, which have no dimension, decay on request.
+    Arrays of two or more dimensions are; biases and norm scales are not. The log-temperatures,
+    which are scalars, are if `temperatures` is set.
     """
     return {
         name: x.ndim > 1 or (temperatures and x.ndim == 0 and not name.endswith("bias"))
@@ -31,12 +32,12 @@ def make_optimizer(
 
     Args:
         schedule: learning rate of each update.
-        weight_decay: decoupled; multiplied by the learning rate, as PyTorch does.
-        clip_norm: largest global norm of the gradient.
-        decay_temperatures: whether the two log-temperatures decay, too. Past the clamp of their
-            exponential they have no gradient, and nothing else brings them back.
-        betas: decay of the first and second moment.
-        eps: added to the root of the second moment.
+        weight_decay: decoupled weight decay, multiplied by the learning rate as in PyTorch.
+        clip_norm: gradients of a larger global norm are scaled down to this norm.
+        decay_temperatures: whether the two log-temperatures decay as well. Beyond the clamp of
+            their exponential they have no gradient; only decay brings them back.
+        betas: decay rates of the first and second moment.
+        eps: added to the square root of the second moment.
     """
     mask = functools.partial(decay_mask, temperatures=decay_temperatures)
     return optax.chain(

@@ -1,6 +1,7 @@
-"""Which of several equal programs of the step suits a chip, by what its compiler says.
+"""The fastest of several equivalent programs of the training step, by chip.
 
-`python -m benchmarks.step_programs --chip v5e` compiles them all and prints the bounds.
+The choices follow the costs that the TPU compiler reports: `python -m benchmarks.step_programs
+--chip v5e` compiles all programs and prints them.
 """
 
 import dataclasses
@@ -8,9 +9,10 @@ import dataclasses
 from cocu_jax.models.clip import CLIPConfig
 from cocu_jax.models.groupvit import GroupViTConfig
 
-# Fields of a model's settings by JAX's name of the chip. Other devices run what the config says.
-# Without recomputation activations leave the chip's fast memory and come back: two to three times
-# the traffic. Attention weights that stay on the chip save as much again at many rows per chip.
+# Fields of a model's settings, by JAX's name of the chip. Other devices use the config unchanged.
+# Recomputation avoids that activations are written to the chip's main memory and read back, which
+# takes two to three times the traffic. Fused attention keeps the attention weights on the chip; at
+# large batches per chip this saves as much again.
 PROGRAMS = {
     "TPU v4": {"remat": True, "fused_attention": True},
     "TPU v5 lite": {"remat": True, "fused_attention": True},
@@ -21,7 +23,7 @@ PROGRAMS = {
 
 
 def tune(settings: GroupViTConfig | CLIPConfig, device_kind: str) -> GroupViTConfig | CLIPConfig:
-    """The same model, computed the way that suits the device."""
+    """The same model with the programs that are fastest on the device."""
     fields = {field.name for field in dataclasses.fields(settings)}
     chosen = PROGRAMS.get(device_kind, {})
     return dataclasses.replace(settings, **{k: v for k, v in chosen.items() if k in fields})

@@ -1,4 +1,4 @@
-"""What a run writes about itself once, before its first step."""
+"""Records of a run that are written once, before the first step."""
 
 import importlib.metadata
 import json
@@ -26,7 +26,7 @@ def write_records(root: epath.Path, plan: Plan) -> None:
 
 
 def environment(plan: Plan) -> dict:
-    """Versions and devices that the run has met."""
+    """Command, versions and devices of the run."""
     return {
         "command": sys.argv,
         "python": platform.python_version(),
@@ -42,9 +42,9 @@ def environment(plan: Plan) -> dict:
 
 
 def data_facts(config: ml_collections.ConfigDict) -> dict:
-    """What a checkpoint must agree about with the run that goes on from it.
+    """Facts that must be the same in a checkpoint and in the run that continues from it.
 
-    With these and the step, the input's position is known.
+    Together with the step they determine the position in the data.
     """
     corpora = [open_corpus(spec.directory, spec.split).fingerprint for spec in config.data.corpora]
     annotations = [

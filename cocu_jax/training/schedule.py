@@ -1,4 +1,4 @@
-"""The learning rate over a run."""
+"""The learning-rate schedule."""
 
 import dataclasses
 
@@ -12,17 +12,17 @@ from cocu_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, then a cosine whose argument counts the warm-up steps too.
+    """Linear warm-up, then cosine decay.
 
-    GroupViT's schedule (Xu et al., 2022, section 4.1): the cosine runs over the whole training and
-    the warm-up replaces its beginning, so the rate jumps a little where the two meet.
+    GroupViT's schedule (Xu et al., 2022, section 4.1): the cosine extends over the whole run and
+    the warm-up replaces its beginning, so there is a small jump between the two.
 
     Attributes:
-        peak: rate of the cosine at step 0, which the warm-up climbs towards.
-        start: rate of step 0.
-        end: rate the cosine reaches at `total_steps`.
-        warmup_steps: steps before the cosine takes over.
-        total_steps: steps of the run.
+        peak: rate of the cosine at step 0, and of the warm-up at `warmup_steps`.
+        start: rate at step 0.
+        end: rate of the cosine at `total_steps`.
+        warmup_steps: number of steps of the warm-up.
+        total_steps: number of steps of the run.
     """
 
     peak: float
@@ -39,10 +39,10 @@ class Schedule:
             )
 
     def __call__(self, step: Int[Array, ""] | int) -> Float[Array, ""]:
-        """The rate of one step, counted from 0."""
+        """The learning rate of a step, counted from 0."""
         step = jnp.asarray(step, jnp.float32)
         warm = self.start + (self.peak - self.start) * step / max(self.warmup_steps, 1)
-        # (1 + cos x) / 2 = sin((pi - x) / 2)^2, which does not cancel towards the end of the run.
+        # (1 + cos x) / 2 = sin((pi - x) / 2)^2, without cancellation near the end of the run.
         left = (self.total_steps - step) / max(self.total_steps, 1)
         wave = jnp.square(jnp.sin(left * (np.pi / 2)))
         cosine = self.end + (self.peak - self.end) * wave
@@ -50,13 +50,13 @@ class Schedule:
 
 
 def schedule_from(config, total_steps: int, steps_per_epoch: float) -> Schedule:
-    """The schedule of a train config; rates are scaled by batch_size / reference_batch.
+    """The schedule of a train config; rates are multiplied by batch_size / reference_batch.
 
     Args:
         config: `learning_rate`, `start_learning_rate`, `end_learning_rate`, `reference_batch`,
-            `batch_size`, and `warmup_steps` or (where that is 0) `warmup_epochs`.
-        total_steps: steps of the run.
-        steps_per_epoch: steps that pass over the data once.
+            `batch_size`, and `warmup_steps` or, if that is 0, `warmup_epochs`.
+        total_steps: number of steps of the run.
+        steps_per_epoch: number of steps of one pass over the data.
     """
     factor = config.batch_size / config.reference_batch
     return Schedule(

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: rates for the log, and a profile on request."""
+"""Measures where the time of a run is spent: rates for the log, and a profile on request."""
 
 import contextlib
 import time
@@ -12,21 +12,21 @@ from cocu_jax.training.plan import Plan
 
 
 class Clock:
-    """Measures one interval after the other."""
+    """Measures consecutive intervals of training."""
 
     def __init__(self):
         self._begin()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time spent here is waiting for input."""
+        """Context manager: the time inside is counted as waiting for input."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time spent here (evaluation, checkpoints) is no training time."""
+        """Context manager: the time inside (evaluation, checkpoints) is left out of the rates."""
         start = time.perf_counter()
         yield
         self._paused += time.perf_counter() - start
@@ -36,11 +36,12 @@ class Clock:
         self._steps += 1
 
     def rates(self, batch_size: int, plan: Plan) -> dict[str, float]:
-        """Figures since the last call, which begins a new interval.
+        """Figures of the interval since the last call; starts a new interval.
 
         Returns:
-            `images_per_second` (of all devices), `input_wait` (share of the time) and, where the
-            peak of the devices is known, `mfu`: model FLOP/s over that peak.
+            `images_per_second` (of all devices together), `input_wait` (share of the time, from 0
+            to 1) and, if the peak of the devices is known, `mfu`: model FLOP/s divided by that
+            peak.
         """
         seconds = max(time.perf_counter() - self._start - self._paused, 1e-9)
         figures = {
@@ -59,14 +60,14 @@ class Clock:
 
 
 class Profile:
-    """Context manager: a trace of a few steps for TensorBoard's profile tab or Perfetto.
+    """Context manager: traces a few steps for TensorBoard's profile tab or Perfetto.
 
-    A run that begins or ends inside the steps to be traced traces those that it does.
+    A run that starts or ends within the steps to be traced traces the steps it runs.
 
     Args:
-        directory: of the run; the trace goes to `plugins/profile` below it.
-        first: step to begin with; 0 takes no profile.
-        steps: number of steps.
+        directory: directory of the run; the trace is written to `plugins/profile` below it.
+        first: first step to trace; 0: no profile.
+        steps: number of steps to trace.
     """
 
     def __init__(self, directory: epath.Path, first: int, steps: int):
@@ -81,13 +82,13 @@ class Profile:
         self._stop()
 
     def before(self, step: int) -> None:
-        """Call before a step is given to the devices."""
+        """Call before a step is dispatched."""
         if step in self._steps and not self._running:
             jax.profiler.start_trace(str(self._directory))
             self._running = True
 
     def after(self, step: int, results) -> None:
-        """Call after it; waits for `results` at the end of the trace."""
+        """Call after a step is dispatched; after the last traced step it waits for `results`."""
         if self._running and step + 1 not in self._steps:
             jax.block_until_ready(results)
             self._stop()

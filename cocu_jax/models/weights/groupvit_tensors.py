@@ -1,11 +1,10 @@
 """Converts between a GroupViT and the tensors of a checkpoint in a published format.
 
 These formats have no field for `assign_logit_scale`, so it is folded into the weights. The
-assignment's logits are scale * (W x + b) . k / sqrt(D): multiplying W and b, the query projection
-of each grouping block, by the scale gives a model that computes the same without it. A power of two
-only changes exponents: reading divides by it again and restores every bit. Any other scale rounds
-once when it is folded, so it stays folded: the model read back has scale 1 and computes the same as
-the file.
+assignment's logits are scale * (W x + b) . k / sqrt(D). If W and b, the query projection of each
+grouping block, are multiplied by the scale, the model computes the same without it. A power of two
+only changes exponents, so reading divides by it again and restores the weights bit by bit. With any
+other scale folding rounds the weights, so reading leaves them as they are and sets the scale to 1.
 """
 
 import dataclasses
@@ -31,11 +30,11 @@ def groupvit_from_tensors(
     given: Mapping[str, np.ndarray],
     source: str,
 ) -> GroupViT:
-    """The model in a checkpoint; its assignment scale is restored where that is exact.
+    """The model in a checkpoint; its assignment scale is restored if that is exact.
 
     Args:
         config: the config that was written with the checkpoint.
-        table: the names of its tensors.
+        table: names of its tensors.
         tensors: the checkpoint.
         given: see `model_from_tensors`.
         source: the checkpoint's name, for messages.

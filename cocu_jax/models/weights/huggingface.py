@@ -55,12 +55,12 @@ T = TypeVar("T")
 
 
 def load_clip(path_or_hub_id: str, dtype: str = "float32") -> tuple[CLIP, ImageProcessing]:
-    """A `CLIPModel` checkpoint as our CLIP, and how its images are prepared.
+    """A `CLIPModel` checkpoint as our CLIP, and its image preparation.
 
     Args:
         path_or_hub_id: a folder, e.g. one written by `save_clip`, or a hub id such as
             `openai/clip-vit-base-patch32`.
-        dtype: of the matrix products, "float32" or "bfloat16"; parameters are float32.
+        dtype: type of matrix products, "float32" or "bfloat16"; parameters are float32.
 
     Raises:
         UserError: there is no such model, it is damaged, or it is not a CLIP.
@@ -117,14 +117,14 @@ def load_groupvit(path_or_hub_id: str, dtype: str = "float32") -> GroupViT:
 
 
 def processing_of(folder: pathlib.Path, default: ImageProcessing) -> ImageProcessing:
-    """How the images of the model in `folder` are prepared; `default` if no file describes it.
+    """Image preparation of the model in `folder`; `default` if no file describes it.
 
     Raises:
         UserError: the file is damaged, or describes a preparation that is not supported.
     """
     if (folder / PREPROCESSOR).exists():
         default = _checked(read_processing, folder / PREPROCESSOR, default.size)
-    if (folder / PROCESSOR).exists():  # since transformers 5; it comes first there, too
+    if (folder / PROCESSOR).exists():  # since transformers 5, which prefers it as well
         return _checked(read_joint_processing, folder / PROCESSOR, default)
     return default
 
@@ -138,9 +138,9 @@ def save_clip(
     """Writes a folder that `transformers.CLIPModel.from_pretrained` loads.
 
     Args:
-        model: the model; in a run of several processes replicated on all devices, and one calls.
+        model: the model; if several processes train, it must be replicated, and only one may call.
         folder: a new folder, local or in a bucket, or one with an earlier model to replace.
-        processing: how images were prepared; None: as CLIP's are.
+        processing: image preparation of the model; None: CLIP's.
         tokenizer: the model's `tokenizer_files`; empty: CLIP's.
 
     Raises:
@@ -161,7 +161,7 @@ def save_siglip(
 ) -> None:
     """Writes a folder that `transformers.SiglipModel.from_pretrained` loads.
 
-    Arguments and errors as `save_clip`; without `processing`, images are prepared as SigLIP's are.
+    Arguments and errors as `save_clip`, except that the default preparation is SigLIP's.
     """
     config = model.config
     tensors = tensors_from_arrays(arrays(model), HUGGINGFACE_SIGLIP)
@@ -177,8 +177,8 @@ def save_groupvit(
 ) -> None:
     """Writes a folder that `transformers.GroupViTModel.from_pretrained` loads.
 
-    Arguments and errors as `save_clip`; without `processing`, images are prepared as GroupViT's
-    are, with the mean and deviation of ImageNet. For `assign_logit_scale` see `groupvit_tensors`.
+    Arguments and errors as `save_clip`, except that the default preparation is GroupViT's. For
+    `assign_logit_scale` see `groupvit_tensors`.
     """
     tensors, settings = groupvit_to_tensors(model, HUGGINGFACE_GROUPVIT)
     processing = processing or imagenet_processing(model.config.image_size)

@@ -1,9 +1,9 @@
 """Reads the content of a torch pickle without executing anything in it.
 
-A pickle contains names of functions and classes, and instructions to call them. Here every name
-resolves to a stand-in: the few that describe tensors become plain records; all others (optimisers,
-configs and other saved objects) become `Inert`, which ignores every operation. Nothing is imported,
-and no code from the file is called.
+A pickle contains names of functions and classes, and instructions to call them. Here every name is
+replaced by a stand-in: the few names that describe tensors give plain records, and all others
+(optimisers, configs and other objects) give `Inert`, which ignores every operation. Nothing is
+imported, and no code from the file is called.
 """
 
 import collections
@@ -33,7 +33,7 @@ _DEEPEST = 20  # modules within modules
 
 
 class Inert:
-    """An object of a class that is never loaded; it accepts everything and does nothing."""
+    """Stand-in for an object of any class; it accepts all operations and ignores them."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -56,7 +56,7 @@ class Inert:
 
 @dataclass(frozen=True)
 class StorageRecord:
-    """The buffer that tensors are views of: its key in the archive, type and element count."""
+    """A buffer that tensors are views of: its key in the archive, type and number of elements."""
 
     key: str
     dtype: str
@@ -65,7 +65,7 @@ class StorageRecord:
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """A tensor as the pickle describes it: a strided view of a storage, in elements."""
+    """A tensor as described by the pickle: a strided view of a storage; units are elements."""
 
     storage: StorageRecord
     offset: int
@@ -109,22 +109,22 @@ def _tensors(module: ScriptModule, prefix: str, depth: int) -> Iterator[tuple[st
 
 
 def read_pickle(data: bytes) -> Any:
-    """The pickled object, with `TensorRecord` for tensors and `Inert` for all but plain data.
+    """The pickled object, with `TensorRecord` for tensors and `Inert` for other non-plain objects.
 
     Modules of TorchScript become `ScriptModule`.
 
     Raises:
-        ValueError: the bytes are not a pickle, or describe tensors in an unknown way.
+        ValueError: the bytes are not a pickle, or describe tensors in an unknown form.
     """
     try:
         _check_sizes(data)
         return _Unpickler(io.BytesIO(data)).load()
-    except Exception as error:  # a damaged pickle can fail in any way at all
+    except Exception as error:  # a damaged pickle can raise anything
         raise ValueError(f"{type(error).__name__}: {error}") from None
 
 
 def _check_sizes(data: bytes) -> None:
-    """Refuses instructions whose stated sizes Python would allocate before reading the data."""
+    """Rejects instructions that would allocate memory of a size given in the file."""
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name == "BYTEARRAY8":
             raise ValueError("a pickled byte array")

@@ -1,8 +1,8 @@
-"""The checkpoint files of the GroupViT and CoCu authors, `.pth`: reading and writing.
+"""Reads and writes the `.pth` checkpoint files of the GroupViT and CoCu authors.
 
-The config in such a file is pickled, so the architecture is inferred from the tensors' shapes;
-heads are 64 wide, as in all published models. Files that we write also hold their config as text,
-and are read back exactly as they were.
+The embedded config is pickled, so the architecture is inferred from tensor shapes, with heads of
+width 64 as in all published models. Files that we write also contain their config as text, so that
+reading restores all settings.
 """
 
 import json
@@ -29,14 +29,15 @@ _HEAD_WIDTH = 64
 
 
 def load_official(file: str, dtype: str = "float32") -> GroupViT:
-    """An authors' `.pth` as our GroupViT; nothing that the file contains is executed.
+    """An authors' `.pth` as our GroupViT; no code in the file is executed.
 
     Args:
-        file: with the weights under `model`; their names may start with `module.` or `_orig_mod.`.
-        dtype: of the matrix products, "float32" or "bfloat16"; parameters are float32.
+        file: a file with the weights under `model`; names may start with `module.` or
+            `_orig_mod.`.
+        dtype: type of matrix products, "float32" or "bfloat16"; parameters are float32.
 
     Raises:
-        UserError: there is no such file, it is damaged, or it is no GroupViT.
+        UserError: there is no such file, it is damaged, or it is not a GroupViT.
     """
     return read_official(open_torch(pathlib.Path(file)), str(file), dtype)
 
@@ -55,11 +56,11 @@ def read_official(content: Any, file: str, dtype: str = "float32") -> GroupViT:
 
 
 def save_official(model: GroupViT, file: str) -> None:
-    """Writes a `.pth` as the authors' code reads it; `torch.load(weights_only=True)` does too.
+    """Writes a `.pth` for the authors' code, which `torch.load(weights_only=True)` reads as well.
 
     Args:
         model: the model.
-        file: where to; an existing file is replaced.
+        file: name of the file; an existing file is replaced.
 
     Raises:
         UserError: it cannot be written.
