@@ -1,4 +1,4 @@
-"""Atomic writes of files that others may read at the same time, and safe file names for keys."""
+"""Atomic writes of files that others may read at the same time; names and places of files."""
 
 import errno
 import hashlib
@@ -12,6 +12,7 @@ from cocu_jax.errors import UserError
 
 # Disk full, quota exceeded, file too large, read-only file system.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_BUCKETS = ("gs", "s3", "az", "hf")  # what `epath` opens
 _LONGEST_NAME = 200  # bytes; most file systems allow 255, and endings are added to it
 
 
@@ -69,6 +70,22 @@ def remove_temporaries(directory: epath.Path) -> None:
     """Removes the temporary files of killed writers; no other process may write there now."""
     for left in directory.glob(".*.tmp"):
         left.unlink(missing_ok=True)
+
+
+def place(path: epath.PathLike) -> str:
+    """A local path, or one in a bucket, with `~` spelled out: behind `--flag=` shells leave it.
+
+    Raises:
+        UserError: it is an address of a kind that cannot be opened, such as one of the web.
+    """
+    path = os.path.expanduser(os.fspath(path))
+    scheme, separator, _ = path.partition("://")
+    if separator and scheme not in _BUCKETS:
+        raise UserError(
+            f"{path}: {scheme}:// cannot be opened; download it, and give a local path or one in "
+            "a bucket (gs://)"
+        )
+    return path
 
 
 def safe_name(key: str) -> str:

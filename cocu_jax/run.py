@@ -20,6 +20,7 @@ from ml_collections import config_flags
 import configs
 from cocu_jax.deterministic import DETERMINISTIC_FLAG
 from cocu_jax.errors import UserError
+from cocu_jax.files import place
 from cocu_jax.stopping import Stopped
 
 JOBS = {
@@ -63,6 +64,7 @@ def run(config, workdir: str) -> None:
     """Dispatches to the job's function, or to the ahead-of-time compiler."""
     if config.job not in JOBS:
         raise UserError(f"config.job={config.job!r} is no job; choose one of {', '.join(JOBS)}")
+    resolve_places(config)
     if _COMPILE_FOR.value:
         from cocu_jax.training.ahead_of_time import compile_for
 
@@ -71,6 +73,7 @@ def run(config, workdir: str) -> None:
         raise UserError(f"--dry_run looks at train configs; config.job is {config.job!r}")
     if not workdir and not _DRY_RUN.value:
         raise UserError("--workdir is not set; give this run a directory, e.g. --workdir=runs/demo")
+    workdir = workdir and place(workdir)
     if config.job == "train":
         prepare_training(config)
     if _DISTRIBUTED.value or (_DISTRIBUTED.value is None and _in_cluster()):
@@ -85,6 +88,20 @@ def run(config, workdir: str) -> None:
     module, function = JOBS[config.job].split(":")
     getattr(importlib.import_module(module), function)(config, workdir)
     _print_results(config.job, epath.Path(workdir))
+
+
+def resolve_places(part) -> None:
+    """Spells out `~` at the beginning of a config's texts, and of those in comma lists.
+
+    Raises:
+        UserError: a text is an address of a kind that cannot be opened.
+    """
+    for name in part if isinstance(part, ml_collections.ConfigDict | dict) else ():
+        value = part[name]
+        if isinstance(value, str):
+            part[name] = ",".join(map(place, value.split(",")))
+        for inner in value if isinstance(value, list | tuple) else (value,):
+            resolve_places(inner)
 
 
 def _print_results(job: str, workdir: epath.Path) -> None:

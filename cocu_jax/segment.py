@@ -29,7 +29,7 @@ from etils import epath
 from pycocotools import mask as coco_mask
 
 from cocu_jax.errors import UserError
-from cocu_jax.files import write_file
+from cocu_jax.files import place, write_file
 from cocu_jax.host_tensorflow import keep_off_accelerators  # before what imports TensorFlow
 from cocu_jax.input.images import read_image
 from cocu_jax.segmentation import DEFAULT_CHECKPOINT, Segmentation, Segmenter
@@ -147,7 +147,7 @@ def looks_like_file(text: str) -> bool:
     """Whether `--classes` names a file: one that is there, or a path (without a comma)."""
     if "," in text:
         return False
-    path = epath.Path(text)
+    path = epath.Path(place(text))
     return bool(text.strip()) and (path.is_file() or "/" in text or bool(path.suffix.strip(". ")))
 
 
@@ -159,6 +159,7 @@ def find_images(names: list[str]) -> list[str]:
     """
     found = []
     for name in names:
+        name = place(name)
         path = epath.Path(name)
         if path.is_dir():
             own = sorted(p for p in path.iterdir() if p.suffix.lower() in _ENDINGS)
@@ -201,7 +202,7 @@ def make_output(folder: str) -> epath.Path:
     Raises:
         UserError: it cannot be made.
     """
-    output = epath.Path(folder)
+    output = epath.Path(place(folder))
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

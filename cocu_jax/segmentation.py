@@ -10,6 +10,7 @@ result.labels, result.scores, result.overlay()
 import dataclasses
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from jaxtyping import Float, Float16, UInt8, UInt16
 from PIL import Image
 
 from cocu_jax.errors import UserError
-from cocu_jax.input.images import read_image, upright_rgb
+from cocu_jax.input.images import check_size, read_image, upright_rgb
 from cocu_jax.models.clip import CLIP
 from cocu_jax.models.tokenizer import Tokenizer
 from eval import segmenter as engine
@@ -128,7 +129,9 @@ class Segmenter:
         Raises:
             UserError: there is no such checkpoint, or the classes or settings are invalid.
         """
-        classes = _with_background(tuple(classes), background)
+        classes = _with_background(classes, background)
+        if min(crop, short_side) < 0:
+            raise UserError(f"crop={crop}, short_side={short_side}: give pixels, or 0")
         model, processing = load_checkpoint(str(checkpoint))
         size, is_clip = model.config.image_size, isinstance(model, CLIP)
         crop = crop or (448 if size == 224 and not is_clip else size)
@@ -166,9 +169,7 @@ class Segmenter:
         Raises:
             UserError: the classes or settings are invalid.
         """
-        if not classes:
-            raise UserError("no class names to look for (background does not count)")
-        named = _with_background(tuple(classes), background)
+        named = _with_background(classes, background)
         protocol = dataclasses.replace(
             self.engine.protocol,
             has_background=background is not None,
@@ -201,12 +202,13 @@ class Segmenter:
         """Segments one photo.
 
         Args:
-            photo: a path, local or in a bucket, a Pillow image, or RGB pixels (uint8).
+            photo: a path, local or in a bucket, a Pillow image, or RGB pixels (uint8) as an array
+                of NumPy or of what NumPy can read.
 
         Raises:
             UserError: it cannot be read.
         """
-        (result,) = self.stream([("" if hasattr(photo, "shape") else str(photo), photo)])
+        (result,) = self.stream([(_name(photo), photo)])
         return result
 
     def stream(self, photos: Iterable[tuple[str, Photo]]) -> Iterator[Segmentation]:
@@ -233,25 +235,51 @@ class Segmenter:
             )
 
 
-def _with_background(classes: tuple[str, ...], background: float | None) -> tuple[str, ...]:
+def _with_background(classes: Sequence[str], background: float | None) -> tuple[str, ...]:
+    """The classes, with background before them where there is a threshold; both are checked."""
+    if isinstance(classes, str):
+        raise UserError(f"classes={classes!r}: give a list of names, such as [{classes!r}]")
+    classes = tuple(classes)
+    if not classes:
+        raise UserError("no class names to look for (background does not count); give at least one")
+    for name in classes:
+        if not isinstance(name, str) or not name.strip(" ,"):
+            raise UserError(f"{name!r} among the classes is no name; take it out")
+        if classes.count(name) > 1:
+            raise UserError(f"class {name!r} is there more than once; keep one")
     if background is None:
         return classes
+    if isinstance(background, bool) or not 0 <= background <= 1:
+        raise UserError(f"background={background}: give a threshold from 0 to 1, or none")
     if "background" in classes:
         raise UserError("a background adds a class of that name; take it out of the classes")
     return ("background", *classes)
 
 
+def _name(photo: Photo) -> str:
+    return str(photo) if isinstance(photo, str | os.PathLike) else ""
+
+
 def _pixels(photo: Photo) -> UInt8[np.ndarray, "h w 3"]:
-    if isinstance(photo, Image.Image):
-        return np.asarray(upright_rgb(photo))
-    if isinstance(photo, np.ndarray):
-        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or not photo.size:
-            raise UserError(
-                f"an image of {photo.dtype} and shape {photo.shape}; "
-                "give RGB pixels of uint8 and shape (height, width, 3)"
-            )
-        return photo
-    return read_image(photo)
+    if isinstance(photo, str | os.PathLike):
+        return read_image(photo)
+    if not (isinstance(photo, Image.Image) or hasattr(photo, "__array__")):
+        kind = type(photo).__name__
+        raise UserError(f"a photo of type {kind}; give a path, a Pillow image, or RGB pixels")
+    try:
+        if isinstance(photo, Image.Image):
+            check_size(*photo.size)
+            photo = upright_rgb(photo)
+        pixels = np.asarray(photo)
+    except Exception as error:  # of Pillow and other libraries: damaged, closed, of odd kinds
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"a photo that cannot be read: {reason}") from None
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise UserError(
+            f"an image of {pixels.dtype} and shape {pixels.shape}; "
+            "give RGB pixels of uint8 and shape (height, width, 3)"
+        )
+    return pixels
 
 
 def _for_drawing(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "ph pw 3"]:

@@ -11,6 +11,7 @@ import sys
 from absl import logging
 
 from cocu_jax.errors import UserError
+from cocu_jax.files import place
 from cocu_jax.quiet import quiet_libraries
 from cocu_jax.stopping import Stopped
 
@@ -28,6 +29,8 @@ COMMANDS = {
         "a segmentation benchmark from its official files",
     ),
 }
+
+_ADDRESSES = ("cluster", "beam")  # flags that hold addresses of machines
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,12 +56,27 @@ def main(argv: list[str] | None = None) -> None:
     keep_off_accelerators()
     logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations that are meant
     try:
+        resolve_places(arguments)
         module.run(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
+
+
+def resolve_places(arguments: argparse.Namespace) -> None:
+    """Spells out `~`, also behind `--data_dir=`, where shells leave it.
+
+    Raises:
+        UserError: an argument is an address of a kind that cannot be opened.
+    """
+    for name, value in vars(arguments).items():
+        if name in _ADDRESSES or not isinstance(value, str | list):
+            continue
+        setattr(
+            arguments, name, place(value) if isinstance(value, str) else list(map(place, value))
+        )
 
 
 if __name__ == "__main__":

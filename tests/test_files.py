@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from cocu_jax.errors import UserError
-from cocu_jax.files import full_disk, safe_name, write_file
+from cocu_jax.files import full_disk, place, safe_name, write_file
 
 
 def test_writers_of_one_file_do_not_meet(tmp_path):
@@ -57,3 +57,12 @@ def test_full_disk_is_one_line_whatever_a_library_makes_of_it():
         assert line.startswith("runs/cocu: cannot write (No space left on device); free some space")
     assert full_disk("runs/cocu", OSError(errno.EIO, "Input/output error")) is None
     assert full_disk("runs/cocu", ValueError("shapes differ")) is None
+
+
+def test_places_are_local_or_in_a_bucket(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert place("~/photos") == "/home/me/photos"
+    assert place("a~b/c") == "a~b/c" and place("gs://bucket/a") == "gs://bucket/a"
+    for address in ("https://a.org/b", "http://a.org", "file:///b", "s4://a"):
+        with pytest.raises(UserError, match="cannot be opened; download it"):
+            place(address)

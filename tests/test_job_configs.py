@@ -10,6 +10,7 @@ from cocu_jax.curation.config import check_config as check_curate
 from cocu_jax.curation.job import curate
 from cocu_jax.errors import UserError
 from cocu_jax.models.dense_clip import VARIANTS
+from cocu_jax.run import resolve_places
 from configs import curate as curate_file
 from configs import evaluate as evaluate_file
 from eval.config import CustomConfig, EvaluateConfig
@@ -105,3 +106,19 @@ def test_images_may_keep_their_size():
 
 def test_the_names_of_dense_methods_are_those_of_the_model():
     assert DENSE == VARIANTS
+
+
+def test_texts_of_a_config_are_places(monkeypatch):
+    """Behind `--config.data_dir=` no shell spells `~` out."""
+    monkeypatch.setenv("HOME", "/home/me")
+    config = config_of("evaluate")
+    config.update(data_dir="~/data", benchmarks="voc,~/own")
+    resolve_places(config.lock())
+    assert (config.data_dir, config.benchmarks) == ("/home/me/data", "voc,/home/me/own")
+    config = config_of("curate")
+    config.index = ({"directory": "~/index", "split": "train"},)
+    resolve_places(config)
+    assert config.index[0]["directory"] == "/home/me/index"
+    config.corpus.directory = "https://a.org"
+    with pytest.raises(UserError, match="https:// cannot be opened"):
+        resolve_places(config)

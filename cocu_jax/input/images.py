@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageFile
 
 from cocu_jax.errors import UserError
+from cocu_jax.files import place
 
 MAX_PIXELS = 64_000_000  # decoded, three bytes each: 192 MB
 MAX_BYTES = 200_000_000  # of the file: as many pixels uncompressed
@@ -47,7 +48,7 @@ def read_image(path: epath.PathLike) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
         UserError: there is no such file, or it is no image that can be read.
     """
-    path = epath.Path(path)
+    path = epath.Path(place(path))
     try:
         with path.open("rb") as file:
             encoded = file.read(MAX_BYTES + 1)

@@ -66,10 +66,11 @@ def test_ids_may_have_gaps_and_another_one_may_be_ignored(tmp_path):
     np.testing.assert_array_equal(first["segmentation"][..., 0], expected)
 
 
-def test_command_makes_a_dataset_that_the_evaluation_can_open(tmp_path, capsys):
+def test_command_makes_a_dataset_that_the_evaluation_can_open(tmp_path, capsys, monkeypatch):
     write_files(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     flags = f"--images {tmp_path}/photos --masks {tmp_path}/labels --classes {tmp_path}/classes.txt"
-    command = f"segmentation --benchmark custom --name mine --data_dir {tmp_path}/tfds {flags}"
+    command = f"segmentation --benchmark custom --name mine --data_dir=~/tfds {flags}"
     main([*command.split(), "--has_background"])
     directory, count = capsys.readouterr().out.splitlines()
     assert (directory, count) == (f"{tmp_path}/tfds/segmentation/mine/1.0.0", "2 images")

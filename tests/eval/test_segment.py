@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import io
 import json
 import os
 import pathlib
@@ -98,8 +99,44 @@ def test_the_python_api_gives_what_the_command_writes(
             np.testing.assert_array_equal(segmenter(same).labels, written)
         overlay = np.asarray(Image.open(tmp_path / f"{name}_overlay.png"))
         np.testing.assert_array_equal(np.asarray(result.overlay()), overlay)
-    with pytest.raises(UserError, match="uint8"):
-        segmenter(np.zeros((4, 4), np.float32))
+    same = segmenter(torch.tensor(pixels)).labels
+    np.testing.assert_array_equal(same, written)
+
+
+def cut(picture: Image.Image, format: str) -> Image.Image:
+    """A picture whose end is missing, which Pillow notices late."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format)
+    return Image.open(io.BytesIO(buffer.getvalue()[:-900]))
+
+
+@pytest.mark.parametrize(
+    "photo",
+    [
+        np.zeros((4, 4), np.float32),
+        np.zeros((4, 0, 3), np.uint8),
+        np.zeros(3, np.uint8),
+        [[[1, 2, 3]]],
+        b"\xff\xd8\xff",
+        io.BytesIO(b"\xff\xd8\xff"),
+        None,
+        Image.new("RGB", (0, 3)),
+        Image.new("F", (3, 3)),
+        Image.new("La", (3, 3)),
+        cut(Image.effect_noise((80, 80), 90), "JPEG"),
+    ],
+    ids=lambda photo: f"{type(photo).__name__}-{getattr(photo, 'mode', '')}",
+)
+def test_what_is_no_photo_is_one_line(segmenter, photo):
+    with pytest.raises(UserError) as caught:
+        segmenter(photo)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 150
+
+
+@pytest.mark.parametrize("classes", ["dog", [], [""], [" , "], ["dog", 3], ["dog", "dog"]], ids=str)
+def test_what_are_no_classes_is_one_line(classes):
+    with pytest.raises(UserError, match="class"):
+        Segmenter.load("nowhere", classes)
 
 
 def test_photos_come_from_a_bucket_and_results_go_there(photos, checkpoint, bucket, tmp_path):
@@ -192,6 +229,11 @@ def test_photos_are_read_one_after_the_other(segmenter):
         ({"images": "missing.jpg"}, "missing.jpg: no such file"),
         ({"images": __file__}, "not an image"),
         ({"images": "nothing*.jpg"}, "no file matches"),
+        ({"images": "https://a.org/b.jpg"}, "https:// cannot be opened"),
+        ({"output": "http://a.org"}, "http:// cannot be opened"),
+        ({"checkpoint": "https://huggingface.co/a/b"}, "https:// cannot be opened"),
+        ({"background": "2"}, "from 0 to 1"),
+        ({"short_side": "-3"}, "short_side=-3"),
         ({"classes": " , "}, "--classes is empty"),
         ({"classes": "dog, dog"}, "'dog'"),
         ({"classes": "my/names"}, "my/names: cannot read class names"),

@@ -9,6 +9,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # conversions need no accelerator, which ma
 from etils import epath
 
 from cocu_jax.errors import UserError
+from cocu_jax.files import place
 from cocu_jax.models.clip import CLIP
 from cocu_jax.models.groupvit import GroupViT
 from cocu_jax.models.siglip import Siglip
@@ -78,8 +79,9 @@ def convert(source: str, target: str) -> str:
         UserError: the source is not readable, the target exists already, or its format cannot
             hold the model.
     """
-    place = epath.Path(target)
-    if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+    target = place(target)
+    path = epath.Path(target)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(f"{target}: is there already; remove it or choose another place")
     checkpoint = open_checkpoint(source)
     model = checkpoint.model
