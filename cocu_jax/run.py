@@ -30,7 +30,7 @@ JOBS = {
     "demo": "cocu_jax.demo.job:run_demo",
 }
 # What a job leaves in its work directory for people to look at; the other jobs print it themselves.
-RESULTS = {"train": ("metrics.json", "export"), "curate": ("summary.txt", "gallery.html")}
+RESULTS = {"train": ("metrics.json", "export"), "curate": ("summary.txt", "examples.html")}
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The job, e.g. configs/demo.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of this run: local or gs://.")

@@ -51,5 +51,5 @@ def get_config() -> ml_collections.ConfigDict:
     # "0/4": process 0 of 4, which takes shards 0, 4, 8, …; empty: JAX's process index and count.
     config.share = ""
     config.parquet = True
-    config.page_images = 24  # images on WORKDIR/gallery.html
+    config.page_images = 24  # images on WORKDIR/examples.html
     return config

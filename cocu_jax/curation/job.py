@@ -11,7 +11,7 @@ Files of a run, each complete as soon as it has its name:
     WORKDIR/reports/tally-00000.json                     sums of the reports of 256 shards
     WORKDIR/searches/00003.safetensors                   a search part of the way through
     WORKDIR/annotations/dataset_info.json, ...           makes the shards a TFDS dataset
-    WORKDIR/summary.json, summary.txt, gallery.html
+    WORKDIR/summary.json, summary.txt, examples.html
 
 Processes own shards and meet only through finished files, so one that dies and comes back simply
 goes on, and the others wait for it.

@@ -41,7 +41,7 @@ def finished(fields, tmp_path_factory):
 def result(workdir):
     names = ("annotations", "parquet")
     files = [path for name in names for path in sorted((pathlib.Path(workdir) / name).iterdir())]
-    files += [pathlib.Path(workdir) / name for name in ("summary.json", "gallery.html")]
+    files += [pathlib.Path(workdir) / name for name in ("summary.json", "examples.html")]
     return {path.name: path.read_bytes() for path in files}
 
 

@@ -158,7 +158,7 @@ def test_parquet_says_the_same_as_the_dataset(finished):
 def test_page_shows_sampled_images_with_escaped_captions(fields, finished, tmp_path):
     embeddings = str(finished[0] / "embeddings")
     curate(fields, tmp_path, page_images=IMAGES, embeddings=embeddings)
-    page = (tmp_path / "gallery.html").read_text()
+    page = (tmp_path / "examples.html").read_text()
     assert page.count("<article>") == IMAGES
     assert "nul \N{REPLACEMENT CHARACTER} in &lt;b&gt;it&lt;/b&gt;" in page
     assert page.count("unreadable image") == len(DAMAGED)

@@ -79,7 +79,7 @@ def result(workdir):
     """Bytes of all that a run hands over; hidden files are what a killed writer left."""
     names = ("annotations", "parquet", "embeddings")
     files = [path for name in names for path in sorted(workdir.glob(f"{name}/**/[!.]*"))]
-    files += [workdir / name for name in ("gallery.html", "summary.json", "summary.txt")]
+    files += [workdir / name for name in ("examples.html", "summary.json", "summary.txt")]
     return {str(path.relative_to(workdir)): path.read_bytes() for path in files if path.is_file()}
 
 

@@ -42,7 +42,7 @@ small { color: #666 }
 def write_page(
     plan: Plan, sampled: Sequence[tuple[int, int, list[int]]], stop: StopRequest
 ) -> None:
-    """Writes `gallery.html` in the work directory, unless this very page is there.
+    """Writes `examples.html` in the work directory, unless this very page is there.
 
     Args:
         plan: the run.
@@ -54,7 +54,7 @@ def write_page(
     """
     content = hashlib.sha256(json.dumps([_VERSION, plan.identity, sampled]).encode()).hexdigest()
     start = f"""<!doctype html><meta charset="utf-8"><meta name="content" content="{content}">"""
-    if _starts_with(plan.workdir / "gallery.html", start):
+    if _starts_with(plan.workdir / "examples.html", start):
         return
     files = [(corpus, shard) for corpus in plan.index for shard in range(corpus.num_shards)]
     index = Index([], [corpus.shard_lengths[shard] for corpus, shard in files])
@@ -76,7 +76,7 @@ def write_page(
 Concepts are ranked; equal colours are one cluster;
 <span class="new">outlined</span> concepts are not in the caption.</p>
 {"".join(articles)}"""
-    write_file(plan.workdir / "gallery.html", page)
+    write_file(plan.workdir / "examples.html", page)
 
 
 def _starts_with(path: epath.Path, start: str) -> bool:
