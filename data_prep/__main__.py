@@ -51,9 +51,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=f"python -m data_prep {name}")
     module.add_arguments(parser)
     arguments = parser.parse_args(argv[1:])
-    from cocu_jax.host_tensorflow import keep_off_accelerators  # all but galleries of text use it
+    if "tensorflow_datasets" in sys.modules:  # a gallery of a text file does without
+        from cocu_jax.host_tensorflow import keep_off_accelerators
 
-    keep_off_accelerators()
+        keep_off_accelerators()
     logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations that are meant
     try:
         resolve_places(arguments)

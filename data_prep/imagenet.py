@@ -10,7 +10,6 @@
 """
 
 import argparse
-import contextlib
 import csv
 import io
 import pathlib
@@ -25,6 +24,7 @@ from etils import epath
 from cocu_jax.errors import UserError
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest
+from data_prep.generation import generate, quiet_tfds
 from data_prep.place_errors import place_error
 
 _CLASSES_FILE = pathlib.Path(__file__).with_name("imagenet_classes.txt")
@@ -141,12 +141,9 @@ def prepare_imagenet(root: str, data_dir: str) -> str:
         raise UserError(f"no directory {root}; give --root ImageNet's validation images")
     try:
         epath.Path(data_dir).mkdir(parents=True, exist_ok=True)
-        builder = ImagenetValidation(data_dir=data_dir)
-        tfds.disable_progress_bar()  # ours shows the total and the time left
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download here
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(manual_dir=root)
-            )
+        with quiet_tfds():
+            builder = ImagenetValidation(data_dir=data_dir)
+            generate(builder, manual_dir=root)
     except OSError as error:
         raise place_error(error, data_dir) from None
     return str(builder.data_path)

@@ -198,8 +198,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.stop_words:
         try:
             stop_words = frozenset(epath.Path(arguments.stop_words).read_text().lower().split())
-        except OSError as error:
-            raise UserError(f"{arguments.stop_words}: cannot be read ({error.strerror})") from None
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise UserError(f"{arguments.stop_words}: cannot be read ({reason})") from None
     settings = MiningSettings(arguments.size, arguments.min_count, stop_words)
     gallery = mine_gallery(_captions(arguments.corpus, arguments.split), settings)
     gallery.save(arguments.output)
@@ -212,7 +213,10 @@ def _captions(corpus: str, split: str) -> Iterator[str]:
         yield from _lines(path)
         return
     # Text files do not need TensorFlow.
+    from cocu_jax.host_tensorflow import keep_off_accelerators
     from cocu_jax.input.corpus import open_corpus, read_shard
+
+    keep_off_accelerators()
 
     dataset = open_corpus(str(path), split)
     for shard in progress(range(dataset.num_shards), "Shards", dataset.num_shards, "shards"):

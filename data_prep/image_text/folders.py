@@ -1,13 +1,13 @@
 """Folders of images with their captions in files beside them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from etils import epath
 
 from data_prep.image_text.formats import IMAGE_ENDINGS, TEXT_ENDINGS, Reading
 
-_HIDDEN = "hidden file (its name begins with a dot)"
+_HIDDEN = "hidden file or folder (its name begins with a dot)"
 _UNKNOWN = "no image or caption by its ending"
 _ANOTHER = "another file of the same name"
 
@@ -21,11 +21,11 @@ def folder_rows(folder: epath.Path, reading: Reading) -> Iterator[dict]:
     """
     texts = tuple(map(str.lower, reading.caption_column)) or TEXT_ENDINGS
     texts = tuple(dict.fromkeys((*texts, "json")))
-    for directory, names in _walk(folder):
+    for directory, paths in walk(folder, (*IMAGE_ENDINGS, *texts)):
         groups: dict[str, dict[str, str]] = {}
-        for name in names:
+        for file in paths:
+            name, path = file.name, os.fspath(file)
             stem, _, ending = name.rpartition(".")
-            path = os.fspath(directory / name)
             if name.startswith("."):
                 yield {"dropped": _HIDDEN, "place": path}
             elif stem and ending.lower() in (*IMAGE_ENDINGS, *texts):
@@ -43,12 +43,26 @@ def folder_rows(folder: epath.Path, reading: Reading) -> Iterator[dict]:
             yield from ({"dropped": _ANOTHER, "place": other} for other in images[1:])
 
 
-def _walk(folder: epath.Path) -> Iterator[tuple[epath.Path, list[str]]]:
-    """Every folder below, and the sorted names of its files."""
+def walk(
+    folder: epath.Path, endings: Sequence[str], above: frozenset[str] = frozenset()
+) -> Iterator[tuple[epath.Path, list[epath.Path]]]:
+    """Every folder below, and its files and hidden folders, sorted by name.
+
+    A link to a folder that it is in leads nowhere: its files are there already.
+
+    Args:
+        folder: where to begin.
+        endings: of names that are files for sure, which need not be asked.
+        above: the folders above, without links.
+    """
+    place = os.path.realpath(folder)
+    if place in above:
+        return
     files, folders = [], []
     for path in sorted(folder.iterdir()):
-        known = path.suffix.lower().removeprefix(".") in (*IMAGE_ENDINGS, *TEXT_ENDINGS, "json")
-        (files if known or not path.is_dir() else folders).append(path)
-    yield folder, [path.name for path in files]
+        known = path.suffix.lower().removeprefix(".") in endings
+        file = known or path.name.startswith(".") or not path.is_dir()
+        (files if file else folders).append(path)
+    yield folder, files
     for path in folders:
-        yield from _walk(path)
+        yield from walk(path, endings, above | {place})

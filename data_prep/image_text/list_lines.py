@@ -18,6 +18,7 @@ SEPARATORS = "\t,|;"
 
 _LONGEST_FIELD = 1 << 17  # of the csv module
 _MOST_LINES = 100  # of one quoted field
+_GZIP = b"\x1f\x8b"
 
 Line = tuple[int, str | None]
 
@@ -26,7 +27,7 @@ def read_lines(path: epath.Path) -> Iterator[Line]:
     """Number, from 1, and text of every line without its end; None for what is no text.
 
     Reads UTF-8, UTF-16 and UTF-32 with a byte order mark, and line by line Windows-1252. A line
-    over `MAX_TEXT_BYTES` is None, too. Files ending in .gz are unpacked.
+    over `MAX_TEXT_BYTES` is None, too. Files packed with gzip are unpacked.
 
     Raises:
         OSError, EOFError, zlib.error: the file cannot be read.
@@ -37,8 +38,7 @@ def read_lines(path: epath.Path) -> Iterator[Line]:
             shutil.copyfileobj(remote, local)
             local.seek(0)
             file = local
-        if path.name.lower().endswith(".gz"):
-            file = gzip.GzipFile(fileobj=file)
+        file = unpacked(file)
         encoding = byte_order_mark(file.read(4))
         file.seek(0)
         if encoding in (None, "utf-8-sig"):
@@ -50,6 +50,13 @@ def read_lines(path: epath.Path) -> Iterator[Line]:
                 yield number, line.rstrip("\n")
         except UnicodeDecodeError:
             yield number + 1, None
+
+
+def unpacked(file: BinaryIO) -> BinaryIO:
+    """The content of a file: what is packed in it if it is packed with gzip, whatever its name."""
+    packed = file.read(len(_GZIP)) == _GZIP
+    file.seek(0)
+    return gzip.GzipFile(fileobj=file) if packed else file
 
 
 def split_fields(

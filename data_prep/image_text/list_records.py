@@ -1,6 +1,6 @@
 """Records of the lists that people have: CSV, TSV, JSON lines, COCO's and Karpathy's JSON."""
 
-import gzip
+import io
 import itertools
 import json
 import os
@@ -13,7 +13,7 @@ from etils import epath
 
 from cocu_jax.errors import UserError
 from data_prep.image_text.formats import KEY_COLUMNS, PATH_COLUMNS, Dropped, Reading
-from data_prep.image_text.list_lines import SEPARATORS, Line, read_lines, split_fields
+from data_prep.image_text.list_lines import SEPARATORS, Line, read_lines, split_fields, unpacked
 from data_prep.image_text.texts import (
     NOT_UTF8,
     captions_in,
@@ -169,12 +169,17 @@ def _records(
 
 def _record(path: epath.Path, number: int, fields: dict, reading: Reading) -> Record:
     image = next((fields[name] for name in _paths(reading) if fields.get(name)), "")
-    image = image if isinstance(image, str) else ""
+    image = _with_slashes(image) if isinstance(image, str) else ""
     names = (reading.key_column,) if reading.key_column else KEY_COLUMNS
     key = next((key_in(fields[name]) for name in names if fields.get(name) not in (None, "")), None)
     texts, faults = captions_in_fields(fields, reading.captions, bool(reading.caption_column))
     split, place = key_in(fields.get("split")), f"{path}: line {number}"
     return Record(image, image if key is None else key, texts, faults, place, split)
+
+
+def _with_slashes(path: str) -> str:
+    """A path of a list that was written on Windows, as other systems name it."""
+    return path if "/" in path else path.replace("\\", "/")
 
 
 def _token_lines(path: epath.Path, lines: Iterator[Line]) -> Iterator[Record | Dropped]:
@@ -189,10 +194,7 @@ def _token_lines(path: epath.Path, lines: Iterator[Line]) -> Iterator[Record | D
 
 def _document(path: epath.Path, reading: Reading) -> Iterator[Record | Dropped]:
     """One JSON document: COCO's captions, Karpathy's splits, or an array of objects."""
-    content = path.read_bytes()
-    if path.name.lower().endswith(".gz"):
-        content = gzip.decompress(content)
-    text = decode_text(content)
+    text = decode_text(unpacked(io.BytesIO(path.read_bytes())).read())
     if text is None:
         raise UserError(f"{path}: {NOT_UTF8}")
     try:
@@ -250,15 +252,25 @@ def _paths(reading: Reading) -> tuple[str, ...]:
     return reading.image_column or PATH_COLUMNS
 
 
+def is_link(text: str) -> bool:
+    """Whether a name or a value of a list is that of links."""
+    return bool(_LINK.search(text))
+
+
+def list_of_links(path: epath.Path) -> UserError:
+    """The error for a list whose images are still on the web."""
+    return UserError(
+        f"{path}: a list of links instead of files; fetch the images first, e.g. by "
+        "img2dataset, and name what it wrote as the source"
+    )
+
+
 def _require_columns(path: epath.Path, columns: list[str], reading: Reading) -> None:
     needed = {"image_column": _paths(reading), "caption_column": reading.captions}
     for flag, names in needed.items():
         if not set(names) & set(columns):
-            if any(_LINK.search(column) for column in columns):
-                raise UserError(
-                    f"{path}: a list of links instead of files; fetch the images first, e.g. by "
-                    "img2dataset, and name what it wrote as the source"
-                )
+            if any(map(is_link, columns)):
+                raise list_of_links(path)
             raise UserError(
                 f"{path}: no column {' or '.join(names)} among: {', '.join(columns[:8])}; "
                 f"name it in the first line, or give its name with --{flag}"

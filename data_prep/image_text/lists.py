@@ -13,7 +13,7 @@ from etils import epath
 
 from cocu_jax.errors import UserError
 from data_prep.image_text.formats import Dropped, Reading
-from data_prep.image_text.list_records import Record, read_list
+from data_prep.image_text.list_records import Record, is_link, list_of_links, read_list
 from data_prep.image_text.records import hash_key
 
 _FOLDERS = 1_000  # that are looked into to give advice
@@ -49,28 +49,30 @@ class _Search:
     def __init__(self, path: epath.Path, folder: epath.Path) -> None:
         self._list = path
         self._folder = folder
-        self._missing: list[epath.Path] = []
+        self._missing: list[str] = []
         self.found = False
 
     def look(self, image: str) -> None:
         """Looks for one image; raises a UserError after many in vain."""
         self.found = (self._folder / image).exists()
         if not self.found:
-            self._missing.append(self._folder / image)
+            self._missing.append(image)
         if len(self._missing) == _LOOKED_FOR:
             self.finish()
 
     def finish(self) -> None:
         """Raises a UserError if no image was there."""
         if self._missing and not self.found:
+            if is_link(self._missing[0]):
+                raise list_of_links(self._list)
             raise UserError(
-                f"{self._list}: no image is there, looked for {self._missing[0]} first; "
-                f"{self._advice()}"
+                f"{self._list}: no image is there, looked for {self._folder / self._missing[0]} "
+                f"first; {self._advice()}"
             )
 
     def _advice(self) -> str:
         """Names the folder beside the list that has the image, if there is one."""
-        image = self._missing[0].relative_to(self._folder)
+        image = self._missing[0]
         beside = sorted(self._list.parent.iterdir())[:_FOLDERS]
         for folder in beside:
             if folder.is_dir() and (folder / image).exists():

@@ -23,7 +23,7 @@ _DOTTED = (
     "or name the endings by --image_column and --caption_column"
 )
 _UNKNOWN = "no image or caption by its ending; name endings by --image_column and --caption_column"
-_HIDDEN = "hidden file (its name begins with a dot)"
+_HIDDEN = "hidden file or folder (its name begins with a dot)"
 
 
 class Pairing:

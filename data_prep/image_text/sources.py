@@ -72,7 +72,8 @@ def find_units(
 def _expand(source: str) -> Iterator[epath.Path]:
     """Files and folders that a source stands for."""
     try:
-        names = list(braceexpand(source))
+        literal = epath.Path(source).expanduser().exists()  # braces may be part of a name
+        names = [source] if literal else list(braceexpand(source))
     except UnbalancedBracesError:
         raise UserError(f"{source}: braces do not match; write e.g. {{00000..00331}}") from None
     for name in names:

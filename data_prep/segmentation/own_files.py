@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator
+import itertools
 
 import numpy as np
 from etils import epath
 
 from cocu_jax.errors import UserError
+from data_prep.image_text.folders import walk
 from data_prep.image_text.formats import IMAGE_ENDINGS
 from data_prep.segmentation.files import Sample
 from data_prep.segmentation.ids import IGNORE, UNKNOWN, Table
@@ -103,9 +104,9 @@ def _by_key(folder: str, endings: tuple[str, ...]) -> dict[str, epath.Path]:
     if not root.is_dir():
         raise UserError(f"{folder}: no such folder; check --images and --masks")
     found: dict[str, epath.Path] = {}
-    for path in _files_below(root):
+    for path in itertools.chain.from_iterable(files for _, files in walk(root, endings)):
         stem, _, ending = path.name.rpartition(".")
-        if ending.lower() not in endings or not stem:
+        if ending.lower() not in endings or not stem or stem.startswith("."):
             continue
         key = (path.parent.relative_to(root) / stem).as_posix()
         if key in found:
@@ -114,11 +115,3 @@ def _by_key(folder: str, endings: tuple[str, ...]) -> dict[str, epath.Path]:
     if not found:
         raise UserError(f"{folder}: no {'masks (.png)' if endings == ('png',) else 'images'} there")
     return found
-
-
-def _files_below(root: epath.Path) -> Iterator[epath.Path]:
-    for path in root.iterdir():
-        if path.is_dir():
-            yield from _files_below(path)
-        elif not path.name.startswith("."):
-            yield path

@@ -8,9 +8,7 @@ Images keep their bytes; masks become PNGs of classes (255, or 65535 in 16 bits,
 """
 
 import argparse
-import contextlib
 import dataclasses
-import io
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -20,6 +18,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest
 from data_prep.dataset_names import check_name
+from data_prep.generation import generate, quiet_tfds
 from data_prep.place_errors import place_error
 from data_prep.segmentation.files import Sample, find_samples
 from data_prep.segmentation.ids import IGNORE
@@ -193,12 +192,9 @@ def prepare_own(name: str, files: OwnFiles, has_background: bool, data_dir: str)
 def _prepare(config: str | SegmentationConfig, root: str | None, data_dir: str) -> str:
     try:
         epath.Path(data_dir).mkdir(parents=True, exist_ok=True)
-        builder = Segmentation(data_dir=data_dir, config=config)
-        tfds.disable_progress_bar()  # ours shows the total and the time left
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download here
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(manual_dir=root or data_dir)
-            )
+        with quiet_tfds():
+            builder = Segmentation(data_dir=data_dir, config=config)
+            generate(builder, manual_dir=root or data_dir)
     except OSError as error:
         raise place_error(error, data_dir) from None
     return str(builder.data_path)

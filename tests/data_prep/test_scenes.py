@@ -130,6 +130,7 @@ def test_the_command_draws_what_its_flags_say(tmp_path, capsys):
     flags += " --things car cat --stuff road snow --thing_size 0.4 0.5 --image_size 32"
     command_line.main(["scenes", "--data_dir", str(tmp_path), *flags.split()])
     directory = capsys.readouterr().out.strip().splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["openmoji_scenes"]
     assert open_corpus(directory, "clip").metadata["classes"] == ["car", "cat", "road", "snow"]
 
 

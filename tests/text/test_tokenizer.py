@@ -3,6 +3,7 @@
 import html
 import importlib.util
 import json
+import os
 import pathlib
 import pickle
 import random
@@ -75,10 +76,16 @@ def test_tokenizer_survives_pickling(tokenizer):
     assert pickle.loads(pickle.dumps(tokenizer)).encode("two dogs") == tokenizer.encode("two dogs")
 
 
-def test_text_preparation_does_not_import_jax():
+def test_text_preparation_imports_neither_jax_nor_tensorflow(tmp_path):
+    """Nor does mining a gallery from a text file, as a command."""
+    (tmp_path / "captions.txt").write_text("a dog.\n" * 3)
     modules = "cocu_jax.models.tokenizer, cocu_jax.models.templates, data_prep.gallery.concepts"
-    code = f"import sys, {modules}; sys.exit('jax' in sys.modules or 'tensorflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    command = "gallery --corpus captions.txt --output gallery.json --min_count 2"
+    code = f"import sys, {modules}; from data_prep.__main__ import main; main({command.split()});"
+    code += "sys.exit('jax' in sys.modules or 'tensorflow' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment)
+    assert done.returncode == 0 and (tmp_path / "gallery.json").exists()
 
 
 @pytest.mark.slow
