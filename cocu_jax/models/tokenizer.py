@@ -57,7 +57,7 @@ class Tokenizer:
 
     def __init__(self) -> None:
         self._letters = _byte_letters()
-        self._bpe = BPE(vocab=vocabulary(), merges=merges(), end_of_word_suffix="</w>")
+        self._bpe = _bpe()
         self._cache = {_START: [SOT], _END: [EOT]}
 
     def __reduce__(self):
@@ -108,6 +108,12 @@ class Tokenizer:
         if len(word) <= _CACHED_LENGTH and len(self._cache) < _CACHED_WORDS:
             self._cache[word] = ids
         return ids
+
+
+@functools.cache
+def _bpe() -> BPE:
+    """The merges as a program: 0.3 s of work, and never changed by those who use it."""
+    return BPE(vocab=vocabulary(), merges=merges(), end_of_word_suffix="</w>")
 
 
 def _byte_letters() -> dict[int, str]:

@@ -73,6 +73,7 @@ def test_every_layout_gives_the_same_labels(layout, tmp_path):
         assert examples[name] == (jpeg(number), label)
         assert corpus.metadata["classes"][label] == class_name
     assert len(examples) == len(IMAGES)
+    assert [path.name for path in (tmp_path / "tfds").iterdir()] == ["imagenet_validation"]
 
 
 def test_there_are_a_thousand_classes_in_label_order():

@@ -14,7 +14,7 @@ KINDS = {"palette": np.uint8, "grey": np.uint8, "wide": np.uint16}
 
 
 def write_files(root, kind="grey", classes="background\ngrass\nriver\n", ids=(0, 1, 2, 255)):
-    """Two photos, one of them lying on its side, and masks of `ids`."""
+    """Two photos, one of them lying on its side, and masks of `ids`; links to folders above."""
     rng = np.random.default_rng(0)
     masks = {}
     for key, ending in (("a", "jpg"), ("deep/b", "PNG")):
@@ -30,6 +30,8 @@ def write_files(root, kind="grey", classes="background\ngrass\nriver\n", ids=(0,
         if kind == "palette":
             mask.putpalette(list(range(256)) * 3)
         mask.save(root / f"labels/{key}.png")
+    for folder in ("photos", "labels"):
+        (root / folder / "deep" / "above").symlink_to(root / folder)
     (root / "classes.txt").write_text(classes)
     return masks
 
@@ -74,6 +76,7 @@ def test_command_makes_a_dataset_that_the_evaluation_can_open(tmp_path, capsys, 
     main([*command.split(), "--has_background"])
     directory, count = capsys.readouterr().out.splitlines()
     assert (directory, count) == (f"{tmp_path}/tfds/segmentation/mine/1.0.0", "2 images")
+    assert [path.name for path in (tmp_path / "tfds").iterdir()] == ["segmentation"]
     with pytest.raises(SystemExit):
         main(command.split())
     assert "is there already, with other classes" in capsys.readouterr().err
