@@ -92,5 +92,6 @@ def _lines(path: str) -> Iterator[list[str]]:
             lines = bz2.BZ2File(file) if path.endswith(".bz2") else file
             for line in lines:
                 yield line.decode("utf-8", "surrogateescape").rstrip("\r\n").split("\t")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (OSError, EOFError) as error:  # EOFError: of a .bz2 that was cut
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason})") from None
