@@ -73,11 +73,13 @@ def resolve_places(arguments: argparse.Namespace) -> None:
         UserError: an argument is an address of a kind that cannot be opened.
     """
     for name, value in vars(arguments).items():
-        if name in _ADDRESSES or not isinstance(value, str | list):
+        if name in _ADDRESSES:
             continue
-        setattr(
-            arguments, name, place(value) if isinstance(value, str) else list(map(place, value))
-        )
+        if isinstance(value, str):
+            setattr(arguments, name, place(value))
+        elif isinstance(value, list):
+            places = [place(part) if isinstance(part, str) else part for part in value]
+            setattr(arguments, name, places)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The tests run on eight forced host devices, so that every sharded path is a real one."""
 
+import gc
 import os
 import sys
 
@@ -13,6 +14,15 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {forced}"
 # torch imports Triton if it finds it, and Triton crashes a process that has loaded TensorFlow: both
 # carry an LLVM. The oracles run on the CPU and need no Triton: torch does without.
 sys.modules["triton"] = None
+
+# The libraries have millions of objects, which every full collection of Python's would look through
+# in vain. Collections are fewer, and leave out what is there before the first test.
+gc.set_threshold(20_000, 20, 20)
+
+
+def pytest_collection_finish(session):
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

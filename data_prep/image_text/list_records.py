@@ -211,6 +211,8 @@ def _document(path: epath.Path, reading: Reading) -> Iterator[Record | Dropped]:
             yield from _coco(path, content)
         else:
             yield from _karpathy(path, content["images"])
+    elif isinstance(content, dict) and content.keys() & set(_paths(reading)):
+        yield from _objects(path, iter([(1, content)]), reading)  # JSON lines, one of them
     else:
         raise UserError(
             f"{path}: neither COCO's captions nor Karpathy's splits nor an array of objects; "

@@ -27,6 +27,7 @@ from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.progress import progress_bar
 from cocu_jax.stopping import Stopped, StopRequest
 from data_prep.gallery.concepts import ConceptExtractor
+from data_prep.generation import generate, quiet_tfds
 from data_prep.scenes.gallery import scenes_gallery
 from data_prep.scenes.rendering import render_split
 from data_prep.scenes.settings import ScenesConfig

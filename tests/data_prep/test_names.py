@@ -22,16 +22,20 @@ def rows(path, **reading):
     return list(list_rows(epath.Path(path), Reading(**reading)))
 
 
-def packed(path, names: dict[bytes, bytes], system: int):
-    """A zip whose names are these very bytes, none of them marked as UTF-8."""
+class Member(zipfile.ZipInfo):
+    """A member whose name is written in code page 437 and not marked as UTF-8."""
+
+    def _encodeFilenameFlags(self):
+        return self.filename.encode("cp437"), self.flag_bits
+
+
+def packed(path, names: dict[bytes, bytes], system: int) -> str:
+    """A zip whose names are these very bytes."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in names.items():
-            member = zipfile.ZipInfo(name.decode("cp437"))
+            member = Member(name.decode("cp437"))
             member.create_system = system
             archive.writestr(member, content)
-    content = path.read_bytes()
-    for name in names:  # `zipfile` writes names of other letters than ASCII's in UTF-8, and says so
-        content = content.replace(name.decode("cp437").encode(), name)
     return str(path)
 
 
