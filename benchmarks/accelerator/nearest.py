@@ -14,7 +14,7 @@ from cocu_jax.curation.search import SearchSettings, search
 from cocu_jax.training.hardware import chip_of
 
 _WIDTH, _NEIGHBOURS = 512, 8
-# Query and index rows of a product: as curation sets them, and larger, for fewer calls.
+# Query and index rows of a product: of a CPU's size, and larger, for fewer calls.
 _SIZES = {"ours": (1024, 5120), "ours, large tiles": (8192, 65_536)}
 
 

@@ -68,9 +68,9 @@ def cluster_archives(
     most = (width + 1) // 2
     candidates = 2 + int(math.log(most))
     uniform = _uniform(seed, anchor, (most, restarts, candidates))
-    centres = jax.vmap(_plus_plus)(uniform, distances, valid)
+    nearest = jax.vmap(_plus_plus)(uniform, distances, valid, clusters)
     exists = jnp.arange(most) < clusters[:, None]
-    labels, inertia = _lloyd(local, valid, exists, centres, max_iterations)
+    labels, inertia = _lloyd(local, valid, exists, nearest, max_iterations)
     best = jnp.argmin(inertia, axis=1)
     labels = jnp.take_along_axis(labels, best[:, None, None], axis=1)[:, 0]
     return jnp.where(valid & (sizes > 2)[:, None], _in_order_of_appearance(labels), -1)
@@ -102,50 +102,50 @@ def _uniform(
 
 
 def _plus_plus(
-    uniform: Float[Array, "k r c"], distances: Float[Array, "n n"], valid: Bool[Array, "n"]
-) -> Int[Array, "r k"]:
-    """Positions of the initial centres of one archive, one row per restart.
+    uniform: Float[Array, "k r c"],
+    distances: Float[Array, "n n"],
+    valid: Bool[Array, "n"],
+    clusters: Int[Array, ""],
+) -> Int[Array, "r n"]:
+    """Which of the initial centres of one archive is nearest to each concept, for each restart.
 
-    `uniform` decides them, c candidates for each of at most k centres. A row's first K entries are
-    what k-means++ with K clusters gives.
+    `uniform` decides the centres, c candidates for each of at most k.
     """
     width, size = len(valid), valid.sum()
-    max_clusters, restarts, _ = uniform.shape
+    most, restarts, _ = uniform.shape
     distances = jnp.where(valid[:, None] & valid[None, :], distances, 0.0)
     first = jnp.minimum((uniform[0, :, 0] * size).astype(jnp.int32), size - 1)
-    centres = jnp.zeros((max_clusters, restarts), jnp.int32).at[0].set(first)
     prefix = jnp.triu(jnp.ones((width, width)))  # a product with it is a cumulative sum
 
     def add_centre(k, state):
-        centres, closest = state
+        nearest, closest = state
         mass = jnp.dot(closest, prefix, precision=jax.lax.Precision.HIGHEST)
         drawn = uniform[k][:, :, None] * mass[:, None, -1:]
         candidates = jnp.sum(mass[:, None, :] <= drawn, -1)
         candidates = jnp.minimum(candidates, size - 1)
         after = jnp.minimum(closest[:, None, :], distances[candidates])
         chosen = jnp.argmin(after.sum(-1), axis=-1)[:, None]
-        centre = jnp.take_along_axis(candidates, chosen, axis=1)[:, 0]
-        closest = jnp.take_along_axis(after, chosen[:, :, None], axis=1)[:, 0]
-        return centres.at[k].set(centre), closest
+        after = jnp.take_along_axis(after, chosen[:, :, None], axis=1)[:, 0]
+        return jnp.where((after < closest) & (k < clusters), k, nearest), after
 
-    return jax.lax.fori_loop(1, max_clusters, add_centre, (centres, distances[first]))[0].T
+    state = jnp.zeros((restarts, width), jnp.int32), distances[first]
+    return jax.lax.fori_loop(1, most, add_centre, state)[0]
 
 
 def _lloyd(
     gram: Float[Array, "b n n"],
     valid: Bool[Array, "b n"],
     exists: Bool[Array, "b k"],
-    centres: Int[Array, "b r k"],
+    labels: Int[Array, "b r n"],
     max_iterations: int,
 ) -> tuple[Int[Array, "b r n"], Float[Array, "b r"]]:
     """Lloyd's iterations of all restarts until no label changes: labels and inertia.
 
     Arrays are laid out with the concepts last, where reductions over clusters vectorise.
     """
-    batch, restarts, clusters = centres.shape
-    width = gram.shape[1]
+    batch, restarts, width = labels.shape
     norms = jnp.diagonal(gram, axis1=1, axis2=2)[:, None, :]
-    numbers = jnp.arange(clusters)[:, None]
+    numbers = jnp.arange(exists.shape[1])[:, None]
 
     def assign(members):
         """Next labels, given who is in which cluster [b, r, k, n], and the inertia before."""
@@ -174,11 +174,8 @@ def _lloyd(
         following, inertia = assign(members.astype(jnp.float32))
         return iteration + 1, following, inertia, (following != labels).any()
 
-    # The first clusters are single concepts, the centres; the others belong nowhere yet.
-    is_centre = (centres[..., None] == jnp.arange(width)) & exists[:, None, :, None]
-    labels = jnp.where(is_centre, numbers, -1).max(2)
     state = (0, labels, jnp.zeros((batch, restarts)), jnp.array(True))
-    unfinished = lambda state: (state[0] <= max_iterations) & state[3]  # noqa: E731
+    unfinished = lambda state: (state[0] < max_iterations) & state[3]  # noqa: E731
     _, labels, inertia, _ = jax.lax.while_loop(unfinished, step, state)
     return labels, inertia
 

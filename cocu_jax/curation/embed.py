@@ -49,6 +49,7 @@ class Encoder:
         """Args: the model, how it wants its images, and rows per device."""
         self._devices = jax.local_devices()
         self.batch = rows * len(self._devices)
+        self.width = clip.config.projection_dim
         graph, state = nnx.split(clip)
         mean, std = np.float32(processing.mean), np.float32(processing.std)
 
@@ -110,7 +111,7 @@ def embed_shards(
     for shard in shards:
         count = -(-corpus.shard_lengths[shard] // encoder.batch)
         try:
-            parts = []
+            parts = [_no_images(encoder.width)]  # all that there is of an empty shard
             for batch, embeddings in itertools.islice(embedded, count):
                 readable = batch["readable"]
                 embeddings = np.asarray(embeddings)[: len(readable)]
@@ -120,6 +121,15 @@ def embed_shards(
         except tf.errors.OpError as error:
             raise damaged_file(corpus, shard, error) from None
         yield shard, _joined(parts)
+
+
+def _no_images(width: int) -> dict:
+    return {
+        "key": [],
+        "caption_concepts": [],
+        "readable": np.zeros(0, bool),
+        "embeddings": np.zeros((0, width), np.float16),
+    }
 
 
 def _joined(batches: Sequence[dict]) -> EmbeddedShard:

@@ -213,12 +213,13 @@ def _search(
             on_turn=lambda state: saved.offer_or_stop(state, stop),
             state=saved.state(),
         )
-    if config.recall == 1:
+    largest = int(np.argmax(lengths))
+    sample = queries[largest][:_RECALL_QUERIES]
+    if config.recall == 1 or not len(sample):
         return found, None
-    sample = queries[0][:_RECALL_QUERIES]
     exact = dataclasses.replace(settings, recall=1.0)
     (truth,) = search([sample], index.embeddings, len(index), exact)
-    hits = (truth[:, :, None] == found[0][: len(sample), None, :]).any(-1)
+    hits = (truth[:, :, None] == found[largest][: len(sample), None, :]).any(-1)
     return found, float(hits.mean())
 
 

@@ -220,7 +220,10 @@ def _tokenizer(checkpoint: Checkpoint) -> dict[str, str]:
 def _open_part(entry: Mapping[str, str]) -> Corpus:
     split, part = split_and_part(entry["split"])
     corpus = _open(entry["directory"], split)
-    return part_of(corpus, part) if part else corpus
+    if part:
+        corpus = part_of(corpus, part)
+        _check_not_empty(corpus, split + part)
+    return corpus
 
 
 def _open(directory: str, split: str) -> Corpus:
@@ -232,7 +235,15 @@ def _open(directory: str, split: str) -> Corpus:
             f"{corpus.directory}: not an image-text dataset, it lacks {what}; "
             "prepare it with: python -m data_prep image_text --help"
         )
+    if not len(corpus.metadata["gallery"]):
+        raise UserError(f"{corpus.directory}: its gallery has no concepts; prepare it with another")
+    _check_not_empty(corpus, split)
     return corpus
+
+
+def _check_not_empty(corpus: Corpus, split: str) -> None:
+    if not corpus.num_examples:
+        raise UserError(f"{corpus.directory}: there are no images in {split}")
 
 
 def _hash(fields: dict) -> str:

@@ -99,13 +99,14 @@ def own_similarities(
     concepts: Int[np.ndarray, "e"],
     rows: Int[np.ndarray, "e"],
 ) -> Float[np.ndarray, "e"]:
-    """cos(concepts[e], images[rows[e]]) for a ragged list of (image, concept) pairs."""
-    images, concept_embeddings = images.astype(np.float32), concept_embeddings.astype(np.float32)
+    """cos(concepts[e], images[rows[e]]) for a list of (image, concept) pairs in image order."""
+    concept_embeddings = concept_embeddings.astype(np.float32)
     similarities = np.empty(len(concepts), np.float32)
     for start in range(0, len(concepts), _PAIRS):
         part = slice(start, start + _PAIRS)
-        left, right = images[rows[part]], concept_embeddings[concepts[part]]
-        similarities[part] = np.einsum("ed,ed->e", left, right)
+        first, last = rows[part][0], rows[part][-1]
+        left = images[first : last + 1].astype(np.float32)[rows[part] - first]
+        similarities[part] = np.einsum("ed,ed->e", left, concept_embeddings[concepts[part]])
     return similarities
 
 

@@ -34,14 +34,16 @@ class SearchSettings:
     Attributes:
         neighbours: L, how many rows of the index each query gets.
         query_rows: queries per product.
-        tile_rows: index rows per product; rounded up to a multiple of the group size.
+        tile_rows: index rows per product; rounded up to a multiple of the group size. On CPUs what
+            a product needs should stay below 32 MB: glibc gets larger blocks from the system for
+            each call, and touching their pages takes a third of the product's time again.
         recall: 1.0 ranks exactly; less uses `jax.lax.approx_max_k` with this recall target, which
             pays on TPUs (other devices compute it exactly).
     """
 
     neighbours: int = 8
     query_rows: int = 1024
-    tile_rows: int = 5120
+    tile_rows: int = 2560
     recall: float = 1.0
 
 
@@ -97,16 +99,17 @@ def search(
     source = read_index, index_rows, settings.tile_rows, len(devices), queries[0].shape[1]
     first = 0 if state is None else state.turn
     on_blocks(first * len(blocks) * len(devices))
-    for turn, (starts, tiles) in enumerate(_turns(*source, first), start=first + 1):
+    turns = _turns(*source, first) if blocks else ()  # none where all parts are empty
+    for turn, (starts, tiles) in enumerate(turns, start=first + 1):
         jax.block_until_ready(best)  # the next tiles were read meanwhile; no more wait on devices
         placed = _split((tiles, starts), devices)
         for b, block in enumerate(blocks):
             best[b] = search_tiles(best[b], block, *placed)
         on_blocks(len(blocks) * len(devices))
         on_turn(functools.partial(_state, turn, best))
-    merged = map(_merge, best)
+    merged, (nothing, _) = map(_merge, best), _no_rows(0, settings.neighbours)
     return [
-        np.concatenate([next(merged) for _ in part])[: len(rows)]
+        np.concatenate([nothing, *(next(merged) for _ in part)])[: len(rows)]
         for part, rows in zip(parts, queries, strict=True)
     ]
 
@@ -169,7 +172,7 @@ def _query_blocks(queries: np.ndarray, query_rows: int) -> list[np.ndarray]:
 
 def _block_rows(queries: int, query_rows: int) -> int:
     """Rows per block: fewer for small parts, in steps that keep compilations few."""
-    return min(query_rows, -(-queries // 128) * 128)
+    return min(query_rows, max(1, -(-queries // 128)) * 128)
 
 
 def _padded(block: np.ndarray, rows: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -74,13 +75,29 @@ def example(number, image=None, caption="a caption", concepts=None):
     }
 
 
-def write_corpus(folder, examples, shards=4, gallery=GALLERY):
-    """Prepares the dataset; returns its versioned directory."""
+def write_corpus(folder, examples, shards=4, gallery=GALLERY, empty=None):
+    """Prepares the dataset, perhaps with one more shard, `empty`; returns its directory."""
     with contextlib.redirect_stdout(io.StringIO()):
         builder = TinyImageText(data_dir=str(folder), examples=examples, gallery=gallery)
         sharded = tfds.download.DownloadConfig(num_shards=shards)
         builder.download_and_prepare(download_config=sharded)
+    if empty is not None:
+        _insert_empty_shard(builder.data_path, empty)
     return str(builder.data_path)
+
+
+def _insert_empty_shard(root, number):
+    """As other tools than ours leave one where nothing of a source is kept."""
+    file = root / "dataset_info.json"
+    info = json.loads(file.read_text())
+    lengths = info["splits"][0]["shardLengths"]
+    lengths.insert(number, "0")
+    file.write_text(json.dumps(info))
+    for place, path in reversed(list(enumerate(sorted(root.glob("*.tfrecord*"))))):
+        stem = path.name.rpartition("-of-")[0].rpartition("-")[0]
+        place += place >= number
+        path.rename(root / f"{stem}-{place:05d}-of-{len(lengths):05d}")
+    (root / f"{stem}-{number:05d}-of-{len(lengths):05d}").write_bytes(b"")
 
 
 def write_clip(folder, seed=0):

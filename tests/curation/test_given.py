@@ -66,7 +66,7 @@ def test_neighbours_are_those_of_the_given_vectors(fields, corpus, vectors, tmp_
 
 
 @pytest.mark.parametrize("nested", [True, False])
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_layouts_and_types(corpus, vectors, tmp_path, nested, dtype):
     paths = [f"/data/images/key-{i}.jpg" for i in range(IMAGES)]
     write_given(tmp_path, paths, vectors.astype(dtype), column="image_path", nested=nested)
@@ -98,11 +98,11 @@ def test_embeddings_in_a_bucket_are_read_from_local_copies(corpus, vectors, buck
 
 def test_rows_that_are_not_finite_are_unreadable(corpus, vectors, tmp_path):
     vectors = vectors.copy()
-    vectors[3, 5], vectors[4] = np.nan, 0
+    vectors[3, 5], vectors[4], vectors[5, 6] = np.nan, 0, np.inf
     write_given(tmp_path, [f"key-{i}" for i in range(IMAGES)], vectors)
     shards = [open_given(str(tmp_path)).of_shard(corpus, shard) for shard in range(3)]
     keys = [s.keys.bytes(i) for s in shards for i in np.flatnonzero(~s.readable)]
-    assert sorted(keys) == [b"key-3", b"key-4"]
+    assert sorted(keys) == [b"key-3", b"key-4", b"key-5"]
     assert all(np.isfinite(s.embeddings).all() for s in shards)
 
 
@@ -138,6 +138,23 @@ def _no_key(folder):
     pyarrow.parquet.write_table(table, folder / "metadata" / "metadata_0.parquet")
 
 
+def _no_rows(folder):
+    for number in range(3):
+        np.save(folder / "img_emb" / f"img_emb_{number}.npy", np.zeros((0, WIDTH), np.float16))
+        table = pyarrow.table({"key": pyarrow.array([], pyarrow.string())})
+        pyarrow.parquet.write_table(table, folder / "metadata" / f"metadata_{number}.parquet")
+
+
+def _columns_first(folder):
+    path = folder / "img_emb" / "img_emb_0.npy"
+    np.save(path, np.asfortranarray(np.load(path)))
+
+
+def _no_text(folder):
+    table = pyarrow.table({"key": [{"number": i} for i in range(25)]})
+    pyarrow.parquet.write_table(table, folder / "metadata" / "metadata_0.parquet")
+
+
 def _twice(folder):
     table = pyarrow.table({"key": [f"key-{i}" for i in [0, *range(24)]]})
     pyarrow.parquet.write_table(table, folder / "metadata" / "metadata_0.parquet")
@@ -153,6 +170,9 @@ def _twice(folder):
         (_torn, "img_emb_0.npy: not an array"),
         (_no_parquet, "metadata_0.parquet: not a Parquet file"),
         (_no_key, "metadata_0.parquet: no column key or image_path among url"),
+        (_no_rows, "its 3 arrays of embeddings have no rows"),
+        (_columns_first, r"img_emb_0.npy: float16 \[25, 24\] by columns.*save them again"),
+        (_no_text, r"metadata_0.parquet: column key is struct<.*>, not text"),
         (_twice, "key 'key-0' is there twice"),
     ],
 )

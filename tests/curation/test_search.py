@@ -56,11 +56,12 @@ def test_rows_of_zeros_are_never_found():
 def test_a_part_has_the_same_result_whatever_it_is_searched_with():
     rng = np.random.default_rng(4)
     index, queries = unit(rng.normal(size=(900, 32))), unit(rng.normal(size=(500, 32)))
-    parts = [queries[:130], queries[130:131], queries[131:]]
+    parts = [queries[:130], queries[:0], queries[130:131], queries[131:]]
     settings = SearchSettings(4, query_rows=128)
     together = run(parts, index, settings)
     for part, found in zip(parts, together, strict=True):
         np.testing.assert_array_equal(found, run([part], index, settings)[0])
+        assert found.shape == (len(part), 4)
 
 
 def test_progress_adds_up_to_the_announced_number_of_products():

@@ -1,6 +1,6 @@
 """Image embeddings that somebody else has computed, as clip-retrieval and LAION keep them.
 
-    DIRECTORY/img_emb/img_emb_0000.npy     float16 or float32 [rows, d], unit norm
+    DIRECTORY/img_emb/img_emb_0000.npy     float16, 32 or 64 [rows, d], unit norm
     DIRECTORY/metadata/metadata_0000.parquet     the same rows: the column `key`, or `image_path`
 
 or all of them in one directory, local or in a bucket. Files are memory-mapped, from local copies
@@ -22,6 +22,7 @@ from jaxtyping import Float16
 from cocu_jax.curation.embed import EmbeddedShard
 from cocu_jax.curation.images import damaged_file
 from cocu_jax.curation.ragged import Ragged, starts_of
+from cocu_jax.curation.storage.index import usable
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus, read_shard
 
@@ -86,7 +87,7 @@ class GivenEmbeddings:
             )
         embeddings = np.zeros((len(keys), self.widths[0]), np.float16)
         embeddings[there] = self._take(self.rows[place[there]])
-        readable = there & np.isfinite(embeddings).all(1) & (embeddings != 0).any(1)
+        readable = there & usable(embeddings)
         return EmbeddedShard(
             embeddings=np.where(readable[:, None], embeddings, np.float16(0)),
             readable=readable,
@@ -103,7 +104,8 @@ class GivenEmbeddings:
             order = np.argsort(local)
             part = self._array(number)[local[order]].astype(np.float32)
             norms = np.linalg.norm(part, axis=1)
-            wrong = np.flatnonzero((np.abs(norms - 1) > _UNIT) & (norms != 0))
+            comparable = np.isfinite(part).all(1) & (norms != 0)
+            wrong = np.flatnonzero((np.abs(norms - 1) > _UNIT) & comparable)
             if len(wrong):
                 raise UserError(
                     f"{self.files[number]}: row {local[order[wrong[0]]]} has norm "
@@ -139,6 +141,8 @@ def open_given(directory: str, local: Local = os.fspath) -> GivenEmbeddings:
         keys.append(_keys(tables[number], local))
         shapes.append(_checked_shape(arrays[number], tables[number], len(keys[-1])))
     joined = np.concatenate(keys)
+    if not len(joined):
+        raise UserError(f"{directory}: its {len(arrays)} arrays of embeddings have no rows")
     order = np.argsort(joined, kind="stable")
     joined = joined[order]
     twice = np.flatnonzero(joined[1:] == joined[:-1])
@@ -187,7 +191,10 @@ def _keys(table: epath.Path, local: Local) -> np.ndarray:
         raise UserError(f"{table}: not a Parquet file ({str(error).splitlines()[0]})") from None
     if column.null_count:
         raise UserError(f"{table}: {column.null_count} rows have no {name}")
-    keys = np.array(column.cast("binary").to_pylist(), dtype=bytes)
+    try:
+        keys = np.array(column.cast("string").cast("binary").to_pylist(), dtype=bytes)
+    except pyarrow.ArrowException:
+        raise UserError(f"{table}: column {name} is {column.type}, not text") from None
     if name == "image_path":  # the key, or a file called after it
         keys = np.array([os.path.splitext(os.path.basename(key))[0] for key in keys.tolist()])
     return keys if keys.size else np.zeros(0, "S1")
@@ -204,8 +211,12 @@ def _checked_shape(array: epath.Path, table: epath.Path, keys: int) -> tuple[int
     except (OSError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{array}: not an array of numbers ({reason})") from None
-    if len(shape) != 2 or columns_first or dtype not in (np.float16, np.float32):
-        raise UserError(f"{array}: {dtype} {list(shape)}, not float16 or float32 rows")
+    if len(shape) != 2 or columns_first or dtype not in (np.float16, np.float32, np.float64):
+        stored = f"{dtype} {list(shape)}{' by columns' if columns_first else ''}"
+        raise UserError(
+            f"{array}: {stored}, not rows of float16, float32 or float64; "
+            "save them again with np.save(path, np.ascontiguousarray(rows, np.float16))"
+        )
     if array.stat().length < start + dtype.itemsize * shape[0] * shape[1]:
         raise UserError(f"{array}: not an array of numbers (cut short); copy it again")
     if shape[0] != keys:

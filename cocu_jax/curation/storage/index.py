@@ -12,6 +12,9 @@ from cocu_jax.curation.ragged import Ragged, starts_of
 from cocu_jax.curation.rank import matching_concepts, own_similarities
 from cocu_jax.curation.storage.shard_files import open_arrays
 
+# Bits of a float16: comparing them takes NumPy a tenth of the time of `isfinite` and `!= 0`.
+_MAGNITUDE, _INFINITE = np.uint16(0x7FFF), np.uint16(0x7C00)
+
 
 @dataclasses.dataclass(frozen=True)
 class Entries:
@@ -69,7 +72,8 @@ def usable(embeddings: Float16[np.ndarray, "n d"]) -> np.ndarray:
 
     Any other embedding cannot be compared; its image counts as unreadable.
     """
-    return np.isfinite(embeddings).all(1) & (embeddings != 0).any(1)
+    largest = (embeddings.view(np.uint16) & _MAGNITUDE).max(1, initial=0)
+    return (largest > 0) & (largest < _INFINITE)
 
 
 class Index:
