@@ -36,7 +36,7 @@ from cocu_jax.segmentation import DEFAULT_CHECKPOINT, Segmentation, Segmenter
 from eval.class_names import read_class_names
 from eval.palettes import distinct_colours
 from eval.pictures import draw_overlay, renumber
-from eval.protocol import TEMPLATE_SETS
+from eval.protocol import DENSE, TEMPLATE_SETS
 from eval.submission import write_prediction
 
 _ENDINGS = {
@@ -68,17 +68,12 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="THRESHOLD",
         help="add a background class for pixels whose best class scores less, e.g. 0.95",
     )
+    add_model_options(parser, clip_templates="full")
     parser.add_argument(
-        "--templates", default="", choices=("", *TEMPLATE_SETS), help="set of prompt templates"
-    )
-    parser.add_argument(
-        "--crop", type=int, default=0, help="side of a window in pixels; default: by the model"
-    )
-    parser.add_argument(
-        "--short_side",
-        type=int,
-        default=0,
-        help="short side of the resized image; default: by the model",
+        "--dense",
+        default="",
+        choices=("", *DENSE),
+        help="method that turns a CLIP into a segmenter; default: naclip",
     )
     parser.add_argument("--scores", action="store_true", help="write class scores")
     parser.add_argument(
@@ -92,6 +87,34 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 2 if failures else 0
+
+
+def add_model_options(parser: argparse.ArgumentParser, clip_templates: str) -> None:
+    """Adds the options that this command shares with the app: prompts, window and image size.
+
+    Args:
+        parser: the parser of the command.
+        clip_templates: the set of prompt templates that is the default for a CLIP.
+    """
+    parser.add_argument(
+        "--templates",
+        default="",
+        choices=("", *TEMPLATE_SETS),
+        help=f"set of prompt templates; default: {clip_templates} for a CLIP, simple for a "
+        "GroupViT",
+    )
+    parser.add_argument(
+        "--crop",
+        type=int,
+        default=0,
+        help="side of the sliding window in pixels; default: depends on the model",
+    )
+    parser.add_argument(
+        "--short_side",
+        type=int,
+        default=0,
+        help="short side of the resized image in pixels; default: depends on the model",
+    )
 
 
 def segment_files(options: argparse.Namespace) -> int:
@@ -120,6 +143,7 @@ def segment_files(options: argparse.Namespace) -> int:
         templates=options.templates,
         crop=options.crop,
         short_side=options.short_side,
+        dense=options.dense,
         with_groups=True,
     )
     for result in segmenter.stream(photos()):

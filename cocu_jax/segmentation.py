@@ -112,6 +112,7 @@ class Segmenter:
         templates: str = "",
         crop: int = 0,
         short_side: int = 0,
+        dense: str = "",
         with_groups: bool = False,
     ) -> "Segmenter":
         """Opens a checkpoint and embeds the class names.
@@ -124,6 +125,8 @@ class Segmenter:
             templates: prompts, see `Protocol`; default: "simple" for a GroupViT, "full" for a CLIP.
             crop: side of a window in pixels; 0: chosen by the model.
             short_side: short side of resized photos; 0: chosen by the model.
+            dense: method that turns a CLIP into a segmenter, one of `eval.protocol.DENSE`;
+                "": "naclip".
             with_groups: also return the groups of a GroupViT's first stage.
 
         Raises:
@@ -134,6 +137,8 @@ class Segmenter:
             raise UserError(f"crop={crop}, short_side={short_side}: give pixels, or 0")
         model, processing = load_checkpoint(str(checkpoint))
         size, is_clip = model.config.image_size, isinstance(model, CLIP)
+        if dense and not is_clip:
+            raise UserError(f"{checkpoint}: is a GroupViT; dense={dense!r} is for a CLIP only")
         crop = crop or (448 if size == 224 and not is_clip else size)
         protocol = Protocol(
             crop=crop,
@@ -142,6 +147,7 @@ class Segmenter:
             has_background=background is not None,
             bg_thresh=background,
             templates=templates or ("full" if is_clip else "simple"),
+            dense=dense or Protocol.dense,
             mean=processing.mean,
             std=processing.std,
         )

@@ -24,9 +24,9 @@ from cocu_jax.app.curation import Curation
 from cocu_jax.app.model import Model
 from cocu_jax.errors import UserError
 from cocu_jax.files import place
+from cocu_jax.segment import add_model_options
 from cocu_jax.segmentation import DEFAULT_CHECKPOINT
 from cocu_jax.stopping import StopRequest
-from eval.protocol import TEMPLATE_SETS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,21 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"GroupViT or a CLIP, or an authors' .pth or .pt file; default: {DEFAULT_CHECKPOINT}, "
         "if there is no --curation",
     )
-    parser.add_argument(
-        "--templates",
-        default="",
-        choices=("", *TEMPLATE_SETS),
-        help="prompts of a word; default: subset for a CLIP, simple for a GroupViT",
-    )
-    parser.add_argument(
-        "--crop", type=int, default=0, help="side of a window in pixels; default: by the model"
-    )
-    parser.add_argument(
-        "--short_side",
-        type=int,
-        default=0,
-        help="short side of the resized photo; default: by the model",
-    )
+    add_model_options(parser, clip_templates="subset")
     parser.add_argument("--curation", help="work directory of a curation to show")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all networks"

@@ -170,7 +170,7 @@ def test_a_clip_gives_the_labels_and_scores_of_torch(tmp_path, capsys):
     theirs.save_pretrained(tmp_path / "clip")
     ((image, _),) = make_images([(48, 71)], 3)  # the size that the model sees
     Image.fromarray(image).save(tmp_path / "photo.jpg", quality=90)
-    flags = ("--scores", "--templates", "simple")
+    flags = ("--scores", "--templates", "simple", "--dense", "maskclip")
     assert run([tmp_path / "photo.jpg"], str(tmp_path / "clip"), tmp_path / "out", *flags) == 0
     assert "photo_overlay.png" in capsys.readouterr().out
 
@@ -179,7 +179,7 @@ def test_a_clip_gives_the_labels_and_scores_of_torch(tmp_path, capsys):
     pixels = torch.tensor(pixels.astype(np.float32)).permute(2, 0, 1)
     prompts = Tokenizer()([f"a photo of a {name}." for name in NAMES])
     words = dense_oracle.word_embeddings(theirs, prompts, 1)
-    logits = dense_oracle.logits(theirs, pixels, words, "naclip", 32, 16, (48, 71))
+    logits = dense_oracle.logits(theirs, pixels, words, "maskclip", 32, 16, (48, 71))
     with np.load(tmp_path / "out/photo_scores.npz") as arrays:
         difference = np.abs(arrays["scores"] - (40 * logits).softmax(0).numpy())
     assert difference.max() < 2**-10  # float16
@@ -241,6 +241,7 @@ def test_photos_are_read_one_after_the_other(segmenter):
         ({"classes": "background, dog", "background": "0.5"}, "take it out of the classes"),
         ({"checkpoint": "/nowhere"}, "/nowhere"),
         ({"output": __file__}, "choose another --output"),
+        ({"dense": "clip"}, "is a GroupViT; dense='clip' is for a CLIP only"),
     ],
 )
 def test_segment_errors_are_one_line(changes, words, checkpoint, tmp_path, capsys):
