@@ -95,14 +95,14 @@ class PerImageDense:
     Args:
         model: the model.
         words: unit embeddings [w, p] of the words of all classes.
-        owners: class [w] of every word.
+        class_ids: class [w] of every word.
         protocol: crop, stride, scale and threshold (None: no background), and mean and deviation.
         variant: how the patches are read.
     """
 
-    def __init__(self, model, words, owners, protocol, variant="naclip"):
+    def __init__(self, model, words, class_ids, protocol, variant="naclip"):
         self.model, self.words, self.variant = model.eval(), words, variant
-        self.owners, self.protocol = torch.tensor(owners), protocol
+        self.class_ids, self.protocol = torch.tensor(class_ids), protocol
         self.mean, self.std = (
             torch.tensor(x)[:, None, None] for x in (protocol.mean, protocol.std)
         )
@@ -117,7 +117,7 @@ class PerImageDense:
         scores = logits(self.model, pixels, self.words, self.variant, *sizes)
         scores = (scores * protocol.logit_scale).softmax(0)
         best, word = scores.max(0)
-        labels = self.owners[word]
+        labels = self.class_ids[word]
         if protocol.bg_thresh is not None:
             labels[best < protocol.bg_thresh] = 0
         return labels.numpy()

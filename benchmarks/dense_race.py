@@ -62,26 +62,26 @@ def make_rivals(
     classes: tuple[str, ...], protocol: Protocol, naclip: str
 ) -> tuple[PerImageDense | PublishedNaclip, Segmenter]:
     """The same random ViT-B/16 in torch and here; words are random unit vectors."""
-    owners = [owner for owner, _ in class_words(classes, protocol.has_background)]
+    class_ids = [class_id for class_id, _ in class_words(classes, protocol.has_background)]
     torch.manual_seed(0)
-    words = F.normalize(torch.randn(len(owners), 512), dim=-1)
+    words = F.normalize(torch.randn(len(class_ids), 512), dim=-1)
     processing = ImageProcessing(224)
     protocol = dataclasses.replace(protocol, mean=processing.mean, std=processing.std)
     with tempfile.TemporaryDirectory() as folder:
         if naclip:
-            oracle = PublishedNaclip(naclip, words, owners, protocol)
+            oracle = PublishedNaclip(naclip, words, class_ids, protocol)
             checkpoint = pathlib.Path(folder) / "clip.pt"
             sizes = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
             tensors = {name: torch.tensor(size) for name, size in sizes.items()}
             torch.save(oracle.net.state_dict() | tensors, checkpoint)
         else:
-            oracle = PerImageDense(random_clip(), words, owners, protocol)
+            oracle = PerImageDense(random_clip(), words, class_ids, protocol)
             checkpoint = pathlib.Path(folder) / "clip"
             oracle.model.save_pretrained(checkpoint)
         model, _ = load_checkpoint(str(checkpoint))
     segmenter = make_segmenter(model, classes, protocol, Tokenizer())
-    texts = segmenter.texts._replace(vectors=replicate(words.numpy(), segmenter.mesh))
-    return oracle, dataclasses.replace(segmenter, texts=texts)
+    embeddings = segmenter.embeddings._replace(vectors=replicate(words.numpy(), segmenter.mesh))
+    return oracle, dataclasses.replace(segmenter, embeddings=embeddings)
 
 
 def random_clip() -> transformers.CLIPModel:
@@ -108,15 +108,15 @@ def compare(
     print_figure(f"{subject}/identical_labels", np.mean(same), "share", 0.9999)
     crop = segmenter.protocol.crop
     window = images[0].image[:crop, :crop]
-    (reading,) = segmenter.read([dataclasses.replace(images[0], image=window)])
+    (encoded,) = segmenter.encode([dataclasses.replace(images[0], image=window)])
     pixels = torch.tensor(window).permute(2, 0, 1).float() / 255
     pixels = (pixels - oracle.mean) / oracle.std
     if isinstance(oracle, PublishedNaclip):
-        theirs, ours = oracle.window_logits(pixels), torch.tensor(reading.said)
+        theirs, ours = oracle.window_logits(pixels), torch.tensor(encoded.outputs)
         ours = F.interpolate(ours, (crop, crop), mode="bilinear")[0]
     else:
         features = F.normalize(patch_features(oracle.model, pixels[None], "naclip"), dim=-1)
-        theirs, ours = (features @ oracle.words.T)[0], torch.tensor(reading.said[0])
+        theirs, ours = (features @ oracle.words.T)[0], torch.tensor(encoded.outputs[0])
         theirs = theirs.permute(2, 0, 1)
     difference = (ours - theirs).abs().max().item()
     print_figure(f"{subject}/logit_difference", difference, "cosine", 1e-4, "lower")

@@ -67,7 +67,8 @@ def computed_windows(protocol: Protocol, processes: int = 16, devices: int = 4) 
     for _ in range(2000):  # short sides of 256 to 1,100 pixels; aspects of 0.5 to 2, most 3 : 4
         short = int(rng.choice([256, 512, rng.integers(256, 1100)], p=[0.2, 0.4, 0.4]))
         long = int(short * rng.choice([4 / 3, 3 / 2, rng.uniform(1, 2)], p=[0.5, 0.2, 0.3]))
-        shapes.append(protocol.resized(*((short, long) if rng.random() < 0.8 else (long, short))))
+        size = (short, long) if rng.random() < 0.8 else (long, short)
+        shapes.append(protocol.input_size(*size))
     blank = np.zeros((2048, 2048, 3), np.uint8)
     rows = windows_per_device("tpu", protocol.crop, 16, devices) * devices
     needed = sum(count_windows(*shape, protocol) for shape in shapes)

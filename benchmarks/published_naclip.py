@@ -21,15 +21,15 @@ class PublishedNaclip:
     Args:
         folder: a copy of the repository.
         words: unit embeddings [w, p] of the words of all classes.
-        owners: class [w] of every word, in order.
+        class_ids: class [w] of every word, in order.
         protocol: crop, stride, scale and threshold, and mean and deviation.
     """
 
-    def __init__(self, folder: str, words: torch.Tensor, owners: list[int], protocol):
+    def __init__(self, folder: str, words: torch.Tensor, class_ids: list[int], protocol):
         self.net, published = _import(folder, words.shape[1])
-        names = [[] for _ in range(max(owners) + 1)]
-        for word, owner in enumerate(owners):
-            names[owner].append(f"word {word}")
+        names = [[] for _ in range(max(class_ids) + 1)]
+        for word, class_id in enumerate(class_ids):
+            names[class_id].append(f"word {word}")
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
             file.write("\n".join(", ".join(own) for own in names))
             file.flush()

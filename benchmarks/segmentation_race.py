@@ -26,7 +26,7 @@ def make_images(name: str, protocol: Protocol, classes: int) -> list[EvaluatedIm
     images = []
     for number, size in enumerate(SIZES[name]):
         blocks = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
-        resized = tf.image.resize(blocks, protocol.resized(*size)).numpy().astype(np.uint8)
+        resized = tf.image.resize(blocks, protocol.input_size(*size)).numpy().astype(np.uint8)
         labels = rng.integers(0, classes, size, dtype=np.uint16)
         images.append(EvaluatedImage(str(number), resized, size, labels))
     return images
@@ -34,8 +34,8 @@ def make_images(name: str, protocol: Protocol, classes: int) -> list[EvaluatedIm
 
 def count_images(segmenter: Segmenter, images: list[EvaluatedImage]) -> np.ndarray:
     """The whole evaluation of images in memory."""
-    painted = segmenter.paint(segmenter.read(images))
-    return sum(np.asarray(pieces.matrices).sum(0) for pieces in painted)[0]
+    decoded = segmenter.decode(segmenter.encode(images))
+    return sum(np.asarray(tiles.matrices).sum(0) for tiles in decoded)[0]
 
 
 def count_one_by_one(

@@ -1,8 +1,8 @@
-"""The one error that is meant for the person at the keyboard."""
+"""The exception for errors that the user can correct."""
 
 
 class UserError(Exception):
-    """Bad input. The message is one line: what is wrong, where, and what to do about it.
+    """Invalid input. The message is one line: what is wrong, where, and how to correct it.
 
     `main.py` and the command-line tools print it without a traceback and exit with status 2.
     """

@@ -1,4 +1,4 @@
-"""Atomic writes of files that others may read at the same time; names and places of files."""
+"""Atomic writes of files that may be read at the same time; names and locations of files."""
 
 import errno
 import hashlib
@@ -12,19 +12,19 @@ from cocu_jax.errors import UserError
 
 # Disk full, quota exceeded, file too large, read-only file system.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_BUCKETS = ("gs", "s3", "az", "hf")  # what `epath` opens
-_LONGEST_NAME = 200  # bytes; most file systems allow 255, and endings are added to it
+_BUCKETS = ("gs", "s3", "az", "hf")  # schemes that `epath` opens
+_LONGEST_NAME = 200  # bytes; most file systems allow 255, and extensions are added to the name
 
 
 def write_file(path: epath.PathLike, content: bytes | str) -> None:
     """Writes a file atomically, locally or in a bucket; text is encoded as UTF-8.
 
-    A local file is written under a unique temporary name beside `path`, synced and renamed: readers
-    see either the old content or the new, and concurrent writers do not disturb one another. Object
+    A local file is written under a unique temporary name in the same directory, synced and renamed.
+    Readers see either the old or the new content, and concurrent writers do not interfere. Object
     stores make an object visible only when it is complete.
 
     Raises:
-        UserError: the disk is full or the place cannot be written.
+        UserError: the disk is full, or the path is not writable.
     """
     path = epath.Path(path)
     content = content.encode() if isinstance(content, str) else content
@@ -39,7 +39,7 @@ def write_file(path: epath.PathLike, content: bytes | str) -> None:
 
 
 def cannot_write(path: epath.PathLike, error: OSError) -> UserError:
-    """The error for a failed write: the path, the reason, and the remedy."""
+    """The error for a failed write, with path, reason and remedy."""
     full = error.errno in _NO_SPACE and error.errno != errno.EROFS
     remedy = "free some space" if full else "make it writable or choose another directory"
     return UserError(
@@ -49,7 +49,7 @@ def cannot_write(path: epath.PathLike, error: OSError) -> UserError:
 
 
 def full_disk(path: epath.PathLike, error: BaseException) -> UserError | None:
-    """The `cannot_write` error if a full or read-only disk caused a library's error, else None."""
+    """The `cannot_write` error if a full or read-only disk caused a library's error; else None."""
     cause = error
     while cause is not None and not isinstance(error, UserError):
         for number in _NO_SPACE:
@@ -61,22 +61,25 @@ def full_disk(path: epath.PathLike, error: BaseException) -> UserError | None:
 
 
 def temporary_name(path: str) -> str:
-    """A name beside `path` that no other writer uses; it ends in `.tmp`."""
+    """A unique name in the directory of `path` that ends in `.tmp`."""
     directory, name = os.path.split(path)
     return os.path.join(directory, f".{name[:100]}.{uuid.uuid4().hex}.tmp")
 
 
 def remove_temporaries(directory: epath.Path) -> None:
-    """Removes the temporary files of killed writers; no other process may write there now."""
-    for left in directory.glob(".*.tmp"):
-        left.unlink(missing_ok=True)
+    """Removes temporary files of killed writers; call it while no process writes there."""
+    for file in directory.glob(".*.tmp"):
+        file.unlink(missing_ok=True)
 
 
 def place(path: epath.PathLike) -> str:
-    """A local path, or one in a bucket, with `~` spelled out: behind `--flag=` shells leave it.
+    """Expands `~` in a path, which shells do not expand after `--flag=`.
+
+    Args:
+        path: a local path, or a path in a bucket.
 
     Raises:
-        UserError: it is an address of a kind that cannot be opened, such as one of the web.
+        UserError: it is an address that cannot be opened, such as a web address.
     """
     path = os.path.expanduser(os.fspath(path))
     scheme, separator, _ = path.partition("://")
@@ -89,10 +92,10 @@ def place(path: epath.PathLike) -> str:
 
 
 def safe_name(key: str) -> str:
-    """A file name for any key: one path component, never hidden, different for different keys.
+    """A file name for any key: one path component, not hidden, and unique to the key.
 
-    Letters, digits and `_-.~` stay; every other byte is percent-encoded, as is a leading dot. Names
-    that would be too long are cut and end in a hash of the whole key.
+    Letters, digits and `_-.~` are kept; a leading dot and all other bytes are percent-encoded.
+    Names that would be too long are truncated and end in a hash of the key.
     """
     name = urllib.parse.quote(key, safe="", errors="surrogatepass")
     if name.startswith("."):

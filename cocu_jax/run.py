@@ -1,7 +1,7 @@
 """Starts one job: `python main.py --config=configs/cocu.py --workdir=runs/cocu`, or `cocu run …`.
 
-`config.job` names the job, a function of (config, workdir). This module only reads the flags,
-connects to the other hosts, and reports errors in one line.
+`config.job` selects the job, a function of (config, workdir). This module reads the flags, connects
+to the other hosts, and prints errors in one line.
 """
 
 import ast
@@ -29,18 +29,22 @@ JOBS = {
     "evaluate": "eval.job:evaluate",
     "demo": "cocu_jax.demo.job:run_demo",
 }
-# What a job leaves in its work directory for people to look at; the other jobs print it themselves.
+# Files in the work directory that are printed or named at the end; other jobs print their results.
 RESULTS = {"train": ("metrics.json", "export"), "curate": ("summary.txt", "examples.html")}
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The job, e.g. configs/demo.py.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of this run: local or gs://.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", None, "Join other hosts; default: if any.")
-_COMPILE_FOR = flags.DEFINE_string("compile_for", None, "Only compile for a TPU, e.g. v5e-256.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only check everything that a train config needs.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file of the job, e.g. configs/demo.py."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of this run, local or gs://.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", None, "Connect to other hosts; default: automatic.")
+_COMPILE_FOR = flags.DEFINE_string(
+    "compile_for", None, "Only compile, for a TPU slice, e.g. v5e-256."
+)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only check that training could start.")
 
 
 def main() -> None:
-    """Reads the flags from `sys.argv` and runs the job that the config names."""
+    """Reads the flags from `sys.argv` and runs the job of the config."""
     logging.set_verbosity(logging.WARNING)
     for flag in (_CONFIG, _WORKDIR, _DISTRIBUTED, _COMPILE_FOR, _DRY_RUN):  # shown by --help
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
@@ -61,16 +65,20 @@ def _run_job(argv: list[str]) -> None:
 
 
 def run(config, workdir: str) -> None:
-    """Dispatches to the job's function, or to the ahead-of-time compiler."""
+    """Runs the job, the dry run, or the ahead-of-time compiler.
+
+    Raises:
+        UserError: the job does not exist, or the flags do not match it.
+    """
     if config.job not in JOBS:
-        raise UserError(f"config.job={config.job!r} is no job; choose one of {', '.join(JOBS)}")
+        raise UserError(f"config.job={config.job!r} is not a job; choose one of {', '.join(JOBS)}")
     resolve_places(config)
     if _COMPILE_FOR.value:
         from cocu_jax.training.ahead_of_time import compile_for
 
         return compile_for(config, _COMPILE_FOR.value)
     if _DRY_RUN.value and config.job != "train":
-        raise UserError(f"--dry_run looks at train configs; config.job is {config.job!r}")
+        raise UserError(f"--dry_run works with train configs only; config.job is {config.job!r}")
     if not workdir and not _DRY_RUN.value:
         raise UserError("--workdir is not set; give this run a directory, e.g. --workdir=runs/demo")
     workdir = workdir and place(workdir)
@@ -91,10 +99,10 @@ def run(config, workdir: str) -> None:
 
 
 def resolve_places(part) -> None:
-    """Spells out `~` at the beginning of a config's texts, and of those in comma lists.
+    """Expands `~` at the start of all strings of a config, including those in comma lists.
 
     Raises:
-        UserError: a text is an address of a kind that cannot be opened.
+        UserError: a string is an address that cannot be opened.
     """
     for name in part if isinstance(part, ml_collections.ConfigDict | dict) else ():
         value = part[name]
@@ -105,7 +113,7 @@ def resolve_places(part) -> None:
 
 
 def _print_results(job: str, workdir: epath.Path) -> None:
-    """Prints the results that are text, and where the others are."""
+    """Prints text results, and the paths of all other results."""
     import jax
 
     if jax.process_index() != 0:
@@ -118,33 +126,33 @@ def _print_results(job: str, workdir: epath.Path) -> None:
 
 
 def prepare_training(config) -> None:
-    """Sets environment variables that XLA and TensorFlow's bucket reader read when they start."""
+    """Sets environment variables for XLA and TensorFlow's bucket reader, and logging filters."""
     if config.get("deterministic"):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAG}".strip()
-    logging.get_absl_handler().addFilter(_is_not_said_twice)
+    logging.get_absl_handler().addFilter(_is_not_logged_twice)
     sys.unraisablehook = _print_unless_abandoned
-    # A run reads pieces of shards; TensorFlow would fetch 64 MB for each of them.
+    # Training reads small parts of shards; TensorFlow would fetch 64 MB for each of them.
     os.environ.setdefault("GCS_READ_CACHE_BLOCK_SIZE_MB", "1")
 
 
 def _print_unless_abandoned(unraisable) -> None:
-    """Skips the writes that tensorstore finishes after Orbax gave up on all, e.g. on a full disk.
+    """Ignores errors of writes that tensorstore finishes after Orbax has cancelled the checkpoint.
 
-    Each of them ends in an error of its own thread, which nobody waits for.
+    This happens on a full disk, for instance: every such write raises in a thread of its own.
     """
     error = unraisable.exc_value
     if not isinstance(error, RuntimeError) or str(error) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
 
 
-def _is_not_said_twice(record: standard_logging.LogRecord) -> bool:
-    """False for errors of Orbax's threads, which it both logs with a traceback and raises."""
+def _is_not_logged_twice(record: standard_logging.LogRecord) -> bool:
+    """False for errors that Orbax logs with a traceback and also raises."""
     of_orbax = any(f"{os.sep}{name}{os.sep}" in record.pathname for name in ("orbax", "asyncio"))
     return record.levelno < standard_logging.ERROR or not of_orbax
 
 
 def _shipped_config(argument: str) -> str:
-    """Replaces `--config=configs/…` by the installed config file if there is no such file."""
+    """Replaces `--config=configs/…` with the installed config file if there is no such file."""
     flag, _, path = argument.partition("=")
     name, _, _ = path.partition(":")
     shipped = pathlib.Path(configs.__file__).parent
@@ -156,10 +164,10 @@ def _shipped_config(argument: str) -> str:
 
 
 class _PartParser(flags.ArgumentParser):
-    """A part of a config as a Python literal: a dictionary, several of them, or None."""
+    """Parses a part of a config from a Python literal: a dictionary, several of them, or None."""
 
     def parse(self, argument: object) -> object:
-        """The part; a value that is not text is the config's default."""
+        """Parses a flag; values other than strings are defaults of the config and are returned."""
         if not isinstance(argument, str):
             return argument
         value = ast.literal_eval(argument)
@@ -167,24 +175,24 @@ class _PartParser(flags.ArgumentParser):
             return tuple(ml_collections.ConfigDict(part) for part in value)
         if value is None or isinstance(value, dict):
             return value and ml_collections.ConfigDict(value)
-        raise ValueError("a dictionary, several, or None is expected")
+        raise ValueError("expected a dictionary, several dictionaries, or None")
 
 
 config_flags.register_flag_parser_for_type(ml_collections.ConfigDict, _PartParser())
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses the command line; errors in it or in the config file become one line."""
+    """Parses the command line; prints errors in it or in the config file in one line."""
     try:
         rest = flags.FLAGS(argv)
-        getattr(_CONFIG.value, "job", None)  # raises what reading the config file has raised
+        getattr(_CONFIG.value, "job", None)  # raises the error of reading the config file
         return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         text = str(error).replace("\\n", "\n").replace("\\", "")
-        if isinstance(error, (AttributeError, KeyError)):  # some are nothing but the name
+        if isinstance(error, (AttributeError, KeyError)):  # the message may be just the name
             text = text.strip("'\"")
             text = text if " " in text else f"there is no field {text!r}"
-        if "Traceback" in text:  # of the config file: which one, and what it raised
+        if "Traceback" in text:  # from the config file: print its name and the last line
             flag, _, trace = text.partition(": Error whilst")
             sys.exit(f"error: {flag}: {trace.strip().splitlines()[-1].split(': ', 1)[-1]}")
         sys.exit(f"error: in the flags or the config file: {' '.join(text.split())}")
@@ -198,13 +206,15 @@ def _in_cluster() -> bool:
 
 
 def _join_hosts() -> None:
-    """Connects to the other hosts through the TPU's metadata, Slurm, or JAX's variables."""
+    """Connects to the other hosts, which JAX finds by TPU metadata, Slurm, or its own variables."""
     import jax
 
-    # JAX gives a Slurm task one GPU; a task that has its node for itself takes all of them.
+    # JAX assigns one GPU to a Slurm task; the only task of a node should use all of its GPUs.
     has_node = os.environ.get("SLURM_STEP_NUM_NODES") == os.environ.get("SLURM_NTASKS", "")
     try:
         jax.distributed.initialize(local_device_ids=[] if has_node else None)
     except (RuntimeError, ValueError) as error:
         reason = str(error).split("\n")[0]
-        raise UserError(f"no other hosts ({reason}); on one host: --nodistributed") from None
+        raise UserError(
+            f"cannot connect to other hosts ({reason}); on one host: --nodistributed"
+        ) from None

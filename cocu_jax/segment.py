@@ -1,17 +1,17 @@
-"""Segments any image with any words.
+"""Segments images into any classes that can be named.
 
     python -m cocu_jax.segment photo.jpg --classes "dog, grass, sky"
     python -m cocu_jax.segment gs://bucket/photos/ --classes names.txt --output gs://bucket/out
 
-Images are files, folders, or patterns ("photos/*.jpg"), local or in a bucket. For each image, these
-files are written to --output:
+Images are files, folders, or patterns ("photos/*.jpg"), local or in a bucket. The command writes
+these files to --output for each image:
 
-    photo_overlay.png    the image under its classes, with a legend
-    photo_labels.png     an indexed PNG: class number of every pixel
-    photo.json           class numbers, names, colours and shares
+    photo_overlay.png    the classes in colour over the image, with a legend
+    photo_labels.png     an indexed PNG with the class number of every pixel
+    photo.json           number, name, colour and share of every class
     photo_groups_1.png   for a GroupViT: the groups of its first stage
-    photo_groups_2.png   and of its last stage
-    photo_scores.npz     with --scores: class scores (float16, at the model's input size)
+    photo_groups_2.png   for a GroupViT: the groups of its last stage
+    photo_scores.npz     with --scores: class scores (float16, at the size of the model's input)
     photo_masks.json     with --masks coco: a run-length encoded mask of every class
 """
 
@@ -53,20 +53,24 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("images", nargs="+", help="image files, folders, or patterns")
     parser.add_argument(
-        "--classes", required=True, help='"dog, grass, sky", or a text file with one name a line'
+        "--classes",
+        required=True,
+        help='class names, e.g. "dog, grass, sky", or a text file with one name per line',
     )
     parser.add_argument(
         "--checkpoint",
         default=DEFAULT_CHECKPOINT,
-        help="a training run or RUN@STEP, a folder or hub id of a GroupViT or a CLIP, or an "
-        f"authors' .pth or .pt file; default: {DEFAULT_CHECKPOINT}",
+        help="training run or RUN@STEP, folder or hub id of a GroupViT or a CLIP, or an authors' "
+        f".pth or .pt file; default: {DEFAULT_CHECKPOINT}",
     )
-    parser.add_argument("--output", default=".", help="directory; default: the current one")
+    parser.add_argument(
+        "--output", default=".", help="directory for the results; default: the current directory"
+    )
     parser.add_argument(
         "--background",
         type=float,
         metavar="THRESHOLD",
-        help="add a background class for pixels whose best class scores less, e.g. 0.95",
+        help="add a background class for pixels whose best score is below this, e.g. 0.95",
     )
     add_model_options(parser, clip_templates="full")
     parser.add_argument(
@@ -75,9 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
         choices=("", *DENSE),
         help="method that turns a CLIP into a segmenter; default: naclip",
     )
-    parser.add_argument("--scores", action="store_true", help="write class scores")
+    parser.add_argument("--scores", action="store_true", help="also write class scores")
     parser.add_argument(
-        "--masks", choices=["coco"], help="write run-length encoded masks in COCO's format"
+        "--masks", choices=["coco"], help="also write run-length encoded masks in COCO's format"
     )
     options = parser.parse_args(arguments)
     keep_off_accelerators()
@@ -118,10 +122,13 @@ def add_model_options(parser: argparse.ArgumentParser, clip_templates: str) -> N
 
 
 def segment_files(options: argparse.Namespace) -> int:
-    """Segments all images and writes their files; returns the number of unreadable images.
+    """Segments all images and writes the results.
+
+    Returns:
+        The number of images that could not be read.
 
     Raises:
-        UserError: the classes or the checkpoint cannot be read, or nothing can be written.
+        UserError: the classes or the checkpoint cannot be read, or a file cannot be written.
     """
     classes = parse_classes(options.classes)
     images = name_outputs(find_images(options.images))
@@ -152,10 +159,10 @@ def segment_files(options: argparse.Namespace) -> int:
 
 
 def parse_classes(text: str) -> tuple[str, ...]:
-    """Class names from a comma-separated list, or from a file.
+    """Parses class names from a comma-separated list, or reads them from a file.
 
     Raises:
-        UserError: no such file, no names, or a name twice.
+        UserError: there is no such file, there are no names, or a name is listed twice.
     """
     if looks_like_file(text):
         return read_class_names(text)
@@ -163,12 +170,12 @@ def parse_classes(text: str) -> tuple[str, ...]:
     if not names:
         raise UserError('--classes is empty; write names, e.g. --classes "dog, grass, sky"')
     if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"--classes: {twice[0]!r} is there more than once; keep one")
+        raise UserError(f"--classes: {twice[0]!r} is listed more than once; keep one")
     return names
 
 
 def looks_like_file(text: str) -> bool:
-    """Whether `--classes` names a file: one that is there, or a path (without a comma)."""
+    """Whether `--classes` is a file: an existing one, or a path without a comma."""
     if "," in text:
         return False
     path = epath.Path(place(text))
@@ -176,10 +183,10 @@ def looks_like_file(text: str) -> bool:
 
 
 def find_images(names: list[str]) -> list[str]:
-    """The images in files, folders and patterns, without repetition.
+    """Expands folders and patterns to image files, without duplicates.
 
     Raises:
-        UserError: a folder or a pattern holds no images.
+        UserError: a folder has no images, or no file matches a pattern.
     """
     found = []
     for name in names:
@@ -187,7 +194,7 @@ def find_images(names: list[str]) -> list[str]:
         path = epath.Path(name)
         if path.is_dir():
             own = sorted(p for p in path.iterdir() if p.suffix.lower() in _ENDINGS)
-            reason = "a folder without images"
+            reason = "there are no images in this folder"
         elif (pattern := re.search(r"[^/]*[*?[].*", name)) and not path.exists():
             base = epath.Path(name[: pattern.start()] or ".")
             own, reason = sorted(base.glob(pattern.group())), "no file matches"
@@ -203,7 +210,7 @@ def name_outputs(images: list[str]) -> dict[str, str]:
     """Maps each image to the stem of its output files.
 
     Raises:
-        UserError: two images of one name in different folders would overwrite each other's files.
+        UserError: two images in different folders have the same name.
     """
     stems = collections.Counter(epath.Path(name).stem for name in images)
     names = {}
@@ -214,24 +221,24 @@ def name_outputs(images: list[str]) -> dict[str, str]:
     twice = [stem for stem, count in collections.Counter(names.values()).items() if count > 1]
     if twice:
         raise UserError(
-            f"{twice[0]}: two images of this name would overwrite each other's files; "
-            "segment them one by one with another --output"
+            f"{twice[0]}: the results of two images of this name would overwrite each other; "
+            "run the command once for each folder, with a different --output"
         )
     return names
 
 
 def make_output(folder: str) -> epath.Path:
-    """The directory for the files of all images.
+    """Creates the directory for the results.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be created.
     """
     output = epath.Path(place(folder))
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"{output}: no directory there ({error.strerror}); choose another --output"
+            f"{output}: cannot create this directory ({error.strerror}); choose another --output"
         ) from None
     return output
 
@@ -239,7 +246,7 @@ def make_output(folder: str) -> epath.Path:
 def write_files(
     result: Segmentation, output: epath.Path, stem: str, options: argparse.Namespace
 ) -> None:
-    """Writes the files of one image, and prints its most frequent classes.
+    """Writes the results of one image, and prints its most frequent classes.
 
     Raises:
         UserError: a file cannot be written.
@@ -274,7 +281,7 @@ def write_files(
 
 
 def coco_masks(result: Segmentation) -> dict:
-    """A mask of every class in the image, in COCO's results format with class names."""
+    """The mask of every class in the image, in COCO's results format with class names."""
     annotations = []
     for label in np.flatnonzero(result.shares).tolist():
         encoded = coco_mask.encode(np.asfortranarray(result.labels == label).view(np.uint8))

@@ -1,4 +1,4 @@
-"""Segments photos with words, from Python.
+"""Segments photos into any classes, from Python.
 
 from cocu_jax.segmentation import Segmenter
 
@@ -28,20 +28,20 @@ from cocu_jax.models.tokenizer import Tokenizer
 from eval import segmenter as engine
 from eval.checkpoint import load_checkpoint
 from eval.class_embeddings import ClassEmbeddings
+from eval.decoding import CLASSES_PER_BLOCK
 from eval.groups import GroupMethod
 from eval.images import EvaluatedImage, resize_uint8
-from eval.painting import CLASSES_PER_BLOCK
 from eval.palettes import distinct_colours
 from eval.pictures import add_legend, draw_overlay
 from eval.prediction import Prediction, predict
 from eval.protocol import Protocol
 from eval.scores import class_scores
 
-# Weights under the MIT licence; read by `Protocol.dense`, see docs/evaluation.md.
+# Its weights have the MIT licence. `Protocol.dense` turns it into a segmenter.
 DEFAULT_CHECKPOINT = "openai/clip-vit-base-patch16"
-_DRAWN = 960  # long side of pictures
-_ROWS = 256  # of a label map that are counted at once
-_TILE = 512, 1024  # of a label map that a device paints at once: eight of them fit a small machine
+_LONG_SIDE = 960  # of pictures
+_ROWS = 256  # rows of a label map whose pixels are counted at once
+_TILE_SIZE = 512, 1024  # small enough for eight devices to share the memory of a small machine
 
 Photo = epath.PathLike | Image.Image | UInt8[np.ndarray, "h w 3"]
 
@@ -51,11 +51,11 @@ class Segmentation:
     """One segmented photo.
 
     Attributes:
-        name: of the photo.
+        name: name of the photo.
         classes: class names in label order.
         labels: class of every pixel of the photo.
-        picture: the photo, scaled down to the size of pictures if it is larger.
-        prediction: the model's complete output.
+        picture: the photo, scaled down if it is larger than the pictures to be drawn.
+        prediction: the complete prediction, including groups.
     """
 
     name: str
@@ -67,12 +67,12 @@ class Segmentation:
 
     @functools.cached_property
     def scores(self) -> Float16[np.ndarray, "c eh ew"]:
-        """Scores of every class, at the size of the model's input."""
+        """Scores of every class, at the size of the model's input (`eval.scores`)."""
         return class_scores(self._engine, self.prediction)
 
     @functools.cached_property
     def shares(self) -> tuple[float, ...]:
-        """Share of the pixels of each class, 0..1."""
+        """Share of the pixels that each class has, 0..1."""
         counts = np.zeros(len(self.classes), np.int64)
         for row in range(0, len(self.labels), _ROWS):
             part = self.labels[row : row + _ROWS].reshape(-1)
@@ -85,17 +85,17 @@ class Segmentation:
         return distinct_colours(len(self.classes))
 
     def overlay(self) -> Image.Image:
-        """The photo with its classes in colour, and a legend."""
-        picture = draw_overlay(self.picture, self.labels, self.colours, _DRAWN)
+        """Draws the classes in colour over the photo, with a legend."""
+        picture = draw_overlay(self.picture, self.labels, self.colours, _LONG_SIDE)
         return add_legend(picture, self.classes, self.colours, self.shares)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segmenter:
-    """A checkpoint bound to class names; made by `load`.
+    """A checkpoint bound to class names; create one with `load`.
 
     Attributes:
-        classes: class names in label order; the background class, if there is one, is the first.
+        classes: class names in label order; a background class comes first.
         engine: runs the model on the devices.
     """
 
@@ -119,12 +119,13 @@ class Segmenter:
 
         Args:
             checkpoint: a training run, a Hugging Face folder or hub id of a GroupViT or a CLIP, or
-                an authors' `.pth` file.
+                an authors' `.pth` or `.pt` file.
             classes: class names.
             background: threshold of an additional background class; None: no such class.
-            templates: prompts, see `Protocol`; default: "simple" for a GroupViT, "full" for a CLIP.
-            crop: side of a window in pixels; 0: chosen by the model.
-            short_side: short side of resized photos; 0: chosen by the model.
+            templates: prompt templates, see `Protocol`; "": "simple" for a GroupViT and "full" for
+                a CLIP.
+            crop: side of the sliding window in pixels; 0: depends on the model.
+            short_side: short side of resized photos in pixels; 0: depends on the model.
             dense: method that turns a CLIP into a segmenter, one of `eval.protocol.DENSE`;
                 "": "naclip".
             with_groups: also return the groups of a GroupViT's first stage.
@@ -153,7 +154,7 @@ class Segmenter:
         )
         method = None if is_clip else GroupMethod(protocol, with_first=with_groups)
         bound = engine.make_segmenter(model, classes, protocol, Tokenizer(), method=method)
-        return cls(classes, dataclasses.replace(bound, tile=_TILE))
+        return cls(classes, dataclasses.replace(bound, tile_size=_TILE_SIZE))
 
     def with_classes(
         self,
@@ -162,15 +163,16 @@ class Segmenter:
         embed: Callable[[str], Float[np.ndarray, "w p"]],
         **changes: Any,
     ) -> "Segmenter":
-        """The same model on the same devices, bound to other class names.
+        """Binds the same model, on the same devices, to other class names.
 
-        Compiled programs are shared by all thresholds, and by lists of about the same length.
+        Other thresholds use the same compiled programs, and so do lists of classes of about the
+        same length.
 
         Args:
             classes: class names.
             background: as in `load`.
             embed: `embed_class`, or a cached version of it.
-            changes: other fields of the protocol, such as `dense` or `pamr`.
+            changes: changed fields of the protocol, such as `dense` or `pamr`.
 
         Raises:
             UserError: the classes or settings are invalid.
@@ -184,13 +186,15 @@ class Segmenter:
         )
         vectors = [embed(name) for name in classes]
         labels = np.arange(len(named) - len(classes), len(named), dtype=np.int32)
-        owners = np.repeat(labels, [len(own) for own in vectors])
-        texts = ClassEmbeddings(np.concatenate(vectors), owners, np.float32(background or 0))
-        # Equal methods share programs; the threshold that counts is that of `texts`.
+        class_ids = np.repeat(labels, [len(own) for own in vectors])
+        embeddings = ClassEmbeddings(
+            np.concatenate(vectors), class_ids, np.float32(background or 0)
+        )
+        # Equal methods share programs, and programs take the threshold from `embeddings`.
         any_threshold = dataclasses.replace(protocol, bg_thresh=None if background is None else 0.0)
         bound = dataclasses.replace(
             self.engine,
-            texts=engine.replicate(texts.padded(CLASSES_PER_BLOCK), self.engine.mesh),
+            embeddings=engine.replicate(embeddings.padded(CLASSES_PER_BLOCK), self.engine.mesh),
             method=dataclasses.replace(self.engine.method, protocol=any_threshold),
             protocol=protocol,
             num_classes=len(named),
@@ -198,7 +202,7 @@ class Segmenter:
         return Segmenter(named, bound)
 
     def embed_class(self, name: str) -> Float[np.ndarray, "w p"]:
-        """Unit-norm embeddings of one class, as the method reads them."""
+        """Unit-norm embeddings of one class, for the method of the model."""
         model = nnx.merge(self.engine.graphdef, self.engine.state)
         protocol = dataclasses.replace(self.engine.protocol, has_background=False, bg_thresh=None)
         method = dataclasses.replace(self.engine.method, protocol=protocol)
@@ -208,29 +212,35 @@ class Segmenter:
         """Segments one photo.
 
         Args:
-            photo: a path, local or in a bucket, a Pillow image, or RGB pixels (uint8) as an array
-                of NumPy or of what NumPy can read.
+            photo: a path (local or in a bucket), a Pillow image, or RGB pixels (uint8) as an array
+                of NumPy or of a library whose arrays NumPy can convert.
 
         Raises:
-            UserError: it cannot be read.
+            UserError: the photo cannot be read.
         """
         (result,) = self.stream([(_name(photo), photo)])
         return result
 
     def stream(self, photos: Iterable[tuple[str, Photo]]) -> Iterator[Segmentation]:
-        """Segments named photos; landscape and portrait ones are each returned in their order.
+        """Segments named photos. Landscape and portrait photos are each returned in their order.
 
-        Photos are read as they are needed, so that memory does not grow with their number.
+        Photos are read one after the other, so memory does not grow with their number.
+
+        Args:
+            photos: names and photos.
+
+        Raises:
+            UserError: a photo cannot be read.
         """
         pictures, numbers = {}, itertools.count()
 
         def prepare() -> Iterator[EvaluatedImage]:
-            for name, photo in photos:  # `enumerate` would keep the photo while it is segmented
+            for name, photo in photos:  # `enumerate` would hold a reference to the photo
                 number, pixels = next(numbers), _pixels(photo)
                 size, protocol = pixels.shape[:2], self.engine.protocol
-                target = tf.constant(protocol.resized(*size))
+                target = tf.constant(protocol.input_size(*size))
                 resized = resize_uint8(tf.constant(pixels), target).numpy()
-                pictures[number] = name, _for_drawing(pixels)
+                pictures[number] = name, _scale_down(pixels)
                 del pixels, photo
                 yield EvaluatedImage(str(number), resized, size)
 
@@ -242,23 +252,23 @@ class Segmenter:
 
 
 def _with_background(classes: Sequence[str], background: float | None) -> tuple[str, ...]:
-    """The classes, with background before them where there is a threshold; both are checked."""
+    """Checks classes and threshold, and puts a background class first if there is a threshold."""
     if isinstance(classes, str):
         raise UserError(f"classes={classes!r}: give a list of names, such as [{classes!r}]")
     classes = tuple(classes)
     if not classes:
-        raise UserError("no class names to look for (background does not count); give at least one")
+        raise UserError("there are no class names (background does not count); give at least one")
     for name in classes:
         if not isinstance(name, str) or not name.strip(" ,"):
-            raise UserError(f"{name!r} among the classes is no name; take it out")
+            raise UserError(f"{name!r} among the classes is not a name; take it out")
         if classes.count(name) > 1:
-            raise UserError(f"class {name!r} is there more than once; keep one")
+            raise UserError(f"class {name!r} is listed more than once; keep one")
     if background is None:
         return classes
     if isinstance(background, bool) or not 0 <= background <= 1:
         raise UserError(f"background={background}: give a threshold from 0 to 1, or none")
     if "background" in classes:
-        raise UserError("a background adds a class of that name; take it out of the classes")
+        raise UserError("the class 'background' is added automatically; take it out of the classes")
     return ("background", *classes)
 
 
@@ -277,19 +287,19 @@ def _pixels(photo: Photo) -> UInt8[np.ndarray, "h w 3"]:
             check_size(*photo.size)
             photo = upright_rgb(photo)
         pixels = np.asarray(photo)
-    except Exception as error:  # of Pillow and other libraries: damaged, closed, of odd kinds
+    except Exception as error:  # Pillow and other libraries raise different errors
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"a photo that cannot be read: {reason}") from None
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise UserError(
-            f"an image of {pixels.dtype} and shape {pixels.shape}; "
-            "give RGB pixels of uint8 and shape (height, width, 3)"
+            f"an array of {pixels.dtype} and shape {pixels.shape}; "
+            "give RGB pixels as uint8 of shape (height, width, 3)"
         )
     return pixels
 
 
-def _for_drawing(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "ph pw 3"]:
-    scale = _DRAWN / max(pixels.shape[:2])
+def _scale_down(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "ph pw 3"]:
+    scale = _LONG_SIDE / max(pixels.shape[:2])
     if scale >= 1:
         return pixels.copy()
     size = [max(round(side * scale), 1) for side in pixels.shape[1::-1]]

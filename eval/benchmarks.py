@@ -1,4 +1,4 @@
-"""The published benchmarks and their settings. No JAX here: `data_prep` reads this too."""
+"""The published benchmarks and their settings. Does not import JAX, because `data_prep` uses it."""
 
 import dataclasses
 import functools
@@ -17,16 +17,16 @@ class Benchmark:
 
     Attributes:
         name: short name, as in configs and on command lines.
-        title: what it is, for tables.
-        classes: class names in label order; with a background class, that one first.
-        protocol: how it is evaluated.
+        title: full name, for tables.
+        classes: class names in label order; a background class comes first.
+        protocol: published settings.
         split_size: number of images of the official split.
-        layout: official files, in words, for error messages.
-        submission_ids: what the benchmark's own files call each class.
-        dataset: the prepared dataset that it is read from: its own, or that of a benchmark with a
-            background class which this one ignores (`voc20` is read from `voc`).
-        wnids: WordNet ids of ImageNet-S's classes in label order, background left out; elsewhere
-            empty.
+        layout: description of the official files, for error messages.
+        submission_ids: ids of the classes in the benchmark's own files.
+        dataset: name of the prepared dataset: the benchmark's own, or that of another benchmark
+            whose background class this one ignores (`voc20` is read from `voc`).
+        wnids: WordNet ids of ImageNet-S's classes in label order, without background; empty for
+            other benchmarks.
     """
 
     name: str
@@ -42,24 +42,24 @@ class Benchmark:
 
 @functools.cache
 def benchmarks() -> dict[str, Benchmark]:
-    """All benchmarks by name: those with data of their own, then those read from it."""
+    """All benchmarks by name; those with their own dataset come first."""
     return {name: _parse(name, fields) for name, fields in json.loads(_FILE.read_text()).items()}
 
 
 def prepared_benchmarks() -> dict[str, Benchmark]:
-    """The benchmarks that have a dataset of their own."""
+    """The benchmarks that have their own dataset."""
     return {name: b for name, b in benchmarks().items() if b.dataset == name}
 
 
 def get_benchmark(name: str) -> Benchmark:
-    """The benchmark of this name.
+    """Returns the benchmark of this name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such benchmark.
     """
     if name not in benchmarks():
         known = ", ".join(benchmarks())
-        raise UserError(f"{name!r} is no benchmark; choose from {known}")
+        raise UserError(f"{name!r} is not a benchmark; choose from {known}")
     return benchmarks()[name]
 
 

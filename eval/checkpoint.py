@@ -1,4 +1,4 @@
-"""The model to evaluate, from wherever it is: our runs, Hugging Face, the authors' files."""
+"""Loads the model to evaluate, from a training run, Hugging Face, or the authors' files."""
 
 import hashlib
 
@@ -13,29 +13,29 @@ from cocu_jax.models.weights.image_processing import ImageProcessing
 
 
 def load_checkpoint(source: str, dtype: str = "float32") -> tuple[GroupViT | CLIP, ImageProcessing]:
-    """A GroupViT or a CLIP, and how images were prepared for it.
+    """Loads a GroupViT or a CLIP, and the preprocessing of its images.
 
     Args:
         source: anything that `open_checkpoint` opens: a training run, one checkpoint of it
             (`RUN@STEP`), a Hugging Face folder or hub id, or an authors' `.pth` file.
-        dtype: of the matrix products, "float32" or "bfloat16".
+        dtype: type of the matrix products, "float32" or "bfloat16".
 
     Raises:
-        UserError: there is no such model, or it is no GroupViT or CLIP with CLIP's vocabulary.
+        UserError: there is no such model, or it is not a GroupViT or CLIP with CLIP's vocabulary.
     """
     checkpoint = open_checkpoint(source, dtype)
     if not isinstance(checkpoint.model, GroupViT | CLIP):
         kind = type(checkpoint.model).__name__
-        raise UserError(f"{source}: is a {kind}; segmentation reads a GroupViT or a CLIP")
+        raise UserError(f"{source}: is a {kind}; segmentation needs a GroupViT or a CLIP")
     if not checkpoint.has_clip_vocabulary():
         raise UserError(
-            f"{source}: has another vocabulary than CLIP's; prompts would become other words"
+            f"{source}: does not use CLIP's vocabulary; segmentation needs a model that does"
         )
     return checkpoint.model, checkpoint.processing
 
 
 def model_fingerprint(model: GroupViT | CLIP) -> str:
-    """Hash of all arrays: results that were kept belong to exactly one model."""
+    """Hash of all arrays of a model; part of the identity of stored results."""
     digest = hashlib.sha256()
     for path, value in sorted(arrays(model).items()):
         digest.update(path.encode())

@@ -1,4 +1,4 @@
-"""Class names -> text embeddings: prompts of every template, averaged, normalised."""
+"""Text embeddings of class names: prompt templates, mean over prompts, normalisation."""
 
 import functools
 import math
@@ -20,36 +20,37 @@ from cocu_jax.models.templates import (
 from cocu_jax.models.text import trim_tokens
 from cocu_jax.models.tokenizer import Tokenizer
 
-_TEXTS_PER_CALL = 256
+_PROMPTS_PER_CALL = 256
 
 
 class ClassEmbeddings(NamedTuple):
-    """What methods need to know about the classes, as arrays: other classes share a program.
+    """The classes as arrays, so that other class names can use the same compiled program.
 
     Attributes:
         vectors: unit-norm embeddings; a class may have several.
-        owners: class of every embedding; -1 marks padding, which no pixel is assigned to.
-        threshold: background wins where the best class scores less; 0 without a background class.
+        class_ids: class of every embedding; -1 marks padding, which is never predicted.
+        threshold: background is predicted where the best class scores less; 0 without a background
+            class.
     """
 
     vectors: Float[Array, "w p"]
-    owners: Int[Array, "w"]
+    class_ids: Int[Array, "w"]
     threshold: Float[Array, ""]
 
     def padded(self, multiple: int) -> "ClassEmbeddings":
-        """The same with padding up to a multiple: numbers of classes share a program.
+        """Pads to a multiple, so that different numbers of classes can use the same program.
 
-        Not for `Protocol.softmax`, which counts all classes.
+        Do not use it with `Protocol.softmax`, which includes all classes.
         """
-        missing = -len(self.owners) % multiple
+        missing = -len(self.class_ids) % multiple
         return self._replace(
             vectors=np.pad(self.vectors, ((0, missing), (0, 0))),
-            owners=np.pad(self.owners, (0, missing), constant_values=-1),
+            class_ids=np.pad(self.class_ids, (0, missing), constant_values=-1),
         )
 
 
 def words_of(name: str) -> tuple[str, ...]:
-    """The words that mean a class: `person, human, man` are three, a plain name is one."""
+    """The synonyms in a class name: `person, human, man` has three words, `person` has one."""
     return tuple(word for part in name.split(",") if (word := part.strip())) or (name,)
 
 
@@ -60,17 +61,17 @@ def embed_classes(
     tokenizer: Tokenizer,
     unit_prompts: bool = False,
 ) -> Float[np.ndarray, "c p"]:
-    """Unit-norm embedding of each class: the mean of its prompts' projected features, normalised.
+    """Unit-norm embedding of each class: the normalised mean of the features of its prompts.
 
-    The prompts of a class with several words (`words_of`) are those of all its words.
+    A class with several words (`words_of`) has the prompts of all its words.
 
     Args:
-        model: a GroupViT or CLIP.
-        classes: names, background not among them.
+        model: a GroupViT or a CLIP.
+        classes: class names without the background.
         template_set: one of `protocol.TEMPLATE_SETS`.
         tokenizer: the tokenizer.
-        unit_prompts: normalise every prompt's feature before the mean, as CLIP's evaluation does;
-            GroupViT's does not.
+        unit_prompts: normalise the feature of every prompt before the mean, as in CLIP's
+            evaluation; GroupViT's evaluation does not.
     """
     templates = {
         "simple": (SIMPLE_TEMPLATE,),
@@ -81,12 +82,12 @@ def embed_classes(
     words = [words_of(name) for name in classes]
     prompts = [t.format(word) for own in words for word in own for t in templates]
     tokens = trim_tokens(tokenizer(prompts))
-    rows = min(len(prompts), _TEXTS_PER_CALL)
-    blocks = math.ceil(len(prompts) / rows)
-    tokens = np.pad(tokens, ((0, blocks * rows - len(prompts)), (0, 0)), mode="edge")
+    batch_size = min(len(prompts), _PROMPTS_PER_CALL)
+    batches = math.ceil(len(prompts) / batch_size)
+    tokens = np.pad(tokens, ((0, batches * batch_size - len(prompts)), (0, 0)), mode="edge")
     graphdef, state = nnx.split(model)
     features = [
-        np.asarray(_encode(state, block, graphdef=graphdef)) for block in np.split(tokens, blocks)
+        np.asarray(_encode(state, batch, graphdef=graphdef)) for batch in np.split(tokens, batches)
     ]
     features = np.concatenate(features)[: len(prompts)]
     if unit_prompts:

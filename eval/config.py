@@ -1,4 +1,4 @@
-"""The fields of an evaluation's config: types and limits. `configs/evaluate.py` explains them."""
+"""Types and limits of the fields of an evaluation's config; `configs/evaluate.py` explains them."""
 
 import dataclasses
 from typing import Literal
@@ -13,7 +13,7 @@ from eval.protocol import DENSE, MODES, TEMPLATE_SETS
 @only_its_fields
 @dataclasses.dataclass(frozen=True)
 class CustomConfig:
-    """How directories of one's own are evaluated."""
+    """Settings for directories of one's own datasets."""
 
     split: str
     crop: PositiveCount
@@ -25,7 +25,7 @@ class CustomConfig:
 @only_its_fields
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """An evaluation's config."""
+    """The config of an evaluation."""
 
     job: Literal["evaluate"]
     checkpoint: str
@@ -50,13 +50,13 @@ class EvaluateConfig:
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
-    """Checks every field of an evaluation's config, before anything is opened.
+    """Checks every field of the config of an evaluation, before anything is opened.
 
     Raises:
         UserError: a field is missing, unknown, or has a value that is not allowed.
     """
     fields = {name: config[name] for name in config}
     custom = {name: config.custom[name] for name in config.custom}
-    if custom.get("resize_long_short") in ((), []):  # images stay as they are
+    if custom.get("resize_long_short") in ((), []):  # images are not resized
         custom["resize_long_short"] = None
     read_settings(EvaluateConfig, fields | {"custom": custom}, "config")

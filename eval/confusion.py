@@ -1,4 +1,4 @@
-"""The confusion matrix, and the scores that are read off it."""
+"""The confusion matrix, and the scores that follow from it."""
 
 import math
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-IGNORE = 65535  # pixels of this label are counted nowhere; padding carries it too
-_BLOCK = 64, 512  # pixels that are counted at once
+IGNORE = 65535  # label of pixels that are not counted, including padding
+_BLOCK = 64, 512  # size of the blocks of pixels that are counted at once
 
 
 def confusion_matrix(
@@ -17,13 +17,13 @@ def confusion_matrix(
     size: Int[Array, "2"],
     num_classes: int,
 ) -> Int[Array, "c c"]:
-    """Pixels of class i (row) that were called class j (column).
+    """Number of pixels of true class i (row) and predicted class j (column).
 
     Args:
         labels: true classes, padded; `IGNORE` is not counted.
         predictions: predicted classes, all below `num_classes`.
-        size: true height and width; the padding below and to the right is not looked at.
-        num_classes: classes, background included.
+        size: height and width without the padding below and to the right.
+        num_classes: number of classes, including background.
     """
     steps = tuple(math.gcd(most, side) for most, side in zip(_BLOCK, labels.shape, strict=True))
 
@@ -45,7 +45,7 @@ def confusion_matrix(
 def group_label_counts(
     labels: Int[Array, "*p"], groups: Int[Array, "*p"], num_groups: int, num_classes: int
 ) -> Int[Array, "g c"]:
-    """Pixels of each true class in each group; `IGNORE` is not counted."""
+    """Number of pixels of each true class in each group; `IGNORE` is not counted."""
     cell = groups.astype(jnp.int32) * num_classes + labels
     cell = jnp.where(labels == IGNORE, num_groups * num_classes, cell)
     counts = jnp.bincount(cell.reshape(-1), length=num_groups * num_classes + 1)
@@ -53,32 +53,32 @@ def group_label_counts(
 
 
 def iou(confusion: Int[np.ndarray, "c c"]) -> Float[np.ndarray, "c"]:
-    """TP / (TP + FP + FN) of each class; NaN where neither truth nor prediction has the class."""
+    """TP / (TP + FP + FN) of each class; NaN for a class without true or predicted pixels."""
     hits = np.diagonal(confusion).astype(np.float64)
     union = confusion.sum(0) + confusion.sum(1) - hits
     return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
 
 
 def class_accuracy(confusion: Int[np.ndarray, "c c"]) -> Float[np.ndarray, "c"]:
-    """Share of each true class's pixels that were found; NaN where the truth lacks the class."""
+    """Recall of each class: TP / (TP + FN); NaN for a class without true pixels."""
     hits, total = np.diagonal(confusion).astype(np.float64), confusion.sum(1)
     return np.divide(hits, total, out=np.full(len(hits), np.nan), where=total > 0)
 
 
 def pixel_accuracy(confusion: Int[np.ndarray, "c c"]) -> float:
-    """Share of all counted pixels that were called right; NaN without any."""
+    """Share of the counted pixels whose predicted class is correct; NaN if there are none."""
     total = confusion.sum()
     return float(np.trace(confusion) / total) if total else float("nan")
 
 
 def mean_iou(confusion: Int[np.ndarray, "c c"]) -> float:
-    """Mean of the classes' IoU, those that never occur left out; NaN without any."""
+    """Mean IoU over the classes that occur; NaN if there are none."""
     scores = iou(confusion)
     return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("nan")
 
 
 def constant_mean_iou(confusion: Int[np.ndarray, "c c"]) -> float:
-    """mIoU of calling every pixel the most frequent true class: what a blind model gets."""
+    """Mean IoU of predicting the most frequent true class everywhere; NaN without pixels."""
     pixels = confusion.sum(1)
     present = np.count_nonzero(pixels)
     return float(pixels.max() / pixels.sum() / present) if present else float("nan")

@@ -1,8 +1,9 @@
-"""Dense CLIP's method: each pixel goes to the class whose words are most similar to its patches.
+"""Dense CLIP: each pixel gets the class whose words are most similar to its patches.
 
-Similarities of patches and words are upsampled to the window, averaged over windows, resized to the
-image; a softmax over all words of all classes gives each pixel's probability, and a class has that
-of its best word. Spec: NACLIP (arXiv 2404.08181), section 4, and its published inference rule.
+The cosine similarities of patches and words are upsampled to the window, averaged over windows, and
+resized to the image. A softmax over the words of all classes gives the probabilities of a pixel,
+and a class has the probability of its best word. Source: NACLIP (arXiv 2404.08181), section 4, and
+its published inference rule.
 """
 
 import dataclasses
@@ -18,28 +19,28 @@ from cocu_jax.models.dense_clip import VARIANTS, dense_features
 from cocu_jax.models.losses import normalize
 from cocu_jax.models.tokenizer import Tokenizer
 from eval.class_embeddings import ClassEmbeddings, embed_classes, words_of
-from eval.painting import (
+from eval.decoding import (
     CLASSES_PER_BLOCK,
-    enlarge,
-    piece_affinities,
     resize_canvas,
+    scan_pixels,
     sum_windows,
-    visit_pixels,
+    tile_affinities,
+    upsample_patches,
 )
 from eval.pamr import refine
-from eval.pieces import PieceShape, Place
 from eval.protocol import Protocol
+from eval.tiles import TileLayout, TileShape
 
 
 @dataclasses.dataclass(frozen=True)
 class DenseMethod:
-    """The method of a CLIP, see `eval.segmenter` for what a method is.
+    """The method for a CLIP; `eval.segmenter` describes what a method is.
 
     Attributes:
         protocol: the settings.
 
     Raises:
-        UserError: `protocol.dense` is none of the variants.
+        UserError: `protocol.dense` is not one of the variants.
     """
 
     protocol: Protocol
@@ -51,48 +52,50 @@ class DenseMethod:
     def embed(
         self, model: nnx.Module, classes: tuple[str, ...], tokenizer: Tokenizer
     ) -> ClassEmbeddings:
-        """Embeddings of the words of all classes."""
+        """Unit-norm embeddings of the words of all classes."""
         words = class_words(classes, self.protocol.has_background)
         names = tuple(word for _, word in words)
         return ClassEmbeddings(
             embed_classes(model, names, self.protocol.templates, tokenizer, unit_prompts=True),
-            np.array([owner for owner, _ in words], np.int32),
+            np.array([class_id for class_id, _ in words], np.int32),
             np.float32(self.protocol.bg_thresh or 0),
         )
 
-    def read(
+    def encode(
         self,
         model: nnx.Module,
-        texts: ClassEmbeddings,
+        embeddings: ClassEmbeddings,
         windows: UInt8[Array, "n crop crop 3"],
     ) -> Float[Array, "n w y x"]:
-        """Cosine similarity of every patch and word."""
+        """Cosine similarity of every patch and every word."""
         mean, std = (jnp.array(x) * 255 for x in (self.protocol.mean, self.protocol.std))
         images = (windows.astype(jnp.float32) - mean) / std
         features = normalize(dense_features(model, images, self.protocol.dense))
-        return jnp.einsum("nyxp,wp->nwyx", features, texts.vectors, precision="highest")
+        return jnp.einsum("nyxp,wp->nwyx", features, embeddings.vectors, precision="highest")
 
-    def paint(
+    def decode(
         self,
-        said: Float[Array, "n w y x"],
-        texts: ClassEmbeddings,
-        place: Place,
-        shape: PieceShape,
+        outputs: Float[Array, "n w y x"],
+        embeddings: ClassEmbeddings,
+        layout: TileLayout,
+        shape: TileShape,
     ) -> Int[Array, "th tw"]:
-        """Class of every pixel of a piece, a block of words at a time with a running best."""
-        owners, tile = texts.owners, shape.tile
-        words, crop = len(owners), self.protocol.crop
+        """Class of every pixel of a tile, from blocks of words, keeping the best score so far."""
+        class_ids, tile_size = embeddings.class_ids, shape.size
+        words, crop = len(class_ids), self.protocol.crop
         weights = None
         if self.protocol.pamr:
-            weights = piece_affinities(place, self.protocol, shape.canvas, tile)
+            weights = tile_affinities(layout, self.protocol, shape.canvas, tile_size)
 
-        def paint_block(block: Array, running: tuple[Array, ...]) -> tuple[Array, ...]:
+        def decode_block(block: Array, running: tuple[Array, ...]) -> tuple[Array, ...]:
             ids = block * CLASSES_PER_BLOCK + jnp.arange(CLASSES_PER_BLOCK)
-            chosen, own = said[:, jnp.minimum(ids, words - 1)], owners[jnp.minimum(ids, words - 1)]
-            exists = (ids < words) & (own >= 0)
+            exists, ids = ids < words, jnp.minimum(ids, words - 1)
+            chosen, own = outputs[:, ids], class_ids[ids]
+            exists = exists & (own >= 0)
 
             def pixels(window: Array) -> Float[Array, "h w k"]:
-                return enlarge(chosen[window], place, crop, shape.canvas).transpose(1, 2, 0)
+                values = upsample_patches(chosen[window], layout, crop, shape.canvas)
+                return values.transpose(1, 2, 0)
 
             def update(running: tuple[Array, ...], values: Array) -> tuple[Array, ...]:
                 best, label, total = running
@@ -103,26 +106,26 @@ class DenseMethod:
                 total = jnp.logaddexp(total, jax.nn.logsumexp(values, -1))
                 return jnp.maximum(score, best), jnp.where(better, found, label), total
 
-            total = sum_windows(pixels, CLASSES_PER_BLOCK, place, shape.canvas)
+            total = sum_windows(pixels, CLASSES_PER_BLOCK, layout, shape.canvas)
             if not self.protocol.pamr:
-                return visit_pixels(total, place, update, running)
-            mean = resize_canvas(total, place, tile)
-            return update(running, refine(mean, weights, place.size, self.protocol.pamr_dilations))
+                return scan_pixels(total, layout, update, running)
+            mean = resize_canvas(total, layout, tile_size)
+            return update(running, refine(mean, weights, layout.size, self.protocol.pamr_dilations))
 
-        lowest = jnp.full(tile, -jnp.inf)
-        running = lowest, jnp.zeros(tile, jnp.int32), lowest
+        lowest = jnp.full(tile_size, -jnp.inf)
+        running = lowest, jnp.zeros(tile_size, jnp.int32), lowest
         blocks = -(-words // CLASSES_PER_BLOCK)
-        best, label, total = jax.lax.fori_loop(0, blocks, paint_block, running)
+        best, label, total = jax.lax.fori_loop(0, blocks, decode_block, running)
         if not self.protocol.has_background:
             return label
-        return jnp.where(jnp.exp(best - total) < texts.threshold, 0, label)
+        return jnp.where(jnp.exp(best - total) < embeddings.threshold, 0, label)
 
 
 def class_words(classes: tuple[str, ...], has_background: bool) -> list[tuple[int, str]]:
-    """Class and word, for every word of every class.
+    """Class number and word, for every word of every class.
 
-    A background class that is called just `background` has none: it is where nothing else is. One
-    that is called `sky, wall, floor` has three.
+    A background class that is named just `background` has no word: it is assigned where all other
+    classes score low. A background class that is named `sky, wall, floor` has three words.
     """
     plain = has_background and classes[0] == "background"
     return [

@@ -1,4 +1,4 @@
-"""Fonts that can write a class name, whatever its script."""
+"""Fonts for class names in any script."""
 
 import functools
 import importlib.resources
@@ -8,7 +8,7 @@ import subprocess
 
 from PIL import ImageFont
 
-# Package and file; Chinese, Japanese and Korean are in one font, Arabic and Persian in another.
+# Package and file. The first font has Chinese, Japanese and Korean, the second Arabic and Persian.
 _PACKAGED = (
     ("noto_cjk_sans_jp_regular", "NotoSansCJKjp-Regular.otf"),
     ("fontpkg_noto_sans_arabic", "files/NotoSansArabic[wdth,wght].ttf"),
@@ -16,10 +16,13 @@ _PACKAGED = (
 
 
 def choose_font(text: str, size: float) -> tuple[str, ImageFont.FreeTypeFont]:
-    """The text and a font that has all its characters, or "" and the default font if none has.
+    """Finds a font that has all characters of a text.
 
-    Looked for, in this order: Pillow's own font, those of our requirements, those that the system
-    knows (fontconfig).
+    Candidates are, in this order, Pillow's own font, the fonts of our requirements, and the fonts
+    of the system (fontconfig).
+
+    Returns:
+        The text and the font; "" and Pillow's own font if no font has all characters.
     """
     characters = "".join(sorted(set(text) - set(" ")))
     for load in _candidates(characters):
@@ -33,7 +36,7 @@ def _candidates(characters: str):
     yield lambda size: ImageFont.load_default(size=size)
     for package, file in _PACKAGED:
         yield lambda size, package=package, file=file: _packaged(package, file, size)
-    for path in _known_to_system(characters):
+    for path in _system_fonts(characters):
         yield lambda size, path=path: ImageFont.truetype(path, size)
 
 
@@ -46,7 +49,7 @@ def _packaged(package: str, file: str, size: float) -> ImageFont.FreeTypeFont | 
 
 
 def _has(font: ImageFont.FreeTypeFont, characters: str) -> bool:
-    """Whether none of the characters is drawn as the box that stands for unknown ones."""
+    """Whether no character is drawn as the box for unknown characters."""
     unknown = bytes(font.getmask("\U0010fffe"))
     return all(
         bytes(font.getmask(character)) != unknown for character in characters if character.isalnum()
@@ -54,7 +57,7 @@ def _has(font: ImageFont.FreeTypeFont, characters: str) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _known_to_system(characters: str) -> tuple[str, ...]:
+def _system_fonts(characters: str) -> tuple[str, ...]:
     if not characters or not shutil.which("fc-list"):
         return ()
     wanted = " ".join(f"{ord(character):x}" for character in characters)

@@ -1,10 +1,10 @@
-"""Where the windows and the pixels of one image lie: plain arithmetic on the host, in NumPy.
+"""Positions of the windows and pixels of an image, computed on the host with NumPy.
 
-Everything that depends on an image's size is worked out here and handed to the compiled programs as
-index arrays of fixed length, so that one program serves images of all sizes.
+Everything that depends on the size of an image is computed here and passed to the compiled programs
+as index arrays, so that one program serves images of all sizes.
 
 Pixel centres are at half coordinates and corners are not aligned, as in OpenCV and in
-`torch.nn.functional.interpolate(align_corners=False)`; nothing is smoothed when shrinking.
+`torch.nn.functional.interpolate(align_corners=False)`. There is no anti-aliasing.
 """
 
 import dataclasses
@@ -18,15 +18,15 @@ from eval.protocol import Protocol
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Linear interpolation along one axis, and the windows that cover its source.
+    """Linear interpolation along one axis, and the windows that cover the source pixels.
 
     Attributes:
         starts: first source pixel of every window.
         crop: side of a window.
-        low: the first of the two source pixels that each target pixel lies between.
-        high: the second.
-        low_weight: weight of the first, divided by the number of windows that cover it.
-        high_weight: weight of the second, likewise.
+        low: source pixel on the left of each target pixel.
+        high: source pixel on the right of each target pixel.
+        low_weight: interpolation weight of `low`, divided by the number of windows that cover it.
+        high_weight: interpolation weight of `high`, divided likewise.
     """
 
     starts: Int32[np.ndarray, "n"]
@@ -36,46 +36,47 @@ class Axis:
     low_weight: Float32[np.ndarray, "p"]
     high_weight: Float32[np.ndarray, "p"]
 
-    def touched(self, start: int, stop: int) -> range:
-        """Windows that target pixels `start` to `stop - 1` need; there is at least one."""
+    def overlapping(self, start: int, stop: int) -> range:
+        """Windows that cover a source of the target pixels `start` to `stop - 1`; at least one."""
         first, last = self.low[start:stop].min(), self.high[start:stop].max()
-        touched = np.flatnonzero((self.starts + self.crop > first) & (self.starts <= last))
-        return range(int(touched[0]), int(touched[-1]) + 1)
+        windows = np.flatnonzero((self.starts + self.crop > first) & (self.starts <= last))
+        return range(int(windows[0]), int(windows[-1]) + 1)
 
     def span(self, start: int, stop: int) -> int:
-        """Source pixels from the first of those windows to the end of the last."""
-        windows = self.touched(start, stop)
+        """Number of source pixels from the first of these windows to the end of the last."""
+        windows = self.overlapping(start, stop)
         return int(self.starts[windows[-1]] - self.starts[windows[0]]) + self.crop
 
 
 def window_count(length: int, crop: int, stride: int) -> int:
-    """Windows along one axis: `length` pixels are covered, the last window ends at the border."""
+    """Number of windows along an axis of `length` pixels; the last one ends at the border."""
     return max(length - crop + stride - 1, 0) // stride + 1
 
 
 def window_starts(length: int, crop: int, stride: int) -> Int32[np.ndarray, "n"]:
-    """First pixel of every window. A side shorter than the window takes one (and padding)."""
+    """First pixel of every window. A side shorter than the window has one window, padded."""
     steps = np.arange(window_count(length, crop, stride)) * stride
     return np.minimum(steps, max(length - crop, 0)).astype(np.int32)
 
 
 def count_windows(height: int, width: int, protocol: Protocol) -> int:
-    """Windows of an image of this size, as evaluated."""
+    """Number of windows of an image, given its size after resizing."""
     sides = (window_count(side, *protocol.windows(side)) for side in (height, width))
     return int(np.prod(list(sides)))
 
 
 @functools.lru_cache(maxsize=4096)
-def sample_axis(length: int, target: int, shown: int, crop: int, stride: int) -> Axis:
-    """How an axis of window scores becomes an axis of labels.
+def sample_axis(length: int, target: int, label_length: int, crop: int, stride: int) -> Axis:
+    """Interpolation of window scores to the pixels of a label map, along one axis.
 
     Args:
         length: pixels of the evaluated image.
-        target: pixels to resize to, bilinearly.
-        shown: pixels of the result; if it is not `target`, those are repeated as the nearest
-            interpolation of OpenCV and PyTorch does: pixel `i` shows `floor(i * target / shown)`.
+        target: pixels that the scores are resized to, bilinearly.
+        label_length: pixels of the label map. If it differs from `target`, labels are repeated as
+            in the nearest interpolation of OpenCV and PyTorch: pixel `i` has the label of
+            `floor(i * target / label_length)`.
         crop: side of a window.
-        stride: distance of windows.
+        stride: step of the windows.
     """
     starts = window_starts(length, crop, stride)
     pixels = np.arange(length)[:, None]
@@ -86,8 +87,8 @@ def sample_axis(length: int, target: int, shown: int, crop: int, stride: int) ->
     share = centre - low
     low_weight = ((1 - share) / coverage[low]).astype(np.float32)
     high_weight = (share / coverage[high]).astype(np.float32)
-    chosen = np.arange(shown) * target // shown
-    return Axis(starts, crop, *(x[chosen] for x in (low, high, low_weight, high_weight)))
+    source = np.arange(label_length) * target // label_length
+    return Axis(starts, crop, *(x[source] for x in (low, high, low_weight, high_weight)))
 
 
 def nearest(length: int, target: int) -> Int32[np.ndarray, "target"]:
@@ -98,7 +99,7 @@ def nearest(length: int, target: int) -> Int32[np.ndarray, "target"]:
 def nearest_window(
     length: int, crop: int, stride: int
 ) -> tuple[Int32[np.ndarray, "length"], Int32[np.ndarray, "length"]]:
-    """For every pixel of an axis: the window with the nearest centre, and its pixel."""
+    """For every pixel of an axis: the window with the nearest centre, and the pixel within it."""
     starts = window_starts(length, crop, stride)
     pixels = np.arange(length, dtype=np.int32)
     window = np.abs(pixels[:, None] - starts - (crop - 1) / 2).argmin(-1).astype(np.int32)

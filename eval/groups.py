@@ -1,6 +1,6 @@
-"""GroupViT's method: each pixel goes to a group, and groups are called by class names.
+"""GroupViT's method: each pixel is assigned to a group, and each group gets class scores.
 
-Spec: GroupViT (arXiv 2202.11094), section 4 and its published inference rule.
+Source: GroupViT (arXiv 2202.11094), section 4, and its published inference rule.
 """
 
 import dataclasses
@@ -16,33 +16,33 @@ from cocu_jax.models.losses import normalize, temperature_scale
 from cocu_jax.models.tokenizer import Tokenizer
 from eval.class_embeddings import ClassEmbeddings, embed_classes
 from eval.confusion import group_label_counts
-from eval.painting import enlarge, paint_groups, piece_affinities
+from eval.decoding import decode_groups, tile_affinities, upsample_patches
 from eval.pamr import refine
-from eval.pieces import PieceShape, Place
 from eval.protocol import Protocol
+from eval.tiles import TileLayout, TileShape
 
 
 class Groups(NamedTuple):
-    """What the model says about a batch of windows.
+    """The groups of a batch of windows.
 
     Attributes:
-        soft: how much each patch belongs to each group, after all grouping stages.
-        scores: what a pixel scores for each class (background included), by its group.
-        first: as `soft`, after the first stage alone; None unless asked for.
+        assignment: soft assignment of each patch to each group, after all grouping stages.
+        scores: class scores of each group, including background.
+        first_assignment: soft assignment after the first stage; None unless requested.
     """
 
-    soft: Float[Array, "n g y x"]
+    assignment: Float[Array, "n g y x"]
     scores: Float[Array, "n g c"]
-    first: Float[Array, "n s y x"] | None
+    first_assignment: Float[Array, "n s y x"] | None
 
 
 @dataclasses.dataclass(frozen=True)
 class GroupMethod:
-    """The method of a GroupViT, see `eval.segmenter` for what a method is.
+    """The method for a GroupViT; `eval.segmenter` describes what a method is.
 
     Attributes:
         protocol: the settings.
-        with_first: also return the groups of the first stage, for pictures.
+        with_first: also return the assignment of the first stage, for pictures.
     """
 
     protocol: Protocol
@@ -51,7 +51,7 @@ class GroupMethod:
     def embed(
         self, model: nnx.Module, classes: tuple[str, ...], tokenizer: Tokenizer
     ) -> ClassEmbeddings:
-        """One embedding for each class, background not among them."""
+        """One unit-norm embedding per class, without the background."""
         named = classes[1:] if self.protocol.has_background else classes
         return ClassEmbeddings(
             embed_classes(model, named, self.protocol.templates, tokenizer),
@@ -59,23 +59,23 @@ class GroupMethod:
             np.float32(self.protocol.bg_thresh or 0),
         )
 
-    def read(
+    def encode(
         self,
         model: nnx.Module,
-        texts: ClassEmbeddings,
+        embeddings: ClassEmbeddings,
         windows: UInt8[Array, "n crop crop 3"],
     ) -> Groups:
-        """Encodes windows of uint8 pixels and names their groups."""
+        """Encodes windows of uint8 pixels, and scores their groups for every class."""
         protocol = self.protocol
         mean, std = jnp.array(protocol.mean) * 255, jnp.array(protocol.std) * 255
         encoding = model.encode_image((windows.astype(jnp.float32) - mean) / std)
         first, second = encoding.assignments
-        with jax.default_matmul_precision("highest"):  # argmax follows: the default would flip ties
+        with jax.default_matmul_precision("highest"):  # an argmax follows
             scale = temperature_scale(model.log_scale[...])
             scores = group_scores(
-                normalize(encoding.segments) @ texts.vectors.T * scale,
-                normalize(encoding.feature) @ texts.vectors.T * scale,
-                texts,
+                normalize(encoding.segments) @ embeddings.vectors.T * scale,
+                normalize(encoding.feature) @ embeddings.vectors.T * scale,
+                embeddings,
                 protocol,
             )
             both = second @ first
@@ -83,50 +83,59 @@ class GroupMethod:
         grid = lambda soft: soft.reshape(*soft.shape[:2], rows, columns)  # noqa: E731
         return Groups(grid(both), scores, grid(first) if self.with_first else None)
 
-    def paint(
-        self, said: Groups, texts: ClassEmbeddings, place: Place, shape: PieceShape
+    def decode(
+        self, outputs: Groups, embeddings: ClassEmbeddings, layout: TileLayout, shape: TileShape
     ) -> Int[Array, "th tw"]:
-        """Class of every pixel of a piece."""
-        protocol, sizes = self.protocol, (shape.canvas, shape.tile)
-        maps = hard_maps(said.soft, place, protocol.crop, shape.canvas)
+        """Class of every pixel of a tile."""
+        protocol, sizes = self.protocol, (shape.canvas, shape.size)
+        maps = hard_maps(outputs.assignment, layout, protocol.crop, shape.canvas)
         smooth = None
         if protocol.pamr:
-            weights = piece_affinities(place, protocol, *sizes)
+            weights = tile_affinities(layout, protocol, *sizes)
             dilations = protocol.pamr_dilations
-            smooth = lambda scores: refine(scores, weights, place.size, dilations)  # noqa: E731
-        return paint_groups(maps, said.scores, place, *sizes, protocol.softmax, smooth)[0]
+            smooth = lambda scores: refine(scores, weights, layout.size, dilations)  # noqa: E731
+        return decode_groups(maps, outputs.scores, layout, *sizes, protocol.softmax, smooth)[0]
 
-    def rename(self, said: Groups, place: Place, canvas_truth: Int[Array, "h w"]) -> Groups:
-        """The same with every group called by the class that holds most of its pixels."""
-        maps = hard_maps(said.soft, place, self.protocol.crop, canvas_truth.shape)
-        _, groups, classes = said.scores.shape
+    def name_by_majority(
+        self, outputs: Groups, layout: TileLayout, canvas_truth: Int[Array, "h w"]
+    ) -> Groups:
+        """The outputs with a score of 1 for the class that holds most pixels of each group."""
+        maps = hard_maps(outputs.assignment, layout, self.protocol.crop, canvas_truth.shape)
+        _, groups, classes = outputs.scores.shape
 
         def name(window: Array, scores: Array) -> Array:
-            corner, size = place.corners[window], maps.shape[1:]
+            corner, size = layout.corners[window], maps.shape[1:]
             within = jax.lax.dynamic_slice(canvas_truth, corner, size)
             counts = group_label_counts(within, maps[window], groups, classes)
             return scores.at[window].set(jax.nn.one_hot(counts.argmax(-1), classes))
 
-        named = jax.lax.fori_loop(0, place.windows, name, jnp.zeros_like(said.scores))
-        return said._replace(scores=named)
+        named = jax.lax.fori_loop(0, layout.windows, name, jnp.zeros_like(outputs.scores))
+        return outputs._replace(scores=named)
 
 
 def hard_maps(
-    soft: Float[Array, "n g y x"], place: Place, crop: int, canvas: tuple[int, int]
+    soft: Float[Array, "n g y x"], layout: TileLayout, crop: int, canvas: tuple[int, int]
 ) -> UInt8[Array, "n h w"]:
-    """Best group of every pixel of the windows, or of the whole image, that the place has."""
-    size = canvas if place.grid else (crop, crop)
+    """Best group of every pixel of the windows, or of the whole image.
 
-    def fill(window: Array, maps: Array) -> Array:
-        pixels = enlarge(soft[window], place, crop, canvas)
+    Args:
+        soft: soft assignment of the patches.
+        layout: positions of the windows.
+        crop: side of a window.
+        canvas: height and width of the canvas.
+    """
+    size = canvas if layout.grid else (crop, crop)
+
+    def assign_window(window: Array, maps: Array) -> Array:
+        pixels = upsample_patches(soft[window], layout, crop, canvas)
         return maps.at[window].set(pixels.argmax(0).astype(jnp.uint8))
 
     empty = jnp.zeros((len(soft), *size), jnp.uint8)
-    return jax.lax.fori_loop(0, place.windows, fill, empty)
+    return jax.lax.fori_loop(0, layout.windows, assign_window, empty)
 
 
 def hard_map(soft: Float[Array, "g y x"], size: tuple[int, int]) -> UInt8[Array, "h w"]:
-    """Soft assignment of a grid of patches -> best group of every pixel of a window."""
+    """Best group of every pixel of a window, from the soft assignment of its patches."""
     with jax.default_matmul_precision("highest"):
         pixels = jax.image.resize(soft, (len(soft), *size), "bilinear")
     return pixels.argmax(0).astype(jnp.uint8)
@@ -135,21 +144,23 @@ def hard_map(soft: Float[Array, "g y x"], size: tuple[int, int]) -> UInt8[Array,
 def group_scores(
     group_logits: Float[Array, "n g f"],
     image_logits: Float[Array, "n f"],
-    texts: ClassEmbeddings,
+    embeddings: ClassEmbeddings,
     protocol: Protocol,
 ) -> Float[Array, "n g c"]:
     """Class scores of every group of every window.
 
-    Two softmaxes multiply: over all classes, and over those few that the window as a whole shows.
+    The score is the product of two softmaxes: one over all classes, and one over the few classes
+    that are most similar to the window as a whole.
 
     Args:
         group_logits: scaled similarity of groups and classes.
         image_logits: scaled similarity of windows and classes.
-        texts: which of the classes exist, and the background rule: where a group's best score is
-            below min(`threshold`, best score of the window), background (class 0) gets 1.
+        embeddings: `class_ids` marks padding classes. `threshold` defines the background: a group
+            whose best score is below min(`threshold`, best score of the window) gets a score of 1
+            for the background (class 0).
         protocol: `image_classes`, `has_background`.
     """
-    num_classes, exists = image_logits.shape[-1], texts.owners >= 0
+    num_classes, exists = image_logits.shape[-1], embeddings.class_ids >= 0
     group_logits, image_logits = (
         jnp.where(exists, logits, -jnp.inf) for logits in (group_logits, image_logits)
     )
@@ -160,5 +171,5 @@ def group_scores(
     if not protocol.has_background:
         return scores
     best = scores.max(-1, keepdims=True)
-    threshold = jnp.minimum(texts.threshold, best.max(-2, keepdims=True))
+    threshold = jnp.minimum(embeddings.threshold, best.max(-2, keepdims=True))
     return jnp.concatenate([(best < threshold).astype(scores.dtype), scores], -1)

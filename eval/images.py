@@ -1,8 +1,8 @@
 """Benchmark images and their masks, resized by the protocol on the host.
 
-Images are resized here to uint8, as OpenCV does for the published rule (bilinear, half-pixel
-centres, no smoothing when shrinking, rounded): tf.data does it in parallel, and a quarter of the
-bytes goes to the device.
+Images are resized to uint8, as OpenCV does for the published evaluation (bilinear, half-pixel
+centres, no anti-aliasing, rounded). On the host, tf.data resizes them in parallel, and the devices
+receive a quarter of the bytes that float32 would need.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ class EvaluatedImage:
     """One image, ready for the model.
 
     Attributes:
-        key: its name.
-        image: resized by the protocol.
-        size: height and width at which labels are decided (those before resizing).
-        labels: true classes, `IGNORE` where there is none; None for images without a mask. If it
-            is larger than `size`, the labels are enlarged to it (nearest).
-        index: position in its corpus.
+        key: name of the image.
+        image: pixels, resized by the protocol.
+        size: height and width at which labels are decided; usually those before resizing.
+        labels: true classes, or `IGNORE`; None for images without a mask. If the mask is larger
+            than `size`, the predicted labels are enlarged to its size (nearest).
+        index: position in the corpus.
     """
 
     key: str
@@ -38,7 +38,7 @@ class EvaluatedImage:
     index: int = 0
 
     @property
-    def shown(self) -> tuple[int, int]:
+    def label_shape(self) -> tuple[int, int]:
         """Height and width of the label map."""
         return self.size if self.labels is None else self.labels.shape
 
@@ -51,18 +51,18 @@ def read_images(
     limit: int | None = None,
     skip: Sequence[int] = (),
 ) -> Iterator[EvaluatedImage]:
-    """This process's share of the images, in the corpus's order, resized by the protocol.
+    """Reads the images of this process, in the order of the corpus, resized by the protocol.
 
     Args:
         corpus: a segmentation dataset (key, image, segmentation).
-        protocol: for the size.
-        process_index: which share.
-        process_count: number of shares.
-        limit: only the first so many images of the corpus.
-        skip: positions of images that are not wanted.
+        protocol: settings of the benchmark.
+        process_index: number of this process.
+        process_count: number of processes.
+        limit: read only the first `limit` images of the corpus.
+        skip: positions of images to leave out.
 
     Raises:
-        UserError: an image cannot be read, or a mask holds a value that is no class.
+        UserError: an image cannot be read, or a mask holds a value that is not a class.
     """
     records = own_records(corpus, process_index, process_count, limit, skip)
 
@@ -71,10 +71,10 @@ def read_images(
         image, labels = example["image"], example["segmentation"]
         shape = tf.shape(image)[:2]
         size = tf.numpy_function(
-            lambda s: np.array(protocol.decided(*s.tolist()), np.int32), (shape,), tf.int32
+            lambda s: np.array(protocol.label_size(*s.tolist()), np.int32), (shape,), tf.int32
         )
         target = tf.numpy_function(
-            lambda s: np.array(protocol.resized(*s.tolist()), np.int32), (size,), tf.int32
+            lambda s: np.array(protocol.input_size(*s.tolist()), np.int32), (size,), tf.int32
         )
         smaller = tf.reduce_any(size != shape)
         image = tf.cond(smaller, lambda: resize_uint8(image, size), lambda: image)
@@ -89,10 +89,10 @@ def read_images(
 
     num_classes = len(corpus.metadata["classes"])
     ignore = corpus.metadata["ignore_label"]
-    first = corpus.metadata.get("ignored_classes", 0)  # VOC's 20 classes: its background is ignored
+    first = corpus.metadata.get("ignored_classes", 0)  # 1 for voc20: class 0 is ignored
     decoded = records.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     decoded = decoded.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
-    for index, key, image, size, labels in name_damage(decoded, corpus):
+    for index, key, image, size, labels in report_damage(decoded, corpus):
         key = key.decode()
         ignored = (labels == ignore) | (labels < first)
         if (wrong := labels[~ignored & (labels >= first + num_classes)]).size:
@@ -107,7 +107,7 @@ def read_images(
 def own_records(
     corpus: Corpus, process_index: int, process_count: int, limit: int | None, skip: Sequence[int]
 ) -> tf.data.Dataset:
-    """This process's records with their places in the corpus; arguments as `read_images`."""
+    """Records of this process with their positions in the corpus; arguments as `read_images`."""
     records = tf.data.TFRecordDataset(list(corpus.shard_files)).enumerate()
     records = records.take(-1 if limit is None else limit).shard(process_count, process_index)
     if not len(skip):
@@ -115,11 +115,15 @@ def own_records(
     wanted = np.ones(corpus.num_examples, bool)
     wanted[skip] = False
     wanted = tf.constant(wanted)
-    return records.filter(lambda place, record: wanted[place])
+    return records.filter(lambda position, record: wanted[position])
 
 
-def name_damage(examples: Iterator[tuple], corpus: Corpus) -> Iterator[tuple]:
-    """The examples of a corpus; a UserError where an image or a file of it cannot be read."""
+def report_damage(examples: Iterator[tuple], corpus: Corpus) -> Iterator[tuple]:
+    """Passes on the examples of a corpus.
+
+    Raises:
+        UserError: an image or a file of the corpus cannot be read.
+    """
     read = 0
     try:
         for example in examples:
@@ -134,6 +138,6 @@ def name_damage(examples: Iterator[tuple], corpus: Corpus) -> Iterator[tuple]:
 
 
 def resize_uint8(image: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Bilinear resize of a uint8 image, rounded back to uint8."""
+    """Resizes a uint8 image bilinearly, without anti-aliasing, and rounds to uint8."""
     resized = tf.image.resize(image, size, antialias=False)
     return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)

@@ -1,8 +1,8 @@
-"""The evaluate job: a checkpoint and a list of benchmarks in; tables, files and pictures out.
+"""The evaluate job: evaluates a checkpoint on benchmarks, and writes tables and pictures.
 
-WORKDIR/results.json, results.md     everything evaluated so far
+WORKDIR/results.json, results.md     all results in this directory
 WORKDIR/results/NAME.json, .npy      one benchmark: figures; confusion matrices
-WORKDIR/pictures/NAME/KEY.png        some images with their truth, labels and groups
+WORKDIR/pictures/NAME/KEY.png        ground truth, prediction and groups of some images
 WORKDIR/predictions/NAME/KEY.png     all label maps (config.save_predictions)
 WORKDIR/tensorboard                  the figures and the pictures
 """
@@ -37,10 +37,10 @@ from eval.partial import PartialCounts
 from eval.prediction import Prediction
 from eval.report import format_results
 from eval.results import (
-    identity,
     read_all,
     read_record,
     read_result,
+    result_identity,
     without_nan,
     write_result,
 )
@@ -50,7 +50,8 @@ from eval.segmenter import choose_method
 from eval.submission import write_prediction
 from eval.tasks import Task, open_tasks
 
-# Settings that results are bound to one by one, see `results.identity`, or that change no figure.
+# Fields that may differ between runs in one work directory: each of them is part of the identity of
+# a result (`results.result_identity`), or changes no figure.
 _FREE_FIELDS = (
     "benchmarks", "data_dir", "pictures", "images_per_device", "windows_per_forward",
     "templates", "classification_templates", "protocol", "dense", "pamr", "class_names",
@@ -66,11 +67,11 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, dict]
         workdir: directory of the results.
 
     Returns:
-        Figures by benchmark, of this config alone; the tables show all that `workdir` has.
+        Figures by name, of the benchmarks of this config. The tables list all results in `workdir`.
 
     Raises:
-        UserError: checkpoint, datasets or settings are missing or do not fit.
-        Stopped: on request; finished benchmarks are kept, and what was counted of the next.
+        UserError: the checkpoint, a dataset or a setting is missing or not valid.
+        Stopped: a stop was requested. Finished benchmarks and the counts so far are saved.
     """
     check_config(config)
     writes = jax.process_index() == 0
@@ -83,14 +84,14 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, dict]
         for task in tasks:
             task = _with_own_name(task, root / "results", config.checkpoint)
             run = _Run(task, config, root, model, processing, agreement)
-            belongs_to = identity(task, config, fingerprint, run.method, processing)
+            identity = result_identity(task, config, fingerprint, run.method, processing)
             file = root / "results" / f"{task.name}.json"
-            if (kept := read_result(file, belongs_to)) is not None:
+            if (kept := read_result(file, identity)) is not None:
                 results[task.name] = kept
                 continue
-            figures = without_nan(run.figures(belongs_to))
+            figures = without_nan(run.figures(identity))
             results[task.name] = {
-                "identity": belongs_to,
+                "identity": identity,
                 "checkpoint": config.checkpoint,
                 "benchmark": task.benchmark.name if task.benchmark else "",
                 "settings": run.settings,
@@ -105,7 +106,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, dict]
         write_file(root / "results.json", json.dumps(everything, indent=2))
         write_file(root / "results.md", format_results(everything)[1])
         print(format_results(results)[0])
-    if jax.process_count() > 1:  # no process may look for results that process 0 still writes
+    if jax.process_count() > 1:  # wait until process 0 has written the results
         multihost_utils.sync_global_devices("results")
     return results
 
@@ -123,7 +124,7 @@ class _Run:
 
     @property
     def settings(self) -> dict | None:
-        """What published figures are found by, see `published`; None for classification."""
+        """Settings that select the published figures, see `published`; None for classification."""
         if self.task.protocol is None:
             return None
         dense = self.task.protocol.dense if isinstance(self.model, CLIP) else None
@@ -138,14 +139,14 @@ class _Run:
         protocol = dataclasses.replace(self.task.protocol, **statistics)
         return choose_method(self.model, protocol)
 
-    def figures(self, belongs_to: dict) -> dict:
-        """Figures of the benchmark; what was counted before a stop is taken up again."""
-        return self.segment(belongs_to) if self.task.protocol else self.classify(belongs_to)
+    def figures(self, identity: dict) -> dict:
+        """Figures of the benchmark; resumes from the counts of an interrupted run."""
+        return self.segment(identity) if self.task.protocol else self.classify(identity)
 
-    def segment(self, belongs_to: dict) -> dict:
-        """Figures of zero-shot segmentation; writes matrices, pictures and predictions."""
+    def segment(self, identity: dict) -> dict:
+        """Evaluates zero-shot segmentation; writes matrices, pictures and predictions."""
         task, config, method, tokenizer = self.task, self.config, self.method, Tokenizer()
-        partial = self._partial(belongs_to)
+        partial = self._partial(identity)
         result = evaluate_segmentation(
             self.model,
             task.corpus,
@@ -189,13 +190,13 @@ class _Run:
             "accuracy": result.accuracy,
         }
 
-    def _partial(self, belongs_to: dict) -> PartialCounts:
+    def _partial(self, identity: dict) -> PartialCounts:
         part = f"{self.task.name}.part-{jax.process_index()}-of-{jax.process_count()}.npz"
-        return PartialCounts(self.root / "results" / part, belongs_to)
+        return PartialCounts(self.root / "results" / part, identity)
 
-    def classify(self, belongs_to: dict) -> dict:
-        """Figures of zero-shot classification."""
-        config, partial = self.config, self._partial(belongs_to)
+    def classify(self, identity: dict) -> dict:
+        """Evaluates zero-shot classification."""
+        config, partial = self.config, self._partial(identity)
         result = evaluate_classification(
             self.model,
             self.task.corpus,
@@ -227,7 +228,7 @@ class _Run:
 
 
 def _with_own_name(task: Task, results: epath.Path, checkpoint: str) -> Task:
-    """The task under a name that no result of another checkpoint has in this directory."""
+    """The task, renamed if a result of another checkpoint already has its name."""
     kept = read_record(results / f"{task.name}.json")
     if kept is None or kept.get("checkpoint") == checkpoint:
         return task
@@ -236,7 +237,7 @@ def _with_own_name(task: Task, results: epath.Path, checkpoint: str) -> Task:
 
 
 def _matrices(result: SegmentationResult) -> np.ndarray:
-    """The confusion matrix, and that of the best names where there are groups."""
+    """The confusion matrix and, for a method with groups, that of the best names."""
     both = result.confusion, result.group_confusion
     return np.stack([matrix for matrix in both if matrix is not None])
 

@@ -32,7 +32,7 @@ _CITYSCAPES = (
 
 
 def voc_colours(count: int) -> UInt8[np.ndarray, "n 3"]:
-    """PASCAL VOC's colours: the bits of a number, dealt out to the channels from the top."""
+    """PASCAL VOC's palette: the bits of a class number fill the channels from the highest bit."""
     numbers = np.arange(count)[:, None]
     colours = np.zeros((count, 3), np.int64)
     for bit in range(8):
@@ -42,28 +42,28 @@ def voc_colours(count: int) -> UInt8[np.ndarray, "n 3"]:
 
 
 def class_colours(benchmark: str, count: int) -> UInt8[np.ndarray, "n 3"]:
-    """Colours of a benchmark's classes: Cityscapes has its own, all others take VOC's."""
+    """Colours of the classes of a benchmark: Cityscapes' own palette, or else VOC's."""
     return np.array(_CITYSCAPES, np.uint8) if benchmark == "cityscapes" else voc_colours(count)
 
 
 def distinct_colours(count: int, start: float = 0.58) -> UInt8[np.ndarray, "n 3"]:
-    """Colours that are easy to tell apart; any first few of them are as far apart as can be.
+    """Colours that are easy to tell apart (greedy farthest points in Oklab).
 
     Args:
-        count: how many; past some hundreds they repeat.
-        start: hue of the first, 0..1.
+        count: number of colours; beyond a few hundred they repeat.
+        start: hue of the first colour, 0..1.
     """
     hues = (start + np.arange(_HUES) / _HUES) % 1
     candidates = np.array([colorsys.hls_to_rgb(hue, *tone) for tone in _TONES for hue in hues])
-    seen = _oklab(candidates)
-    chosen, nearest = [0], np.full(len(seen), np.inf)
-    while len(chosen) < min(count, len(seen)):
-        nearest = np.minimum(nearest, np.linalg.norm(seen - seen[chosen[-1]], axis=1))
+    points = _oklab(candidates)
+    chosen, nearest = [0], np.full(len(points), np.inf)
+    while len(chosen) < min(count, len(points)):
+        nearest = np.minimum(nearest, np.linalg.norm(points - points[chosen[-1]], axis=1))
         chosen.append(int(nearest.argmax()))
     return (candidates[np.resize(chosen, count)] * 255).round().astype(np.uint8)
 
 
 def _oklab(colours: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-    """sRGB 0..1 -> Oklab (Ottosson, 2020), where distances are about those that people see."""
+    """sRGB (0..1) to Oklab (Ottosson, 2020), whose distances approximate perceived differences."""
     linear = np.where(colours > 0.04045, ((colours + 0.055) / 1.055) ** 2.4, colours / 12.92)
     return np.cbrt(linear @ _TO_CONES.T) @ _TO_OKLAB.T

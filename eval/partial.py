@@ -1,4 +1,4 @@
-"""Counts of an unfinished benchmark, so that a stop loses a minute and not the benchmark."""
+"""Intermediate counts of a benchmark, so that an interrupted run loses at most a minute."""
 
 import dataclasses
 import io
@@ -15,12 +15,12 @@ from cocu_jax.files import write_file
 
 @dataclasses.dataclass
 class PartialCounts:
-    """What one process has counted so far, in memory and in a file of its own.
+    """A file with the counts of one process.
 
     Attributes:
-        file: where it is kept.
-        identity: what the counts belong to; those of another identity are not taken up.
-        seconds: least time between two writes.
+        file: the file.
+        identity: what the counts depend on; counts with another identity are not loaded.
+        seconds: shortest time between two writes.
     """
 
     file: epath.Path
@@ -33,7 +33,7 @@ class PartialCounts:
     def load(
         self, shape: tuple[int, ...], images: int
     ) -> tuple[Int[np.ndarray, "*shape"], Bool[np.ndarray, "n"]]:
-        """Counts so far, and which images of the corpus they hold; zeros if none."""
+        """The stored counts, and a mask of the images that they include; otherwise zeros."""
         try:
             with np.load(io.BytesIO(self.file.read_bytes()), allow_pickle=False) as arrays:
                 counts, done = arrays["counts"], arrays["done"]
@@ -50,7 +50,7 @@ class PartialCounts:
         done: Bool[np.ndarray, "n"],
         at_once: bool = False,
     ) -> None:
-        """Writes the file if the last time was long ago, or `at_once`."""
+        """Writes the file, if the last write was at least `seconds` ago or with `at_once`."""
         if not at_once and time.monotonic() - self._written < self.seconds:
             return
         buffer = io.BytesIO()
@@ -59,5 +59,5 @@ class PartialCounts:
         self._written = time.monotonic()
 
     def remove(self) -> None:
-        """Removes the file, once the benchmark has its result."""
+        """Removes the file, after the result of the benchmark has been written."""
         self.file.unlink(missing_ok=True)

@@ -20,14 +20,14 @@ def draw_overlay(
     long_side: int = 960,
     strength: float = 0.55,
 ) -> Image.Image:
-    """The image in grey tones under the colours of its regions, which are outlined.
+    """Draws the regions of a label map in colour, with outlines, over the greyed image.
 
     Args:
         image: pixels of any size.
-        labels: index of each pixel's colour; any size of the same aspect.
+        labels: colour index of each pixel; any size with the same aspect ratio.
         colours: the colours.
-        long_side: of the picture; small images are enlarged so that outlines stay fine.
-        strength: share of the colour, 0..1.
+        long_side: long side of the picture; small images are enlarged so that outlines stay thin.
+        strength: opacity of the colours, 0..1.
     """
     layers = overlay_layers(image, labels, long_side)
     mixed = (1 - strength) * layers.base + strength * colours[layers.labels]
@@ -36,11 +36,11 @@ def draw_overlay(
 
 
 class Layers(NamedTuple):
-    """What an overlay is made of, all of one size.
+    """The layers of an overlay, all of the same size.
 
     Attributes:
-        base: the image in grey tones, 0..255; cubic interpolation may go a little beyond.
-        labels: index of each pixel's colour.
+        base: the greyed image, 0..255; cubic interpolation may overshoot slightly.
+        labels: colour index of each pixel.
         outlines: pixels on both sides of every border between regions.
     """
 
@@ -52,13 +52,13 @@ class Layers(NamedTuple):
 def overlay_layers(
     image: UInt8[np.ndarray, "h w 3"], labels: Int[np.ndarray, "lh lw"], long_side: int
 ) -> Layers:
-    """The layers of `draw_overlay`, which has the same arguments."""
+    """The layers of `draw_overlay`; the arguments are the same."""
     picture = Image.fromarray(image)
     scale = long_side / max(labels.shape)
     size = [max(round(side * scale), 1) for side in labels.shape[::-1]]
     base = np.asarray(picture.resize(size, Image.Resampling.BICUBIC)).astype(np.float32)
     grey = base.mean(-1, keepdims=True)
-    base = 0.35 * base + 0.65 * grey  # or the image's own colours would be taken for classes
+    base = 0.35 * base + 0.65 * grey  # so that colours of the image do not look like classes
     columns, rows = (nearest(*sides) for sides in zip(labels.shape[::-1], size, strict=True))
     chosen = labels[rows][:, columns]
     return Layers(base, chosen, _outlines(chosen))
@@ -70,19 +70,19 @@ def add_legend(
     colours: UInt8[np.ndarray, "c 3"],
     shares: Sequence[float],
 ) -> Image.Image:
-    """Writes the names under the picture, most frequent first; classes without pixels are left out.
+    """Adds a legend below the picture: classes that have pixels, most frequent first.
 
-    A name that no font at hand can write is shown as its number.
+    If no available font has the characters of a name, the class number is written instead.
 
     Args:
         picture: the picture.
         names: class names.
-        colours: their colours.
-        shares: their shares of the pixels, 0..1.
+        colours: colours of the classes.
+        shares: shares of the pixels, 0..1.
     """
     unit = min(max(picture.width // 60, 10), 16)
     shown = [index for index in np.argsort(shares)[::-1] if shares[index] > 0]
-    places, x, y = [], unit, unit
+    entries, x, y = [], unit, unit
     for index in shown:
         text, font = choose_font(names[index], 1.15 * unit)
         text = text or f"class {index}"
@@ -90,12 +90,12 @@ def add_legend(
         width = round(font.getlength(text)) + 3 * unit
         if x > unit and x + width > picture.width - unit:
             x, y = unit, y + 2 * unit
-        places.append((x, y, index, text, font))
+        entries.append((x, y, index, text, font))
         x += width + unit
     sheet = Image.new("RGB", (picture.width, picture.height + y + 2 * unit + unit // 2), _PAPER)
     sheet.paste(picture, (0, 0))
     draw = ImageDraw.Draw(sheet)
-    for x, y, index, text, font in places:
+    for x, y, index, text, font in entries:
         top = picture.height + y
         box = (x, top, x + 1.8 * unit, top + 1.3 * unit)
         draw.rounded_rectangle(box, radius=0.4 * unit, fill=tuple(colours[index].tolist()))
@@ -104,7 +104,7 @@ def add_legend(
 
 
 def side_by_side(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
-    """Pictures of one height in a row, each under its title."""
+    """Puts pictures of the same height in a row, each below its title."""
     unit = min(max(pictures[0].width // 40, 10), 16)
     _, font = choose_font("".join(titles), 1.2 * unit)
     width = sum(picture.width for picture in pictures) + unit * (len(pictures) + 1)
@@ -119,7 +119,7 @@ def side_by_side(pictures: Sequence[Image.Image], titles: Sequence[str]) -> Imag
 
 
 def renumber(groups: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
-    """Group numbers without gaps, 0 being the largest group."""
+    """Renumbers groups by size without gaps, from 0 for the largest."""
     _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     rank = np.empty_like(order)

@@ -1,4 +1,4 @@
-"""Label maps and group maps of single images, for pictures and for people."""
+"""Predictions for single images: label maps, assembled from tiles, and group maps."""
 
 import dataclasses
 import functools
@@ -13,80 +13,81 @@ from eval.geometry import nearest_window, window_count
 from eval.groups import Groups, hard_map
 from eval.images import EvaluatedImage
 from eval.protocol import Protocol
-from eval.segmenter import Painted, Segmenter
+from eval.segmenter import DecodedTiles, Segmenter
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What the model makes of one image.
+    """The prediction for one image.
 
     Attributes:
-        key: of the image.
-        image: the image as evaluated (resized by the protocol).
+        key: key of the image.
+        image: the evaluated image (resized by the protocol).
         labels: class of every pixel, at the original size.
-        said: what the method said of the image's windows.
+        outputs: the outputs of the method for the windows of the image.
         protocol: the settings.
     """
 
     key: str
     image: UInt8[np.ndarray, "h w 3"]
     labels: UInt16[np.ndarray, "oh ow"]
-    said: Any
+    outputs: Any
     protocol: Protocol
 
     @property
     def groups(self) -> Int[np.ndarray, "h w"] | None:
-        """Group of every pixel of `image`, see `show_groups`; None if the method has no groups."""
-        return self._show("soft")
+        """Group of every pixel of `image`, see `group_map`; None if the method has no groups."""
+        return self._group_map("assignment")
 
     @property
     def first_groups(self) -> Int[np.ndarray, "h w"] | None:
-        """The same after the first grouping stage; None unless the method was asked for it."""
-        return self._show("first")
+        """The same after the first grouping stage; None unless the method returns that stage."""
+        return self._group_map("first_assignment")
 
-    def _show(self, field: str) -> Int[np.ndarray, "h w"] | None:
-        soft = getattr(self.said, field) if isinstance(self.said, Groups) else None
-        return None if soft is None else show_groups(soft, self.image.shape[:2], self.protocol)
+    def _group_map(self, field: str) -> Int[np.ndarray, "h w"] | None:
+        soft = getattr(self.outputs, field) if isinstance(self.outputs, Groups) else None
+        return None if soft is None else group_map(soft, self.image.shape[:2], self.protocol)
 
 
 def predict(segmenter: Segmenter, images: Iterable[EvaluatedImage]) -> Iterator[Prediction]:
-    """Segments images; landscape and portrait ones come back each in their order."""
+    """Segments images. Landscape and portrait images are each returned in their order."""
     unfinished = {}
-    for painted in segmenter.paint(segmenter.read(images)):
-        yield from finish(painted, segmenter.protocol, unfinished)
+    for decoded in segmenter.decode(segmenter.encode(images)):
+        yield from assemble(decoded, segmenter.protocol, unfinished)
 
 
-def finish(painted: Painted, protocol: Protocol, unfinished: dict) -> Iterator[Prediction]:
-    """The images whose last piece is among the painted ones.
+def assemble(decoded: DecodedTiles, protocol: Protocol, unfinished: dict) -> Iterator[Prediction]:
+    """Copies tiles into label maps, and returns the images that are complete.
 
     Args:
-        painted: some pieces.
+        decoded: some tiles.
         protocol: the settings.
-        unfinished: label maps of the other images; filled here, one dict for all calls.
+        unfinished: label maps of incomplete images; updated in place. Pass the same dict to all
+            calls.
     """
-    labels = np.asarray(painted.labels)
-    for (piece, reading), part in zip(painted.pieces, labels, strict=False):
-        image = piece.image
+    labels = np.asarray(decoded.labels)
+    for (tile, encoded), part in zip(decoded.tiles, labels, strict=False):
+        image = tile.image
         if id(image) not in unfinished:
-            unfinished[id(image)] = np.empty(image.shown, np.uint16)
-        (top, left), (height, width) = piece.corner, piece.size
+            unfinished[id(image)] = np.empty(image.label_shape, np.uint16)
+        (top, left), (height, width) = tile.corner, tile.size
         target = unfinished[id(image)][top : top + height, left : left + width]
         target[:] = part[:height, :width]
-        if piece.last:
-            whole = unfinished.pop(id(image))
-            yield Prediction(image.key, image.image, whole, reading.said, protocol)
+        if tile.last:
+            label_map = unfinished.pop(id(image))
+            yield Prediction(image.key, image.image, label_map, encoded.outputs, protocol)
 
 
-def show_groups(
+def group_map(
     soft: np.ndarray, size: tuple[int, int], protocol: Protocol
 ) -> Int[np.ndarray, "h w"]:
-    """Group of every pixel, as the window with the nearest centre sees it.
+    """Group of every pixel, taken from the window with the nearest centre.
 
-    Groups of different windows have nothing to do with each other: the result is
+    Groups of different windows are unrelated, so they get different numbers: the result is
     `window * groups + group`.
 
     Args:
-        soft: [n, g, y, x] soft assignment of each window's patches.
+        soft: [n, g, y, x] soft assignment of the patches of each window.
         size: height and width of the evaluated image.
         protocol: the settings.
     """

@@ -1,12 +1,13 @@
-"""Protocols of other papers, for methods to be compared under one of them.
+"""Protocols of papers, so that methods can be compared under the same settings.
 
-groupvit  each benchmark's own settings, `eval/benchmarks.json` (GroupViT, arXiv 2202.11094)
-tcl       448 pixels, windows of 448 every 224 (TCL, arXiv 2212.00785); background below 0.5,
-          with refinement below 0.4
-naclip    336 pixels, Cityscapes 560, windows of 224 every 112, VOC's images whole, 80 templates,
-          similarities times 40, background below 0.1, refinement at distances of 8 and 16
-          (NACLIP, arXiv 2404.08181, and the settings of its repository). Its synonyms are
-          class-name files of its repository, which `--config.class_names` reads as they are.
+groupvit  the settings of each benchmark in `eval/benchmarks.json` (GroupViT, arXiv 2202.11094)
+tcl       short side 448, windows of 448 every 224; background threshold 0.5, with refinement 0.4
+          (TCL, arXiv 2212.00785)
+naclip    short side 336, for Cityscapes 560; windows of 224 every 112, but VOC images whole;
+          80 templates; logit scale 40; background threshold 0.1; refinement with neighbours at
+          distances of 8 and 16 (NACLIP, arXiv 2404.08181, and the settings of its repository).
+          The synonyms are in class-name files of that repository, which `--config.class_names`
+          reads unchanged.
 """
 
 import dataclasses
@@ -19,16 +20,16 @@ PRESETS = ("groupvit", "tcl", "naclip")
 
 
 def preset(name: str, benchmark: str, protocol: Protocol, pamr: bool = False) -> Protocol:
-    """A benchmark's protocol with the sizes, thresholds and prompts of a preset.
+    """The protocol of a benchmark with the sizes, thresholds and prompts of a preset.
 
     Args:
         name: one of `PRESETS`.
         benchmark: name of the benchmark.
-        protocol: its own protocol.
-        pamr: refine labels by the colours of the image.
+        protocol: the benchmark's own protocol.
+        pamr: whether to refine labels along the colour edges of the image.
 
     Raises:
-        UserError: no such preset.
+        UserError: there is no such preset.
     """
     if name not in PRESETS:
         raise UserError(f"config.protocol={name!r}: choose one of {', '.join(PRESETS)}")

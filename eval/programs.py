@@ -1,9 +1,9 @@
-"""The compiled programs of evaluation, and how they share the work among devices.
+"""The two compiled programs of evaluation, and how they are distributed over devices.
 
-`read_program` (windows -> what the method says of them; the model) sees blocks of windows of one
-shape, whatever sizes the images have: it is compiled once. `paint_program` (-> label maps and
-confusion matrices) sees one piece of a label map per device, see `eval.pieces`: it is compiled once
-for landscape and once for portrait. Neither's results depend on how the work is batched.
+`encode_program` runs the model on a block of windows. All blocks have the same shape, whatever the
+sizes of the images, so it is compiled once. `decode_program` turns the outputs of the model into
+label maps and confusion matrices, for one tile per device (see `eval.tiles`). It is compiled once
+for landscape and once for portrait images. The results do not depend on how the work is batched.
 """
 
 import functools
@@ -17,55 +17,61 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
 from eval.confusion import confusion_matrix
-from eval.pieces import PieceShape, Place
+from eval.tiles import TileLayout, TileShape
 
 
 @functools.partial(jax.jit, static_argnames=("graphdef", "method", "mesh"))
-def read_program(
-    state: nnx.State, texts: Any, windows: Array, *, graphdef: nnx.GraphDef, method: Any, mesh: Mesh
+def encode_program(
+    state: nnx.State,
+    embeddings: Any,
+    windows: Array,
+    *,
+    graphdef: nnx.GraphDef,
+    method: Any,
+    mesh: Mesh,
 ) -> Any:
-    """What the method says of one block of windows per device."""
+    """The outputs of the method for one block of windows per device."""
 
-    def local(state: nnx.State, texts: Any, windows: Array) -> Any:
-        return method.read(nnx.merge(graphdef, state), texts, windows)
+    def local(state: nnx.State, embeddings: Any, windows: Array) -> Any:
+        return method.encode(nnx.merge(graphdef, state), embeddings, windows)
 
     return jax.shard_map(
         local, mesh=mesh, in_specs=(P(), P(), P("data")), out_specs=P("data"), check_vma=False
-    )(state, texts, windows)
+    )(state, embeddings, windows)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "shape", "num_classes", "mesh"))
-def paint_program(
-    texts: Any,
-    said: Any,
-    place: Place,
+def decode_program(
+    embeddings: Any,
+    outputs: Any,
+    layout: TileLayout,
     truth: Array | None,
     canvas_truth: Array | None,
     *,
     method: Any,
-    shape: PieceShape,
+    shape: TileShape,
     num_classes: int,
     mesh: Mesh,
 ) -> tuple[Int[Array, "d th tw"], Int[Array, "d k c c"] | None]:
-    """Labels and confusion matrices of one piece per device.
+    """Labels and confusion matrices of one tile per device.
 
-    The matrices are the method's own labels' and, of a method that can `rename`, those of the best
-    names; None without `truth`.
+    The first matrix counts the labels of the method. A method with `name_by_majority` has a second
+    one, for the best possible names. Without `truth`, the matrices are None.
     """
 
-    def local(texts: Any, *pieces: Any) -> tuple[Array, Array | None]:
-        said, place, truth, canvas_truth = jax.tree.map(lambda x: x[0], pieces)
+    def local(embeddings: Any, *tiles: Any) -> tuple[Array, Array | None]:
+        outputs, layout, truth, canvas_truth = jax.tree.map(lambda x: x[0], tiles)
         if truth is None:
-            return method.paint(said, texts, place, shape).astype(jnp.uint16)[None], None
-        kinds = [said]
-        if hasattr(method, "rename"):
-            kinds.append(method.rename(said, place, canvas_truth))
+            return method.decode(outputs, embeddings, layout, shape).astype(jnp.uint16)[None], None
+        variants = [outputs]
+        if hasattr(method, "name_by_majority"):
+            variants.append(method.name_by_majority(outputs, layout, canvas_truth))
 
-        def paint(said: Any) -> tuple[Array, Array]:
-            labels = method.paint(said, texts, place, shape).astype(jnp.uint16)
-            return labels, confusion_matrix(truth, labels, place.size, num_classes)
+        def count(outputs: Any) -> tuple[Array, Array]:
+            labels = method.decode(outputs, embeddings, layout, shape).astype(jnp.uint16)
+            return labels, confusion_matrix(truth, labels, layout.size, num_classes)
 
-        labels, matrices = jax.lax.map(paint, jax.tree.map(lambda *x: jnp.stack(x), *kinds))
+        labels, matrices = jax.lax.map(count, jax.tree.map(lambda *x: jnp.stack(x), *variants))
         return labels[:1], matrices[None]
 
     return jax.shard_map(
@@ -74,4 +80,4 @@ def paint_program(
         in_specs=(P(), P("data"), P("data"), P("data"), P("data")),
         out_specs=P("data"),
         check_vma=False,
-    )(texts, said, place, truth, canvas_truth)
+    )(embeddings, outputs, layout, truth, canvas_truth)

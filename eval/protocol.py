@@ -1,4 +1,4 @@
-"""How an image is shown to the model and how its scores become labels, as plain settings."""
+"""Evaluation settings: image sizes, windows, prompts, and how scores become labels."""
 
 import dataclasses
 from typing import Literal
@@ -18,28 +18,34 @@ class Protocol:
     """Zero-shot segmentation settings of one benchmark (GroupViT, arXiv 2202.11094).
 
     Attributes:
-        mode: what the model sees of a resized image: "slide": windows of `crop` every `stride`;
-            "whole": all of it at once, cut down to whole patches; crop and stride are then unused.
-        crop: side of the square window that the model sees, in pixels of the resized image.
-        stride: distance of neighbouring windows. The last one is shifted back to end at the border.
-        resize_long_short: the short side becomes [1] unless the long side would pass [0]; None
-            leaves images as they are.
-        large_images: images of more than [0] pixels are first resized to a long side of [1] (not
-            smoothed), and labels are decided at that size; None: there is no such rule.
-        has_background: class 0 is background and has no text embedding.
-        bg_thresh: background wins where the best class scores less (only with a background class).
-        templates: prompt templates: "simple", "subset" (OpenAI's 7), "subset_groupvit" (those with
-            GroupViT's `a bad photo of a {}.`) or "full" (80).
-        softmax: take a float32 softmax over the classes before the best is chosen, as the published
-            evaluation does: scores too small to tell apart then tie, and the lower class wins.
-        image_classes: how many of the image-level best classes may appear in a window.
-        dense: how a CLIP's patches are read, one of `DENSE`; no matter to a GroupViT.
-        logit_scale: of a CLIP's similarities before the softmax over words.
-        pamr: refine the scores by the colours of the image before labels are decided, see
-            `eval.pamr`. Images larger than a piece (1024 x 2048) are refined piece by piece.
-        pamr_dilations: distances of the neighbours that refining looks at, in pixels.
-        mean: of the model's input normalisation, in [0, 1].
-        std: of the model's input normalisation, in [0, 1].
+        mode: how a resized image is passed to the model. "slide": in windows of `crop` every
+            `stride` pixels. "whole": at once, cropped to complete patches; `crop` and `stride` are
+            not used.
+        crop: side of the square window, in pixels of the resized image.
+        stride: step of the windows in pixels. The last window is moved back to end at the border.
+        resize_long_short: the short side becomes [1], unless the long side would exceed [0]. None:
+            images are not resized.
+        large_images: images of more than [0] pixels are first resized to a long side of [1],
+            without anti-aliasing, and labels are decided at that size. None: no such rule.
+        has_background: whether class 0 is the background, which has no text embedding.
+        bg_thresh: background is predicted where the best class scores less; None without a
+            background class.
+        templates: prompt templates: "simple" (1), "subset" (OpenAI's 7), "subset_groupvit" (the 7
+            of GroupViT's evaluation, including `a bad photo of a {}.`) or "full" (80).
+        softmax: apply a float32 softmax over the classes before the argmax, as the published
+            evaluation does. Very small scores become equal, and the lower class wins.
+        image_classes: number of classes that a window can contain: those most similar to the
+            window as a whole.
+        dense: method for a CLIP, one of `DENSE`; not used for a GroupViT.
+        logit_scale: factor on a CLIP's similarities before the softmax over words.
+        pamr: refine the scores along the colour edges of the image before labels are decided, see
+            `eval.pamr`. Label maps larger than a tile (1024 x 2048) are refined tile by tile.
+        pamr_dilations: distances of the neighbours that the refinement uses, in pixels.
+        mean: mean of the input normalisation, in [0, 1].
+        std: standard deviation of the input normalisation, in [0, 1].
+
+    Raises:
+        UserError: the settings contradict each other.
     """
 
     crop: PositiveCount = 448
@@ -67,32 +73,32 @@ class Protocol:
             )
         if self.has_background == (self.bg_thresh is None):
             raise UserError(
-                "bg_thresh is for benchmarks with a background class, and those need one; "
+                "bg_thresh is required with a background class, and not allowed without one; "
                 f"got has_background={self.has_background}, bg_thresh={self.bg_thresh}"
             )
         if self.mode not in MODES:
-            raise UserError(f"mode={self.mode!r} is no mode; choose one of {', '.join(MODES)}")
+            raise UserError(f"mode={self.mode!r} is not a mode; choose one of {', '.join(MODES)}")
         if self.mode == "whole" and self.resize_long_short is None:
-            raise UserError("mode='whole' needs resize_long_short: programs are made for its sizes")
+            raise UserError("mode='whole' needs resize_long_short, which bounds the array shapes")
         if self.templates not in TEMPLATE_SETS:
             known = ", ".join(TEMPLATE_SETS)
             raise UserError(
-                f"templates={self.templates!r} is no template set; choose one of {known}"
+                f"templates={self.templates!r} is not a template set; choose one of {known}"
             )
 
     def windows(self, length: int) -> tuple[int, int]:
-        """Side and distance of the windows along an axis of this many resized pixels."""
+        """Side and step of the windows along an axis of `length` pixels of the resized image."""
         return (length, length) if self.mode == "whole" else (self.crop, self.stride)
 
-    def decided(self, height: int, width: int) -> tuple[int, int]:
-        """Size (height, width) at which labels are decided."""
+    def label_size(self, height: int, width: int) -> tuple[int, int]:
+        """Size (height, width) at which the labels of an image of this size are decided."""
         if self.large_images is None or height * width <= self.large_images[0]:
             return height, width
         long = self.large_images[1]
         return tuple(max(side * long // max(height, width), 1) for side in (height, width))
 
-    def resized(self, height: int, width: int) -> tuple[int, int]:
-        """Size (height, width) that the model sees of an image of this size; aspect is kept."""
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """Size (height, width) to which an image is resized for the model; keeps the aspect."""
         if self.resize_long_short is None:
             return height, width
         long, short = self.resize_long_short

@@ -1,4 +1,4 @@
-"""Published figures, found by what a result was evaluated with."""
+"""Published figures for the model, method and protocol of a result."""
 
 import functools
 import json
@@ -12,18 +12,18 @@ _FILE = pathlib.Path(__file__).with_name("published.json")
 
 @functools.cache
 def published() -> dict[str, Any]:
-    """`rows` of figures, in %, by benchmark, and the `sources` that print them."""
+    """`rows` of figures (in %, by benchmark), and the `sources` that published them."""
     return json.loads(_FILE.read_text())
 
 
 def find_published(figures: Mapping[str, Any]) -> dict[str, Any] | None:
     """The row of the same method, model and protocol, or None.
 
-    Settings that no row has (a threshold, prompts or a mode of one's own) have no published figure.
-    The model is known by the checkpoint's name alone: a row is for comparison, no proof.
+    A result with any other changed setting (threshold, prompts, mode) has no published figure. The
+    model is recognised by the name of its checkpoint only, so a row is meant for comparison.
 
     Args:
-        figures: a result of `job`.
+        figures: a result of `eval.job`.
     """
     settings = figures.get("settings")
     if not settings or set(figures["changes"]) - {"protocol", "pamr", "dense", "class_names"}:

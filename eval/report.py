@@ -1,4 +1,4 @@
-"""The table of all benchmarks, and one of every benchmark's classes."""
+"""Tables of the results of all benchmarks, and of the classes of each benchmark."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,16 +15,16 @@ _SEGMENTATION = {
 }
 _CLASSIFICATION = {"top1": "top-1", "top5": "top-5"}
 _EXPLANATION = (
-    "All figures in %. Group bound: mIoU if every group had the best name; "
-    "constant: mIoU of calling every pixel the most frequent class."
+    "All figures in %. Group bound: mIoU if every group had its best name; "
+    "constant: mIoU of predicting the most frequent class everywhere."
 )
 
 
 def format_results(results: Mapping[str, dict]) -> tuple[str, str]:
-    """Results by benchmark -> text for the terminal, and a Markdown document with all classes.
+    """Formats results as text for the terminal, and as a Markdown document with all classes.
 
     Args:
-        results: figures by benchmark, see `job`.
+        results: figures by name, see `eval.job`.
     """
     terminal, markdown = [], ["# Zero-shot evaluation", ""]
     several = len({figures.get("checkpoint") for figures in results.values()}) > 1
@@ -48,7 +48,7 @@ def format_results(results: Mapping[str, dict]) -> tuple[str, str]:
     terminal.append(_EXPLANATION)
     markdown += [_EXPLANATION, ""]
     if any(map(_incomplete, results.values())):
-        note = "* not the whole official split: not to be compared with published figures."
+        note = "* not the whole official split: do not compare with published figures."
         terminal.append(note)
         markdown += [note.replace("*", r"\*"), ""]
     for figures in results.values():
@@ -58,9 +58,9 @@ def format_results(results: Mapping[str, dict]) -> tuple[str, str]:
 
 
 def _side_by_side(results: Sequence[dict]) -> list[str]:
-    """Lines of a table of methods (rows) by benchmarks, with published figures beside ours.
+    """Lines of a table of methods (rows) by benchmarks, with published figures in brackets.
 
-    There are none if one method was evaluated and nothing is published of it.
+    There are no lines for a single method without published figures.
     """
     methods: dict[str, dict[str, dict]] = {}
     for figures in results:
@@ -72,11 +72,11 @@ def _side_by_side(results: Sequence[dict]) -> list[str]:
     names = dict.fromkeys([*benchmarks(), *map(_column, results)])
     columns = [name for name in names if any(name in own for own in methods.values())]
     rows = [
-        [method, *(_beside(own.get(name), name) for name in columns)]
+        [method, *(_with_published(own.get(name), name) for name in columns)]
         for method, own in methods.items()
     ]
     sources = dict.fromkeys(row["source"] for row in found if row)
-    note = "mIoU in %; in brackets what is published for the same method and protocol."
+    note = "mIoU in %; in brackets the published figure of the same method and protocol."
     listed = [f"{name}: {published()['sources'][name]}." for name in sources]
     return [
         "## Methods side by side",
@@ -89,11 +89,11 @@ def _side_by_side(results: Sequence[dict]) -> list[str]:
 
 
 def _column(figures: dict) -> str:
-    """The benchmark's name, or the title of a data set of one's own."""
+    """Name of the benchmark, or title of a dataset of one's own."""
     return figures.get("benchmark") or figures["title"]
 
 
-def _beside(figures: dict | None, benchmark: str) -> str:
+def _with_published(figures: dict | None, benchmark: str) -> str:
     if figures is None:
         return ""
     row = find_published(figures)
@@ -103,14 +103,14 @@ def _beside(figures: dict | None, benchmark: str) -> str:
 
 
 def _method(figures: dict) -> str:
-    """The checkpoint, how it is read, and the settings that were not a benchmark's own."""
+    """The checkpoint, the method of a CLIP, and all changed settings."""
     dense = (figures.get("settings") or {}).get("dense")
     changes = ({"dense": dense} if dense else {}) | figures.get("changes", {})
     return ", ".join([figures["checkpoint"], *(f"{k}={v}" for k, v in changes.items())])
 
 
 def _title(figures: dict, with_checkpoint: bool) -> str:
-    """The benchmark's title, and what differs from its published settings."""
+    """Title of the benchmark, and its changed settings."""
     changes = [f"{name}={value}" for name, value in figures.get("changes", {}).items()]
     if with_checkpoint and "checkpoint" in figures:
         changes = [figures["checkpoint"], *changes]

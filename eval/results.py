@@ -1,4 +1,4 @@
-"""Results on disk, each bound to all that it depends on."""
+"""Results on disk, each with an identity: everything that the result depends on."""
 
 import dataclasses
 import hashlib
@@ -12,20 +12,20 @@ from etils import epath
 from cocu_jax.files import write_file
 from eval.tasks import Task
 
-_RULE = 2  # goes up whenever the same inputs give other figures
+_RULE = 2  # version of the evaluation; incremented when the same inputs give other figures
 
 
-def identity(
+def result_identity(
     task: Task, config: ml_collections.ConfigDict, model: str, method: Any, preparation: Any
 ) -> dict:
-    """What a result belongs to; results of anything else are not taken for it.
+    """Everything that a result depends on; a stored result is reused only if this is equal.
 
     Args:
         task: dataset, protocol and class names.
-        config: for the products' type, the number of images and the classification's prompts.
+        config: the evaluation's config (`dtype`, `limit`, `classification_templates`).
         model: fingerprint of the model.
-        method: how the model is read; None for classification.
-        preparation: how images were prepared for the model.
+        method: the method of `eval.segmenter`; None for classification.
+        preparation: preprocessing of images for the model.
     """
     content = task.corpus.metadata.get("content")  # one's own masks may change and be as long
     classes = task.classes or tuple(task.corpus.metadata.get("classes", ()))
@@ -45,14 +45,14 @@ def identity(
     return json.loads(json.dumps(fields))
 
 
-def read_result(file: epath.Path, belongs_to: dict) -> dict | None:
-    """The figures in `file`; None if there are none, or of something else, or the file is cut."""
+def read_result(file: epath.Path, identity: dict) -> dict | None:
+    """The figures in `file`; None if it is missing, damaged, or has another identity."""
     record = read_record(file)
-    return record if record is not None and record["identity"] == belongs_to else None
+    return record if record is not None and record["identity"] == identity else None
 
 
 def read_record(file: epath.Path) -> dict | None:
-    """The figures in `file`, whatever they belong to; None if there are none or the file is cut."""
+    """The figures in `file`, whatever their identity; None if it is missing or damaged."""
     try:
         record = json.loads(file.read_text())
         return record if record.keys() >= {"identity", "title", "images"} else None
@@ -61,19 +61,19 @@ def read_record(file: epath.Path) -> dict | None:
 
 
 def read_all(folder: epath.Path) -> dict[str, dict]:
-    """Figures of all benchmarks, checkpoints and settings in a directory of results, by name."""
+    """All figures in a directory of results, by name."""
     files = sorted(folder.glob("*.json")) if folder.exists() else ()
     records = ((file.stem, read_record(file)) for file in files)
     return {name: record for name, record in records if record is not None}
 
 
 def write_result(file: epath.Path, figures: dict) -> None:
-    """Writes figures as JSON. JSON knows no NaN: a score that does not exist becomes null."""
+    """Writes figures as JSON. JSON has no NaN, so undefined scores become null."""
     write_file(file, json.dumps(without_nan(figures), indent=2))
 
 
 def without_nan(figures: dict) -> dict:
-    """The same with None for every NaN."""
+    """The figures with None in place of NaN."""
     return {key: _plain(value) for key, value in figures.items()}
 
 

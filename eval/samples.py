@@ -1,4 +1,4 @@
-"""Some images of a benchmark with their truth, the model's labels and its groups."""
+"""Pictures of some images of a benchmark: ground truth, predicted labels and groups."""
 
 import itertools
 from typing import Any
@@ -29,7 +29,20 @@ def draw_samples(
     count: int,
     method: Any = None,
 ) -> dict[str, Image.Image]:
-    """Draws the first `count` images of a benchmark, on one process; by key."""
+    """Draws the first `count` images of a benchmark.
+
+    Args:
+        model: the model.
+        corpus: the dataset.
+        protocol: settings of the benchmark.
+        tokenizer: the tokenizer.
+        classes: class names in label order.
+        count: number of images; 0: none.
+        method: see `eval.segmenter`; None: the method of the model.
+
+    Returns:
+        Pictures by key of the image.
+    """
     if not count:
         return {}
     examples = list(itertools.islice(read_images(corpus, protocol, 0, 1, count), count))
@@ -55,7 +68,7 @@ def _draw(
         draw_overlay(prediction.image, truth, colours, _LONG_SIDE),
         draw_overlay(prediction.image, prediction.labels, colours, _LONG_SIDE),
     ]
-    titles = ["image", "truth", "prediction"]
+    titles = ["image", "ground truth", "prediction"]
     if (groups := prediction.groups) is not None:
         groups = renumber(groups)
         tints = distinct_colours(int(groups.max()) + 1, 0.1)

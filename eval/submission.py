@@ -1,4 +1,4 @@
-"""Label maps as the PNG files that benchmark servers take."""
+"""Label maps as PNG files for the servers of the benchmarks."""
 
 import io
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from PIL import Image
 
 from cocu_jax.files import write_file
 
-_LARGE = 4_000_000  # pixels; to look for the smallest file would take seconds
+_LARGE = 4_000_000  # pixels; optimising the compression of larger files would take seconds
 
 
 def write_prediction(
@@ -20,14 +20,17 @@ def write_prediction(
     ids: Sequence[int],
     colours: UInt8[np.ndarray, "c 3"],
 ) -> None:
-    """Writes `folder/name.png`: an indexed PNG, or, where ids pass 255, red + 256 * green.
+    """Writes `folder/name.png`: an indexed PNG, or red + 256 * green if an id exceeds 255.
 
     Args:
-        folder: a directory; it is made if it is not there.
-        name: of the file, without its ending, see `files.safe_name`.
+        folder: directory, which is created if it does not exist.
+        name: file name without extension, see `files.safe_name`.
         labels: class of every pixel.
-        ids: what the benchmark's own files call each class (Cityscapes label ids, ADE 1..150 ...).
-        colours: of the classes, for the palette.
+        ids: ids of the classes in the benchmark's own files (Cityscapes label ids, ADE 1..150 ...).
+        colours: colours of the classes, for the palette.
+
+    Raises:
+        UserError: the file cannot be written.
     """
     ids = np.array(ids)
     if ids.max() > 255:

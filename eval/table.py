@@ -1,15 +1,15 @@
-"""Results as tables: for the terminal, and in Markdown."""
+"""Tables for the terminal and in Markdown."""
 
 from collections.abc import Sequence
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage with one digit; a dash if there is none."""
+    """Formats a share as a percentage with one decimal; None becomes a dash."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 
 def terminal_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest cell; the first is text, the others are numbers."""
+    """Formats a table with aligned columns: the first is text, the others are numbers."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -20,6 +20,6 @@ def terminal_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same as Markdown."""
+    """Formats a Markdown table: the first column is text, the others are numbers."""
     marks = ["---"] + ["---:"] * (len(header) - 1)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, marks, *rows))

@@ -1,4 +1,4 @@
-"""What a run of the evaluate job has to do: benchmarks, with their datasets and settings."""
+"""The tasks of the evaluate job: benchmarks, with their datasets and settings."""
 
 import dataclasses
 from typing import Any
@@ -19,16 +19,16 @@ IMAGENET = "imagenet"
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One entry of `config.benchmarks`, its dataset opened.
+    """One entry of `config.benchmarks` with its opened dataset.
 
     Attributes:
-        name: for files and tables: the benchmark's, and what differs from its published settings.
-        title: for people.
+        name: name for files: that of the benchmark, and the settings that were changed.
+        title: title for tables.
         corpus: the dataset.
-        changes: settings that are not the benchmark's own, for the results to show.
-        protocol: None for classification.
-        classes: other class names than the dataset's; None takes those.
-        benchmark: the published benchmark, if it is one.
+        changes: settings that differ from the benchmark's own, to be reported with the results.
+        protocol: settings of segmentation; None for classification.
+        classes: class names in place of those of the dataset; None: those of the dataset.
+        benchmark: the published benchmark; None for a dataset of one's own.
     """
 
     name: str
@@ -41,10 +41,10 @@ class Task:
 
 
 def open_tasks(config: ml_collections.ConfigDict) -> list[Task]:
-    """All tasks of a config.
+    """Opens all tasks of a config.
 
     Raises:
-        UserError: a dataset or a file of class names is missing, or settings do not fit.
+        UserError: a dataset or a file of class names is missing, or a setting is not valid.
     """
     names = [name.strip() for name in config.benchmarks.split(",")]
     return [_open_task(name, config) for name in names]
@@ -83,7 +83,7 @@ def _without_background(corpus: Corpus) -> Corpus:
 
 
 def _open_custom(name: str, config: ml_collections.ConfigDict) -> tuple[Corpus, Protocol]:
-    """A directory with a segmentation dataset of one's own."""
+    """Opens a directory with a segmentation dataset of one's own."""
     if not epath.Path(name).is_dir():
         known = ", ".join([*benchmarks(), IMAGENET])
         raise UserError(
@@ -104,7 +104,7 @@ def _open_custom(name: str, config: ml_collections.ConfigDict) -> tuple[Corpus, 
 def _change(
     name: str, protocol: Protocol, config: ml_collections.ConfigDict
 ) -> tuple[Protocol, dict[str, Any]]:
-    """The protocol with the config's own settings, and those that are not the benchmark's."""
+    """The protocol with the settings of the config, and those that differ from the benchmark's."""
     published = protocol
     protocol = preset(config.protocol, name, protocol, config.pamr)
     wanted = {
@@ -132,11 +132,11 @@ def _task_name(name: str, changes: dict[str, Any]) -> str:
     return safe_name("-".join([name, *(f"{key}_{value}" for key, value in changes.items())]))
 
 
-def _open_prepared(config: ml_collections.ConfigDict, place: str, command: str) -> Corpus:
+def _open_prepared(config: ml_collections.ConfigDict, folder: str, command: str) -> Corpus:
     remedy = f"{command} --root OFFICIAL_FILES --data_dir {config.data_dir or 'DATA_DIR'}"
     if not config.data_dir:
         raise UserError(f"config.data_dir is empty; prepare the dataset with: {remedy}")
-    directory = epath.Path(config.data_dir) / place
+    directory = epath.Path(config.data_dir) / folder
     if not directory.is_dir():
         raise UserError(f"no dataset at {directory}; prepare it with: {remedy}")
     return open_corpus(str(directory), "validation")

@@ -1,1 +1,1 @@
-"""The web app: segment a photo with words, browse a curation."""
+"""The web app: segment photos into any classes, and browse a curation."""

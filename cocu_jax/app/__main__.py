@@ -1,11 +1,11 @@
-"""Segments photos with words, and shows curations, in a web browser.
+"""Segments photos into any classes, and shows curations, in a web browser.
 
     python -m cocu_jax.app --checkpoint openai/clip-vit-base-patch16
     python -m cocu_jax.app --checkpoint runs/cocu openai/clip-vit-base-patch32 \
         --curation runs/curate
 
-The server listens on the loopback address unless --host names another one. Uploads and results are
-kept in a temporary directory: files older than an hour are removed, the others when the app stops.
+The server listens on the loopback address unless --host is given. Uploads and results are stored in
+a temporary directory. Files older than an hour are removed, and all files when the app stops.
 """
 
 import argparse
@@ -40,16 +40,18 @@ def main(arguments: list[str] | None = None) -> int:
         "--checkpoint",
         nargs="+",
         default=[],
-        help="one or more to choose from: a training run or RUN@STEP, a folder or hub id of a "
+        help="one or more models to choose from: training run or RUN@STEP, folder or hub id of a "
         f"GroupViT or a CLIP, or an authors' .pth or .pt file; default: {DEFAULT_CHECKPOINT}, "
-        "if there is no --curation",
+        "unless --curation is given",
     )
     add_model_options(parser, clip_templates="subset")
     parser.add_argument("--curation", help="work directory of a curation to show")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: all networks"
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all networks"
     )
-    parser.add_argument("--port", type=int, default=7860, help="default: 7860; 0: a free one")
+    parser.add_argument(
+        "--port", type=int, default=7860, help="port; default: 7860; 0: any free port"
+    )
     options = parser.parse_args(arguments)
     keep_off_accelerators()
     try:
@@ -64,7 +66,7 @@ def serve(options: argparse.Namespace) -> None:
     """Opens the models and the curation, and serves the page until a stop is requested.
 
     Raises:
-        UserError: one of them cannot be opened, or the address is taken.
+        UserError: a model or the curation cannot be opened, or the address is in use.
     """
     curation = Curation.open(place(options.curation)) if options.curation else None
     checkpoints = options.checkpoint or ([] if curation else [DEFAULT_CHECKPOINT])
@@ -85,16 +87,19 @@ def serve(options: argparse.Namespace) -> None:
 def open_models(
     checkpoints: Sequence[str], templates: str = "", crop: int = 0, short_side: int = 0
 ) -> dict[str, Model]:
-    """Models by the name that visitors choose them by: the last part of a local path, or a hub id.
+    """Opens the models.
 
     Args:
-        checkpoints: whatever `Segmenter.load` opens.
+        checkpoints: any checkpoints that `Segmenter.load` opens.
         templates: see `Model`.
         crop: see `Model`.
         short_side: see `Model`.
 
+    Returns:
+        Models by the name that the page shows: the last part of a local path, or a hub id.
+
     Raises:
-        UserError: there is no such checkpoint, or a setting does not fit.
+        UserError: a checkpoint does not exist, or a setting is not valid.
     """
     models = {}
     for checkpoint in dict.fromkeys(checkpoints):
@@ -112,17 +117,20 @@ def launch(
     host: str,
     port: int,
 ) -> tuple:
-    """Starts the server in threads of this process; the page (Gradio's) and its address.
+    """Starts the server in threads of this process.
 
     Args:
         models: see `make_page`.
         curation: see `make_page`.
         folder: Gradio's temporary folder.
-        host: address to listen at.
-        port: 0: a free one.
+        host: address to listen on.
+        port: port; 0: any free port.
+
+    Returns:
+        Gradio's page and its address.
 
     Raises:
-        UserError: Gradio is not installed, or the address is taken.
+        UserError: Gradio is not installed, or the address is in use.
     """
     try:
         from starlette.middleware import Middleware
@@ -139,7 +147,7 @@ def launch(
     try:
         _, address, _ = page.launch(
             server_name=host,
-            server_port=port or None,  # None: a free one
+            server_port=port or None,  # None: any free port
             prevent_thread_lock=True,
             quiet=True,
             share=False,
@@ -154,7 +162,7 @@ def launch(
     except OSError as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{host}:{port}: cannot listen there ({reason}); choose another --port"
+            f"{host}:{port}: cannot listen on this address ({reason}); choose another --port"
         ) from None
     return page, address
 

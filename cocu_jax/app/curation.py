@@ -1,4 +1,4 @@
-"""Pages of a finished curation: images with captions, neighbours and concepts."""
+"""Pages of a finished curation: images with their captions, neighbours and concepts."""
 
 import dataclasses
 import json
@@ -15,8 +15,8 @@ from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import Corpus, open_corpus
 from cocu_jax.stopping import StopRequest
 
-ROWS = 6  # of a page
-_NEIGHBOURS = 6  # that are shown of each image
+PAGE_SIZE = 6  # images per page
+_NEIGHBOURS = 6  # neighbours shown per image
 _COLUMNS = ["concept_ids", "scores", "clusters", "neighbours"]
 
 
@@ -26,8 +26,8 @@ class Curation:
 
     Attributes:
         corpus: the image-text dataset.
-        parts: the annotations, one Parquet file a shard.
-        gallery: concepts by number.
+        parts: the annotations, one Parquet file per shard.
+        gallery: names of the concepts, by number.
     """
 
     corpus: Corpus
@@ -39,20 +39,23 @@ class Curation:
         """Opens a work directory of `configs/curate.py`.
 
         Raises:
-            UserError: there is no finished curation, it has no Parquet files, or its corpus is not
-                where it was.
+            UserError: there is no finished curation, it has no Parquet files, or its corpus has
+                been moved or changed.
         """
         workdir = epath.Path(directory)
         try:
             config = json.loads((workdir / "config.json").read_text())["corpus"]
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(
-                f"{directory}: no work directory of a curation; name one of configs/curate.py"
+                f"{directory}: not the work directory of a curation; give that of a finished run of "
+                "configs/curate.py"
             ) from None
         corpus = open_corpus(config["directory"], config["split"])
         annotations = open_corpus(str(workdir / "annotations"), config["split"])
         if annotations.metadata.get("corpus") != corpus.fingerprint:
-            raise UserError(f"{directory}: annotates another corpus than {corpus.directory}")
+            raise UserError(
+                f"{directory}: the corpus {corpus.directory} has changed since; curate it again"
+            )
         count = corpus.num_shards
         names = [f"part-{shard:05d}-of-{count:05d}.parquet" for shard in range(count)]
         parts = tuple(workdir / "parquet" / name for name in names)
@@ -61,33 +64,36 @@ class Curation:
         return cls(corpus, parts, tuple(annotations.metadata["gallery"]))
 
     def find(self, concept: str, start: int) -> list[int]:
-        """Rows from `start` on that have the concept, at most one more than a page.
+        """Finds images that have a concept.
 
         Args:
-            concept: its name in the gallery, in any case; empty: all rows.
-            start: row in the corpus.
+            concept: name in the gallery, in any case; empty: all images.
+            start: first position in the corpus to search.
+
+        Returns:
+            Positions in the corpus, in order: at most `PAGE_SIZE`, and one more if there are more.
 
         Raises:
             UserError: the gallery has no such concept.
         """
         wanted = self._number(concept) if concept.strip() else None
-        rows, first = [], 0
+        positions, first = [], 0
         for part, length in zip(self.parts, self.corpus.shard_lengths, strict=True):
             if first + length > start and wanted is None:
-                rows += range(max(start, first), min(first + length, start + ROWS + 1))
+                positions += range(max(start, first), min(first + length, start + PAGE_SIZE + 1))
             elif first + length > start:
                 ids = _read(part, ["concept_ids"])["concept_ids"].combine_chunks()
                 has = pc.equal(pc.list_flatten(ids), wanted).to_numpy(zero_copy_only=False)
                 found = np.unique(pc.list_parent_indices(ids).to_numpy()[has]) + first
-                rows += found[found >= start].tolist()
-            if len(rows) > ROWS:
+                positions += found[found >= start].tolist()
+            if len(positions) > PAGE_SIZE:
                 break
             first += length
-        return rows[: ROWS + 1]
+        return positions[: PAGE_SIZE + 1]
 
-    def page(self, rows: list[int]) -> str:
-        """The rows as HTML."""
-        anchors = [self._place(row) for row in rows]
+    def page(self, positions: list[int]) -> str:
+        """The images at these positions of the corpus, as HTML."""
+        anchors = [self._place(position) for position in positions]
         annotations = [self._annotation(place) for place in anchors]
         near = [note["neighbours"][:_NEIGHBOURS] for note in annotations]
         places = self._places_of({key for keys in near for key in keys})
@@ -112,12 +118,13 @@ class Curation:
         hint = f"; similar: {', '.join(similar)}" if similar else ""
         raise UserError(f"The gallery has no concept {name[:60]!r}{hint}")
 
-    def _place(self, row: int) -> Place:
+    def _place(self, position: int) -> Place:
+        row = position
         for shard, length in enumerate(self.corpus.shard_lengths):
             if row < length:
                 return self.corpus, shard, row
             row -= length
-        raise IndexError(row)
+        raise IndexError(position)
 
     def _annotation(self, place: Place) -> dict:
         _, shard, row = place
@@ -126,7 +133,7 @@ class Curation:
         return {n: np.array(v) for n, v in arrays.items()} | {"neighbours": record["neighbours"]}
 
     def _places_of(self, keys: set[str]) -> dict[str, Place]:
-        """Places of those keys that are in the corpus; neighbours may be from another one."""
+        """Places of the keys that are in the corpus; neighbours may come from another corpus."""
         places, wanted = {}, pa.array(sorted(keys), pa.string())
         for shard, part in enumerate(self.parts):
             if len(places) == len(keys):

@@ -1,4 +1,4 @@
-"""The app's models: opened once, bound to whatever words are asked for."""
+"""The models of the app: opened once, and bound to the class names of each request."""
 
 import dataclasses
 import functools
@@ -13,19 +13,19 @@ from eval.dense import DenseMethod
 
 MAX_WORDS, _MAX_LETTERS = 64, 200
 _KEPT_WORDS, _KEPT_BINDINGS = 4096, 32
-_BLOCKS = 16  # one photo has a few windows: the blocks that suit thousands would be almost empty
-_REFINED_PIXELS = 4_000_000  # refining more takes minutes on a CPU
+_BLOCKS = 16  # blocks are this many times smaller than for benchmarks: a photo has few windows
+_REFINED_PIXELS = 4_000_000  # refinement of more pixels takes minutes on a CPU
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """How a photo is to be segmented.
+    """Class names and settings for a photo.
 
     Attributes:
         words: class names, see `split_words`.
         background: threshold of a background class; None: no such class.
-        dense: how a CLIP is read, one of `Model.variants`; "" for a GroupViT and for the default.
-        refine: let the borders of a CLIP's classes follow the colours of the photo.
+        dense: method for a CLIP, one of `Model.variants`; "" for the default, and for a GroupViT.
+        refine: whether to refine the classes of a CLIP along the colour edges of the photo.
     """
 
     words: tuple[str, ...]
@@ -35,24 +35,24 @@ class Request:
 
 
 class Model:
-    """A checkpoint that segments photos with any words; it remembers their embeddings.
+    """A checkpoint that segments photos into any classes, and caches text embeddings.
 
     Attributes:
-        variants: ways to read the model, the default first; none for a GroupViT.
+        variants: dense methods of a CLIP, the default first; empty for a GroupViT.
     """
 
     def __init__(self, checkpoint: str, *, templates: str = "", crop: int = 0, short_side: int = 0):
         """Opens a checkpoint.
 
         Args:
-            checkpoint: whatever `Segmenter.load` opens.
-            templates: prompts, see `Segmenter.load`; "": "simple" for a GroupViT, and for a CLIP
-                the 7 of "subset", since visitors wait for the embeddings of new words.
-            crop: side of a window, see `Segmenter.load`.
-            short_side: what photos are resized to, see `Segmenter.load`.
+            checkpoint: any checkpoint that `Segmenter.load` opens.
+            templates: prompt templates, see `Segmenter.load`; "": "simple" for a GroupViT, and
+                "subset" for a CLIP, because visitors wait for the embeddings of new words.
+            crop: side of the sliding window, see `Segmenter.load`.
+            short_side: short side of resized photos, see `Segmenter.load`.
 
         Raises:
-            UserError: there is no such checkpoint, or a setting does not fit.
+            UserError: the checkpoint does not exist, or a setting is not valid.
         """
         loaded = Segmenter.load(
             checkpoint,
@@ -81,17 +81,17 @@ class Model:
         """Segments one photo.
 
         Args:
-            name: of the photo.
-            pixels: RGB, uint8.
-            request: words and settings.
+            name: name of the photo.
+            pixels: RGB pixels.
+            request: class names and settings.
 
         Raises:
-            UserError: the words do not fit, or the photo is too large to be refined.
+            UserError: the class names are not valid, or the photo is too large for refinement.
         """
         if request.refine and pixels.shape[0] * pixels.shape[1] > _REFINED_PIXELS:
             raise UserError(
-                f"The photo has more than {_REFINED_PIXELS // 1_000_000} megapixels, and refining "
-                "it takes minutes; drop a smaller one, or do not refine"
+                f"The photo has more than {_REFINED_PIXELS // 1_000_000} megapixels: refinement "
+                "would take minutes; drop a smaller photo, or switch refinement off"
             )
         (result,) = self._bind(request).stream([(name, pixels)])
         return result
@@ -104,10 +104,10 @@ class Model:
 
 
 def split_words(text: str) -> tuple[str, ...]:
-    """Class names from a list with commas or line breaks; never the name of a file.
+    """Splits a list of class names at commas and line breaks; never reads a file.
 
     Raises:
-        UserError: no names, too many or too long ones, or a name twice.
+        UserError: there are no names, too many names, a name that is too long, or a name twice.
     """
     parts = str(text or "").replace("\n", ",").split(",")
     words = tuple(word for part in parts if (word := " ".join(part.split())))
@@ -118,5 +118,5 @@ def split_words(text: str) -> tuple[str, ...]:
     if max(map(len, words)) > _MAX_LETTERS:
         raise UserError(f"A word is longer than {_MAX_LETTERS} letters; separate words by commas")
     if twice := [word for word in words if words.count(word) > 1]:
-        raise UserError(f"{twice[0]!r} is there more than once; keep one")
+        raise UserError(f"{twice[0]!r} is listed more than once; keep one")
     return words

@@ -1,4 +1,4 @@
-// Names the region under the pointer. Regions are known by their colour.
+// Shows the name of the region under the pointer, which is identified by its colour.
 (() => {
   const canvases = new WeakMap();
 
@@ -37,5 +37,5 @@
   }
 
   document.addEventListener("pointermove", nameRegion);
-  document.addEventListener("pointerdown", nameRegion); // a finger does not hover
+  document.addEventListener("pointerdown", nameRegion); // touch screens have no hover
 })();

@@ -1,11 +1,11 @@
-"""The page: what is on it, and what its buttons do. Everything else is in the other modules."""
+"""The page: its elements, and the actions of its buttons."""
 
 import pathlib
 from collections.abc import Callable, Mapping
 
 import gradio as gr
 
-from cocu_jax.app.curation import ROWS, Curation
+from cocu_jax.app.curation import PAGE_SIZE, Curation
 from cocu_jax.app.model import Model, Request, split_words
 from cocu_jax.app.view import (
     classes_figure,
@@ -17,8 +17,8 @@ from cocu_jax.app.view import (
 from cocu_jax.errors import UserError
 from cocu_jax.segmentation import Segmentation
 
-_KEPT_SECONDS = 3600  # files and results of a page that nobody uses any more
-_FONTS = ["system-ui", "sans-serif"]  # of the visitor's computer: none is fetched
+_KEPT_SECONDS = 3600  # age at which uploads and results are removed
+_FONTS = ["system-ui", "sans-serif"]  # fonts of the visitor's computer; no font is downloaded
 _HERE = pathlib.Path(__file__).parent
 LOOKS = {  # arguments of `launch`
     "theme": gr.themes.Default(font=_FONTS, font_mono=["monospace"]),
@@ -34,14 +34,14 @@ _SET_STRENGTH = """(strength) => {
 def make_page(
     models: Mapping[str, Model], curation: Curation | None, folder: pathlib.Path
 ) -> gr.Blocks:
-    """The page, with a tab for photos if there are models, and one for the curation.
+    """Builds the page, with a tab for photos if there are models, and a tab for the curation.
 
     Args:
-        models: segment photos, by the name that visitors choose them by; the first is the default.
-        curation: to look through.
-        folder: where files for download are made; Gradio's own temporary folder.
+        models: models by the name that the page shows; the first is the default.
+        curation: the curation to show; None: no tab for it.
+        folder: directory for files to download: Gradio's temporary folder.
     """
-    cleaning = (60, _KEPT_SECONDS)  # how often, and files of which age, in seconds
+    cleaning = (60, _KEPT_SECONDS)  # period of the clean-up and age of files to remove, in seconds
     with gr.Blocks(
         title="CoCu in JAX", analytics_enabled=False, delete_cache=cleaning, fill_width=True
     ) as page:
@@ -52,7 +52,7 @@ def make_page(
         if curation:
             with gr.Tab("Look through a curation"):
                 _curation_tab(curation, page)
-    for block in page.blocks.values():  # Gradio would download inputs that are addresses
+    for block in page.blocks.values():  # Gradio would download the contents of addresses
         block.async_move_resource_to_block_cache = _refusing_addresses(
             block.async_move_resource_to_block_cache
         )
@@ -100,13 +100,13 @@ def _segment_tab(models: Mapping[str, Model], folder: pathlib.Path) -> None:
         result = segment_upload(models[name], path, request)
         files = write_downloads(result, folder)
         for file, download in zip(files, (labels_file, masks_file), strict=True):
-            download.temp_files.add(file)  # Gradio removes it in time
+            download.temp_files.add(file)  # so that Gradio's clean-up removes the file
         downloads = (gr.update(value=file, interactive=True) for file in files)
         return classes_figure(result), legend(result), *downloads, groups_figures(result)
 
     gr.on(
         [button.click, words.submit],
-        _told(segment),
+        _with_message(segment),
         [photo, words, with_background, threshold, checkpoint, dense, refine],
         [classes, shares, labels_file, masks_file, groups],
         api_visibility="private",
@@ -115,7 +115,7 @@ def _segment_tab(models: Mapping[str, Model], folder: pathlib.Path) -> None:
 
 
 def _model_choice(models: Mapping[str, Model]) -> tuple[gr.Dropdown, gr.Dropdown, gr.Checkbox]:
-    """Choice of the checkpoint, and of how a CLIP is read."""
+    """Controls for the checkpoint, and for the method and refinement of a CLIP."""
     names = list(models)
     first = models[names[0]].variants
     checkpoint = gr.Dropdown(
@@ -147,22 +147,22 @@ def _model_choice(models: Mapping[str, Model]) -> tuple[gr.Dropdown, gr.Dropdown
 
 
 def segment_upload(model: Model, path: str | None, request: Request) -> Segmentation:
-    """The segmentation of an uploaded file.
+    """Segments an uploaded file.
 
     Args:
         model: the model.
-        path: of the file; None if there is none.
-        request: words and settings.
+        path: path of the file; None if nothing was uploaded.
+        request: class names and settings.
 
     Raises:
-        UserError: the words do not fit, or the file is no image that can be read.
+        UserError: the class names are not valid, or the file is not a readable image.
     """
     pixels = read_upload(path)
     return model.segment(pathlib.PurePath(path).name, pixels, request)
 
 
 def _curation_tab(curation: Curation, page: gr.Blocks) -> None:
-    starts = gr.State([0])  # of the pages before this one, and of this one
+    starts = gr.State([0])  # first positions of the pages up to this one
     following = gr.State()
     with gr.Row():
         concept = gr.Textbox(
@@ -171,12 +171,12 @@ def _curation_tab(curation: Curation, page: gr.Blocks) -> None:
         back = gr.Button("Back", elem_id="back", interactive=False)
         forward = gr.Button("Next", elem_id="next", interactive=False)
     status = gr.Markdown(elem_id="status")
-    rows = gr.HTML(elem_id="rows")
+    images = gr.HTML(elem_id="images")
 
     def show(name, visited):
         found = curation.find(name, visited[-1])
-        shown, rest = found[:ROWS], found[ROWS:]
-        numbers = f"Rows {shown[0]:,} to {shown[-1]:,}" if shown else "No images"
+        shown, rest = found[:PAGE_SIZE], found[PAGE_SIZE:]
+        numbers = f"Images {shown[0]:,} to {shown[-1]:,}" if shown else "No images"
         return (
             visited,
             rest[0] if rest else None,
@@ -186,35 +186,38 @@ def _curation_tab(curation: Curation, page: gr.Blocks) -> None:
             gr.update(interactive=bool(rest)),
         )
 
-    outputs = [starts, following, status, rows, back, forward]
+    outputs = [starts, following, status, images, back, forward]
     private = {"api_visibility": "private"}
-    page.load(_told(lambda: show("", [0])), None, outputs, **private)
-    concept.submit(_told(lambda name: show(name, [0])), [concept], outputs, **private)
+    page.load(_with_message(lambda: show("", [0])), None, outputs, **private)
+    concept.submit(_with_message(lambda name: show(name, [0])), [concept], outputs, **private)
     forward.click(
-        _told(lambda name, visited, then: show(name, [*visited, then])),
+        _with_message(lambda name, visited, then: show(name, [*visited, then])),
         [concept, starts, following],
         outputs,
         **private,
     )
     back.click(
-        _told(lambda name, visited: show(name, visited[:-1])), [concept, starts], outputs, **private
+        _with_message(lambda name, visited: show(name, visited[:-1])),
+        [concept, starts],
+        outputs,
+        **private,
     )
 
 
-def _told(function: Callable) -> Callable:
-    """The function; what its users did wrong becomes a message on their page."""
+def _with_message(function: Callable) -> Callable:
+    """Wraps a function so that a `UserError` becomes a message on the page."""
 
-    def told(*arguments):
+    def wrapped(*arguments):
         try:
             return function(*arguments)
         except UserError as error:
             raise gr.Error(str(error), title="Not done", print_exception=False) from None
 
-    return told
+    return wrapped
 
 
 def _without_tracebacks(preprocess: Callable) -> Callable:
-    """Values that the page itself cannot send become a message, not a traceback in the log."""
+    """Wraps Gradio's preprocessing so that forged values give a message and no traceback."""
 
     async def checked(*arguments, **options):
         try:
@@ -222,15 +225,17 @@ def _without_tracebacks(preprocess: Callable) -> Callable:
         except gr.Error as error:
             error.print_exception = False
             raise
-        except Exception:  # whatever Gradio's components raise over forged values
+        except Exception:  # Gradio's components raise different errors for forged values
             raise gr.Error(
-                "Some value is not one of this page; load the page again", print_exception=False
+                "A value is not valid on this page; reload the page", print_exception=False
             ) from None
 
     return checked
 
 
 def _refusing_addresses(move: Callable) -> Callable:
+    """Wraps Gradio's download of inputs so that addresses are refused."""
+
     async def checked(path):
         if path is not None and "://" in str(path):
             raise gr.Error("Only files can be uploaded", print_exception=False)

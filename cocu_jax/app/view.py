@@ -1,7 +1,7 @@
-"""What the page shows of one segmented photo: regions with names, a legend, files.
+"""The elements of the page for one segmented photo: regions with names, a legend, and files.
 
-A picture of regions is three images on top of each other, so that the page itself can change the
-strength of the colours and name the region under the pointer, without another request.
+A picture of regions consists of three images on top of one another. The page can therefore change
+the strength of the colours, and name the region under the pointer, without another request.
 """
 
 import base64
@@ -26,15 +26,15 @@ from eval.palettes import distinct_colours
 from eval.pictures import overlay_layers, renumber
 from eval.submission import write_prediction
 
-MAX_BYTES = 64_000_000  # of an upload; `images.MAX_PIXELS` bounds what is decoded from it
+MAX_BYTES = 64_000_000  # of an upload; `images.MAX_PIXELS` bounds the decoded image
 _LONG_SIDE, _GROUPS_LONG_SIDE = 960, 640
 
 
 def read_upload(path: str | None) -> UInt8[np.ndarray, "h w 3"]:
-    """The upright pixels of an uploaded file.
+    """Reads the pixels of an uploaded file, rotated upright.
 
     Raises:
-        UserError: nothing was uploaded, or it is no image that can be read.
+        UserError: nothing was uploaded, or the file is not a readable image.
     """
     if not path:
         raise UserError("There is no photo yet; drop one first")
@@ -42,7 +42,7 @@ def read_upload(path: str | None) -> UInt8[np.ndarray, "h w 3"]:
         with open(path, "rb") as file:
             encoded = file.read(MAX_BYTES + 1)
     except OSError:
-        raise UserError("The photo is not here any more; drop it again") from None
+        raise UserError("The photo has been removed from the server; drop it again") from None
     if len(encoded) > MAX_BYTES:
         raise UserError(f"The file is larger than {MAX_BYTES // 1_000_000} MB; drop a smaller one")
     try:
@@ -52,12 +52,12 @@ def read_upload(path: str | None) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def classes_figure(result: Segmentation) -> str:
-    """The photo under its classes, as HTML."""
+    """The classes in colour over the photo, as HTML."""
     return _figure(result.picture, result.labels, result.colours, result.classes, _LONG_SIDE)
 
 
 def groups_figures(result: Segmentation) -> str:
-    """The photo under the groups of each stage, as HTML; empty for a model without groups."""
+    """The groups of each stage over the photo, as HTML; empty for a model without groups."""
     figures = []
     stages = (result.prediction.first_groups, result.prediction.groups)
     for groups, title in zip(stages, ("First stage", "Last stage"), strict=True):
@@ -73,7 +73,7 @@ def groups_figures(result: Segmentation) -> str:
 
 
 def legend(result: Segmentation) -> str:
-    """Names and shares, most frequent first, as HTML."""
+    """Names and shares of the classes, most frequent first, as HTML."""
     rows = []
     for label in np.argsort(result.shares, kind="stable")[::-1].tolist():
         colour = "#" + bytes(result.colours[label].tolist()).hex()
@@ -83,7 +83,11 @@ def legend(result: Segmentation) -> str:
 
 
 def write_downloads(result: Segmentation, folder: pathlib.Path) -> tuple[str, str]:
-    """Writes the label map (PNG) and the masks (RLE in JSON) in a new directory in `folder`."""
+    """Writes the label map (PNG) and the masks (RLE in JSON) to a new directory in `folder`.
+
+    Returns:
+        The paths of both files.
+    """
     target = epath.Path(tempfile.mkdtemp(dir=folder))
     stem = safe_name(pathlib.PurePath(result.name).stem)
     write_prediction(
@@ -102,7 +106,7 @@ def _figure(
     long_side: int,
     title: str = "",
 ) -> str:
-    """The photo, its regions and their outlines; `page.js` reads the names by colour."""
+    """Layers of the photo, its regions and their outlines; `page.js` finds names by colour."""
     layers = overlay_layers(photo, labels, long_side)
     base = Image.fromarray(layers.base.round().clip(0, 255).astype(np.uint8))
     by_colour = {bytes(c.tolist()).hex(): n for c, n in zip(colours, names, strict=True)}

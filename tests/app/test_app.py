@@ -18,7 +18,7 @@ from PIL import Image
 from visitor import Visitor, file_data
 
 from cocu_jax.app.__main__ import open_models
-from cocu_jax.app.curation import ROWS, Curation
+from cocu_jax.app.curation import PAGE_SIZE, Curation
 from cocu_jax.app.model import MAX_WORDS, Model, Request, split_words
 from cocu_jax.app.view import (
     MAX_BYTES,
@@ -34,7 +34,7 @@ from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.segmentation import Segmenter
 from eval.checkpoint import load_checkpoint
 from eval.pictures import draw_overlay
-from eval.programs import paint_program, read_program
+from eval.programs import decode_program, encode_program
 from eval.segmenter import make_segmenter
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
@@ -72,14 +72,14 @@ def test_other_words_are_as_if_loaded_with_them(kind, request):
 def test_other_words_and_thresholds_compile_nothing(kind, request):
     app = Model(request.getfixturevalue(kind))
     app.segment("first", PIXELS, Request(("dog", "sky"), 0.3))
-    compiled = read_program._cache_size(), paint_program._cache_size()
+    compiled = encode_program._cache_size(), decode_program._cache_size()
 
     results = [
         app.segment("later", PIXELS, Request(words, threshold))
         for words, threshold in ((("cat",), 0.3), (("a", "b", "c", "d", "e"), 0.0))
     ]
 
-    assert (read_program._cache_size(), paint_program._cache_size()) == compiled
+    assert (encode_program._cache_size(), decode_program._cache_size()) == compiled
     assert [len(result.classes) for result in results] == [2, 6]
     assert not (results[1].labels == 0).any()  # no score is below 0
 
@@ -185,8 +185,8 @@ def test_curation_shows_every_row_of_the_corpus_once(curation):
     corpus, rows, start = curation.corpus, [], 0
     while start is not None:
         found = curation.find("", start)
-        rows += found[:ROWS]
-        start = found[ROWS] if len(found) > ROWS else None
+        rows += found[:PAGE_SIZE]
+        start = found[PAGE_SIZE] if len(found) > PAGE_SIZE else None
     page = curation.page(rows[11:17])
     captions = [
         example["caption"].decode()
@@ -217,7 +217,7 @@ def test_curation_is_searched_by_concept(curation, curated):
 
     found, start = [], 0
     while rows := curation.find(" Dog", start):
-        found += rows[:ROWS]
+        found += rows[:PAGE_SIZE]
         start = found[-1] + 1
 
     assert found == truth and truth
@@ -226,7 +226,7 @@ def test_curation_is_searched_by_concept(curation, curated):
 
 
 def test_what_is_no_curation_is_told(tmp_path):
-    with pytest.raises(UserError, match="no work directory of a curation"):
+    with pytest.raises(UserError, match="not the work directory of a curation"):
         Curation.open(str(tmp_path))
 
 

@@ -115,11 +115,11 @@ def test_hostile_uploads_give_one_message_each(page, app, hostile):
 def test_a_curation_is_searched(page):
     tabs = wait(page, lambda d: d.find_elements(By.CSS_SELECTOR, "button[role=tab]")[1:])
     tabs[0].click()
-    wait(page, lambda d: "Rows 0 to 5 of 51" in see(d, "#status").text)
-    assert len(page.find_elements(By.CSS_SELECTOR, "#rows article")) == 6
+    wait(page, lambda d: "Images 0 to 5 of 51" in see(d, "#status").text)
+    assert len(page.find_elements(By.CSS_SELECTOR, "#images article")) == 6
     see(page, "#next").click()
-    wait(page, lambda d: "Rows 6 to 11 of 51" in see(d, "#status").text)
-    images = page.find_elements(By.CSS_SELECTOR, "#rows article img")
+    wait(page, lambda d: "Images 6 to 11 of 51" in see(d, "#status").text)
+    images = page.find_elements(By.CSS_SELECTOR, "#images article img")
     assert all(image.get_property("naturalWidth") == 128 for image in images)
     box = see(page, "#concept input, #concept textarea")
     box.send_keys("aardvark\n")

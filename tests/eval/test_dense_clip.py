@@ -126,7 +126,7 @@ def test_labels_and_window_logits_of_jpegs_equal_the_oracle(models, variant, tmp
         normal = torch.tensor(normalised(image)).permute(2, 0, 1)
         features = oracle.patch_features(torch_model, normal[None, :, :32, :32], variant)
         first = torch.nn.functional.normalize(features, dim=-1) @ words.T
-        assert np.abs(found.said[0] - first[0].permute(2, 0, 1).numpy()).max() < 1e-4
+        assert np.abs(found.outputs[0] - first[0].permute(2, 0, 1).numpy()).max() < 1e-4
         logits = oracle.logits(torch_model, normal, words, variant, 32, 16, image.shape[:2])
         same += (found.labels == OWNERS[logits.argmax(0).numpy()]).sum()
         pixels += found.labels.size

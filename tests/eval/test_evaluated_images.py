@@ -16,10 +16,11 @@ from eval.tasks import _without_background
 def test_large_images_are_decided_at_a_long_side_of_exactly_1000():
     """`int(long * (1000 / long))` gives 999 for 945 of these lengths."""
     protocol = benchmarks()["imagenet_s_300"].protocol
-    assert all(protocol.decided(long, 1000)[0] == 1000 for long in range(1001, 7001))
-    assert protocol.decided(1500, 700) == (1000, 466)
-    assert protocol.decided(1000, 1000) == (1000, 1000) and protocol.decided(640, 480) == (640, 480)
-    assert benchmarks()["voc"].protocol.decided(4000, 3000) == (4000, 3000)
+    assert all(protocol.label_size(long, 1000)[0] == 1000 for long in range(1001, 7001))
+    assert protocol.label_size(1500, 700) == (1000, 466)
+    assert protocol.label_size(1000, 1000) == (1000, 1000)
+    assert protocol.label_size(640, 480) == (640, 480)
+    assert benchmarks()["voc"].protocol.label_size(4000, 3000) == (4000, 3000)
 
 
 def test_masks_of_large_images_keep_their_size(tmp_path):
@@ -27,9 +28,9 @@ def test_masks_of_large_images_keep_their_size(tmp_path):
     pairs = make_images([(60, 90), (40, 50)], 3)
     corpus = write_corpus(tmp_path, pairs, ("a", "b", "c"), False, shards=1)
     large, small = read_images(corpus, protocol, 0, 1)
-    assert large.size == (33, 50) and large.shown == (60, 90) and small.size == (40, 50)
+    assert large.size == (33, 50) and large.label_shape == (60, 90) and small.size == (40, 50)
     once = np.round(resize_exactly(pairs[0][0].astype(float), (33, 50)))
-    twice = resize_exactly(once, protocol.resized(33, 50))
+    twice = resize_exactly(once, protocol.input_size(33, 50))
     assert np.abs(large.image - twice).max() <= 1.5  # a tie may round either way, then rounding
     np.testing.assert_array_equal(large.labels == IGNORE, pairs[0][1] == 255)
 

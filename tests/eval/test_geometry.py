@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from eval import geometry
 from eval.images import EvaluatedImage, resize_uint8
-from eval.pieces import cut_pieces, piece_shape
 from eval.protocol import Protocol
+from eval.tiles import cut_tiles, tile_shape
 from eval.window_queue import cut_windows, queue_windows
 
 SIZES = [(8, 8), (8, 9), (9, 20), (12, 13), (16, 31), (40, 8), (5, 8), (3, 30)]
@@ -101,23 +101,23 @@ def test_enlarged_label_maps_repeat_pixels_as_torch_does(target, shown):
 def test_pieces_cover_every_pixel_once_and_hold_the_windows_they_need(size, shown, resize):
     image = EvaluatedImage("x", np.zeros((*size, 3), np.uint8), shown)
     protocol = dataclasses.replace(PROTOCOL, resize_long_short=resize)
-    shape = piece_shape(protocol, portrait=False, tile=(16, 32))
+    shape = tile_shape(protocol, portrait=False, tile_size=(16, 32))
     assert resize is None or shape.canvas[1] < 2.5 * max(resize[1], protocol.crop)
     covered = np.zeros(shown, int)
-    for piece in cut_pieces(image, protocol, shape):
-        (top, left), (height, width) = piece.corner, piece.size
+    for tile in cut_tiles(image, protocol, shape):
+        (top, left), (height, width) = tile.corner, tile.size
         covered[top : top + height, left : left + width] += 1
-        count = int(piece.place.windows)
-        assert count == len(piece.windows) <= shape.windows
-        corners = piece.place.corners[:count]
+        count = int(tile.layout.windows)
+        assert count == len(tile.windows) <= shape.windows
+        corners = tile.layout.corners[:count]
         assert (corners >= 0).all() and (corners + 8 <= shape.canvas).all()
         inside = np.zeros(shape.canvas, bool)
         for y, x in corners:
             inside[y : y + 8, x : x + 8] = True
-        rows = np.concatenate([piece.place.rows.low[:height], piece.place.rows.high[:height]])
-        columns = piece.place.columns.low[:width], piece.place.columns.high[:width]
+        rows = np.concatenate([tile.layout.rows.low[:height], tile.layout.rows.high[:height]])
+        columns = tile.layout.columns.low[:width], tile.layout.columns.high[:width]
         assert inside[rows][:, np.concatenate(columns)].all()
-    assert (covered == 1).all() and piece.last
+    assert (covered == 1).all() and tile.last
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,12 @@ from cocu_jax.models.tokenizer import Tokenizer
 from cocu_jax.models.weights.huggingface import save_groupvit
 from eval.benchmarks import get_benchmark
 from eval.confusion import IGNORE
+from eval.decoding import decode_groups
 from eval.groups import hard_map
 from eval.images import EvaluatedImage, resize_uint8
-from eval.painting import paint_groups
-from eval.pieces import cut_pieces
-from eval.prediction import finish
+from eval.prediction import assemble
 from eval.segmenter import make_segmenter
+from eval.tiles import cut_tiles
 
 IMAGES = 40
 SIZES = {
@@ -64,7 +64,7 @@ TIE = 1e-5
 
 
 class RecordingSegmenter(PerImageSegmenter):
-    """Keeps what every window of the last image said, and how close its closest choice was."""
+    """Keeps the groups of every window of the last image, and how close their closest tie was."""
 
     def __init__(self, model, *args):
         super().__init__(model, *args)
@@ -108,7 +108,7 @@ def test_published_protocol_equals_the_oracle(models, name):
             size = SIZES[name][number % len(SIZES[name])]
             ((image, labels),) = make_images([size], min(classes, 255), seed=number)
             labels = np.where(labels == 255, IGNORE, labels).astype(np.uint16)
-            resized = resize_uint8(image, protocol.resized(*size)).numpy()
+            resized = resize_uint8(image, protocol.input_size(*size)).numpy()
             yield EvaluatedImage(str(number), resized, size, labels)
 
     truths = {image.key: image for image in images()}
@@ -116,20 +116,21 @@ def test_published_protocol_equals_the_oracle(models, name):
     group_error, seen = 0.0, set()
     matrices, unfinished = [], {}
     matrix = np.zeros((classes, classes), np.int64)
-    readings = {}
-    for painted in segmenter.paint(segmenter.read(images())):
-        matrices.append(np.asarray(painted.matrices).sum(0)[0])
-        readings |= {reading.image.key: reading for _, reading in painted.pieces}
-        for prediction in finish(painted, protocol, unfinished):
+    outputs_by_key = {}
+    for decoded in segmenter.decode(segmenter.encode(images())):
+        matrices.append(np.asarray(decoded.matrices).sum(0)[0])
+        outputs_by_key |= {encoded.image.key: encoded.outputs for _, encoded in decoded.tiles}
+        for prediction in assemble(decoded, protocol, unfinished):
             example = truths.pop(prediction.key)
-            said = readings.pop(prediction.key).said
+            outputs = outputs_by_key.pop(prediction.key)
             expected = oracle.scores(example.image, example.size).numpy()
             same_labels += (prediction.labels == expected.argmax(0)).sum()
             pixels += prediction.labels.size
             seen |= set(np.unique(expected.argmax(0)))
             ties = 0
-            maps = [np.asarray(_hard_map(soft, (protocol.crop,) * 2)) for soft in said.soft]
-            windows = zip(maps, said.scores, oracle.windows, oracle.margins, strict=True)
+            crop = (protocol.crop,) * 2
+            maps = [np.asarray(_hard_map(soft, crop)) for soft in outputs.assignment]
+            windows = zip(maps, outputs.scores, oracle.windows, oracle.margins, strict=True)
             for own, table, (member, names), closest in windows:
                 error = np.abs(table[:, classes - len(named) :] - names.numpy()).max()
                 same_groups += (own == member.numpy()).sum()
@@ -140,7 +141,7 @@ def test_published_protocol_equals_the_oracle(models, name):
                     group_error = max(group_error, error)
             tied += ties
             if not ties:
-                score = paint_scores(example, maps, said.scores, segmenter)
+                score = best_scores(example, maps, outputs.scores, segmenter)
                 same_scores += (np.abs(score - expected.max(0)) < 1e-4).sum()
                 scored += score.size
             counted = example.labels != IGNORE
@@ -164,16 +165,16 @@ def test_published_protocol_equals_the_oracle(models, name):
     assert same_labels / pixels >= 0.999
 
 
-def paint_scores(example, maps, scores, segmenter):
-    """Score of the best class of every pixel of an image that is one piece."""
+def best_scores(example, maps, scores, segmenter):
+    """Score of the best class of every pixel of an image that is one tile."""
     height, width = example.size
     shape = segmenter.shape(height > width)
-    (piece,) = cut_pieces(example, segmenter.protocol, shape)
+    (tile,) = cut_tiles(example, segmenter.protocol, shape)
     padding = ((0, shape.windows - len(maps)), (0, 0), (0, 0))
     arrays = (np.pad(x, padding) for x in (np.stack(maps), scores))
-    painted = _paint(*arrays, piece.place, canvas=shape.canvas, tile=shape.tile)
-    return np.asarray(painted[1])[:height, :width]
+    labels_and_scores = _decode(*arrays, tile.layout, canvas=shape.canvas, tile_size=shape.size)
+    return np.asarray(labels_and_scores[1])[:height, :width]
 
 
 _hard_map = jax.jit(hard_map, static_argnums=1)
-_paint = jax.jit(paint_groups, static_argnames=("canvas", "tile"))
+_decode = jax.jit(decode_groups, static_argnames=("canvas", "tile_size"))

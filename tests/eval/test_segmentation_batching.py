@@ -27,10 +27,10 @@ from eval import programs
 from eval.geometry import count_windows
 from eval.images import read_images
 from eval.partial import PartialCounts
-from eval.pieces import piece_shape
 from eval.protocol import Protocol
 from eval.segmentation import evaluate_segmentation
 from eval.segmenter import make_segmenter, replicate
+from eval.tiles import tile_shape
 
 SIZES = [(40, 60), (60, 40), (41, 62), (39, 58), (37, 54), (62, 41), (38, 57), (40, 60), (42, 63)]
 PROTOCOL = WITH_BACKGROUND
@@ -56,9 +56,9 @@ def segmenter(model):
 def count(segmenter, corpus):
     total, seen = 0, []
     images = read_images(corpus, PROTOCOL, 0, 1)
-    for painted in segmenter.paint(segmenter.read(images)):
-        total = total + np.asarray(painted.matrices).sum(0)
-        seen += [piece.image.key for piece, _ in painted.pieces if piece.last]
+    for decoded in segmenter.decode(segmenter.encode(images)):
+        total = total + np.asarray(decoded.matrices).sum(0)
+        seen += [tile.image.key for tile, _ in decoded.tiles if tile.last]
     assert sorted(seen) == [f"{number:04d}" for number in range(corpus.num_examples)]
     return total
 
@@ -77,8 +77,8 @@ def test_eight_devices_and_one_and_other_blocks_give_identical_matrices(
 ):
     assert reference[0].sum() == reference[1].sum() == labelled_pixels(corpus)
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
-    state, texts = replicate((segmenter.state, segmenter.texts), mesh)
-    alone = dataclasses.replace(segmenter, mesh=mesh, state=state, texts=texts)
+    state, embeddings = replicate((segmenter.state, segmenter.embeddings), mesh)
+    alone = dataclasses.replace(segmenter, mesh=mesh, state=state, embeddings=embeddings)
     np.testing.assert_array_equal(count(alone, corpus), reference)
     blocks = dataclasses.replace(alone, windows_per_forward=7)
     np.testing.assert_array_equal(count(blocks, corpus), reference)
@@ -86,17 +86,17 @@ def test_eight_devices_and_one_and_other_blocks_give_identical_matrices(
 
 def test_label_maps_in_many_pieces_give_identical_matrices(segmenter, corpus, reference):
     """Photos larger than a tile, and images longer than a canvas."""
-    pieces = dataclasses.replace(segmenter, tile=(16, 24))
-    np.testing.assert_array_equal(count(pieces, corpus), reference)
+    tiles = dataclasses.replace(segmenter, tile_size=(16, 24))
+    np.testing.assert_array_equal(count(tiles, corpus), reference)
 
 
 def test_windows_are_computed_once_and_only_the_last_block_is_filled_up(
     segmenter, corpus, reference, monkeypatch
 ):
     computed = []
-    program = programs.read_program
+    program = programs.encode_program
     monkeypatch.setattr(
-        "eval.segmenter.read_program",
+        "eval.segmenter.encode_program",
         lambda *args, **kw: computed.append(len(args[2])) or program(*args, **kw),
     )
     count(segmenter, corpus)
@@ -110,12 +110,12 @@ def test_windows_are_computed_once_and_only_the_last_block_is_filled_up(
 
 def test_images_of_all_sizes_share_three_programs(model, corpus, reference):
     assert len({image.image.shape for image in read_images(corpus, PROTOCOL, 0, 1)}) > 3
-    before = programs.read_program._cache_size(), programs.paint_program._cache_size()
+    before = programs.encode_program._cache_size(), programs.decode_program._cache_size()
     assert min(before) > 0
     evaluate_segmentation(model, corpus, PROTOCOL, Tokenizer(), windows_per_forward=2)
-    after = programs.read_program._cache_size(), programs.paint_program._cache_size()
+    after = programs.encode_program._cache_size(), programs.decode_program._cache_size()
     assert after == before
-    shapes = {piece_shape(PROTOCOL, portrait) for portrait in (False, True)}
+    shapes = {tile_shape(PROTOCOL, portrait) for portrait in (False, True)}
     assert len(shapes) == 2
 
 
@@ -193,9 +193,9 @@ def test_settings_that_do_not_fit_are_named(model, corpus):
         evaluate(model, corpus, PROTOCOL, stop=lambda images: True)
 
 
-@pytest.mark.parametrize("tile", [None, (16, 24)])
-def test_a_stopped_evaluation_goes_on_where_it_was(model, corpus, reference, tile, tmp_path):
-    """Also where an image is half counted at the stop: its pieces are in two batches."""
+@pytest.mark.parametrize("tile_size", [None, (16, 24)])
+def test_a_stopped_evaluation_goes_on_where_it_was(model, corpus, reference, tile_size, tmp_path):
+    """Also where an image is half counted at the stop: its tiles are in two batches."""
     file = epath.Path(tmp_path / "part.npz")
 
     def run(stop_after=None, identity="a"):
@@ -210,7 +210,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(model, corpus, reference, til
             stop=lambda images: stop_after is not None and len(seen) >= stop_after,
             partial=partial,
             visit=lambda prediction: seen.append(prediction.key),
-            tile=tile,
+            tile_size=tile_size,
         )
         return result, seen
 

@@ -59,9 +59,9 @@ def test_window_scores_equal_the_oracle(kind):
     segmenter = make_segmenter(model, classes, protocol, Tokenizer(), windows_per_forward=2)
     windows = np.stack([e.image[:32, :32] for e in read_images(corpus, protocol, 0, 1)])
     windows = np.resize(windows, (16, 32, 32, 3))
-    said = segmenter.read_block(WindowBlock(windows, len(windows), ()))
-    maps = [np.asarray(hard_map(soft, (32, 32))) for soft in np.asarray(said.soft)]
-    for window, member, scores in zip(windows, maps, np.asarray(said.scores), strict=True):
+    outputs = segmenter.encode_block(WindowBlock(windows, len(windows), ()))
+    maps = [np.asarray(hard_map(soft, (32, 32))) for soft in np.asarray(outputs.assignment)]
+    for window, member, scores in zip(windows, maps, np.asarray(outputs.scores), strict=True):
         pixels = torch.from_numpy(window).permute(2, 0, 1)[None].float() / 255
         expected = oracle.window_scores((pixels - MEAN) / STD).permute(1, 2, 0).numpy()
         same = np.abs(scores[member] - expected).max(-1) < 1e-4

@@ -134,5 +134,5 @@ def test_groupvit_sees_whole_images_and_is_refined(tmp_path, pamr):
 def test_whole_images_need_a_size():
     with pytest.raises(UserError, match="mode='whole' needs resize_long_short"):
         Protocol(mode="whole", resize_long_short=None)
-    with pytest.raises(UserError, match="mode='all' is no mode; choose one of slide, whole"):
+    with pytest.raises(UserError, match="mode='all' is not a mode; choose one of slide, whole"):
         Protocol(mode="all")

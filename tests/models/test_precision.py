@@ -15,7 +15,7 @@ from cocu_jax.models.text import TextConfig
 from cocu_jax.models.weights.image_processing import ImageProcessing
 from eval.class_embeddings import ClassEmbeddings
 from eval.groups import GroupMethod
-from eval.programs import read_program
+from eval.programs import encode_program
 from eval.protocol import Protocol
 
 TEXT = TextConfig(vocab_size=100, context_length=8, width=16, heads=2, layers=2)
@@ -54,18 +54,18 @@ def evaluation_program(dtype: str) -> tuple:
     protocol = Protocol(crop=32, stride=16, has_background=True, bg_thresh=0.9)
     mesh = Mesh(jax.devices()[:1], "data")
 
-    def program(state, texts, windows):
-        return read_program(
-            state, texts, windows,
+    def program(state, embeddings, windows):
+        return encode_program(
+            state, embeddings, windows,
             graphdef=graphdef, method=GroupMethod(protocol, with_first=True), mesh=mesh,
         )  # fmt: skip
 
-    texts = ClassEmbeddings(
+    embeddings = ClassEmbeddings(
         jax.ShapeDtypeStruct((3, 8), jnp.float32),
         jax.ShapeDtypeStruct((3,), jnp.int32),
         jax.ShapeDtypeStruct((), jnp.float32),
     )
-    return program, state, texts, jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.uint8)
+    return program, state, embeddings, jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.uint8)
 
 
 def small_clip(dtype: str) -> CLIP:

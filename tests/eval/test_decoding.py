@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from eval.decoding import decode_groups
 from eval.geometry import nearest_window, window_starts
 from eval.images import EvaluatedImage
-from eval.painting import paint_groups
-from eval.pieces import cut_pieces, piece_shape
 from eval.protocol import Protocol
+from eval.tiles import cut_tiles, tile_shape
 
 PROTOCOL = Protocol(crop=16, stride=8, resize_long_short=(64, 40))
 
@@ -40,23 +40,24 @@ def score_volume(size, original, corners, maps, scores):
     return torch.nn.functional.interpolate(mean, original, mode="bilinear")[0].numpy()
 
 
-def paint(size, original, maps, scores, protocol, tile, softmax=False):
+def decode(size, original, maps, scores, protocol, tile_size, softmax=False):
     image = EvaluatedImage("x", np.zeros((*size, 3), np.uint8), original)
-    shape = piece_shape(protocol, size[0] > size[1], tile)
-    painted = np.full(original, -1), np.full(original, np.nan, np.float32)
-    program = _program(shape.canvas, shape.tile, softmax)
-    for piece in cut_pieces(image, protocol, shape):
-        padding = ((0, shape.windows - len(piece.windows)), (0, 0), (0, 0))
-        chosen = (np.pad(x[piece.windows], padding, mode="edge") for x in (maps, scores))
-        (top, left), (height, width) = piece.corner, piece.size
-        for whole, part in zip(painted, program(*chosen, piece.place), strict=True):
+    shape = tile_shape(protocol, size[0] > size[1], tile_size)
+    decoded = np.full(original, -1), np.full(original, np.nan, np.float32)
+    program = _program(shape.canvas, shape.size, softmax)
+    for tile in cut_tiles(image, protocol, shape):
+        padding = ((0, shape.windows - len(tile.windows)), (0, 0), (0, 0))
+        chosen = (np.pad(x[tile.windows], padding, mode="edge") for x in (maps, scores))
+        (top, left), (height, width) = tile.corner, tile.size
+        for whole, part in zip(decoded, program(*chosen, tile.layout), strict=True):
             whole[top : top + height, left : left + width] = part[:height, :width]
-    return painted
+    return decoded
 
 
 @functools.cache
-def _program(canvas, tile, softmax):
-    return jax.jit(functools.partial(paint_groups, canvas=canvas, tile=tile, softmax=softmax))
+def _program(canvas, tile_size, softmax):
+    fixed = dict(canvas=canvas, tile_size=tile_size, softmax=softmax)
+    return jax.jit(functools.partial(decode_groups, **fixed))
 
 
 @pytest.mark.parametrize(
@@ -73,15 +74,15 @@ def test_labels_are_the_argmax_of_the_score_volume_in_one_piece_and_in_many(
     size, original, classes
 ):
     corners, maps, scores = random_groups(size, classes)
-    painted, score = paint(size, original, maps, scores, PROTOCOL, (64, 128))
+    decoded, score = decode(size, original, maps, scores, PROTOCOL, (64, 128))
     volume = score_volume(size, original, corners, maps, scores)
     # torch's float32 positions of up to 80 pixels: the mixing weights are good to 80 * 2**-24
     np.testing.assert_allclose(score, volume.max(0), atol=1e-5)
-    chosen = np.take_along_axis(volume, painted[None], 0)[0]
+    chosen = np.take_along_axis(volume, decoded[None], 0)[0]
     assert (volume.max(0) - chosen).max() < 1e-6  # float32 against float64: only ties may differ
-    assert (painted == volume.argmax(0)).mean() > 0.999
-    in_pieces = paint(size, original, maps, scores, PROTOCOL, (8, 24))
-    np.testing.assert_array_equal(in_pieces[0], painted)
+    assert (decoded == volume.argmax(0)).mean() > 0.999
+    in_pieces = decode(size, original, maps, scores, PROTOCOL, (8, 24))
+    np.testing.assert_array_equal(in_pieces[0], decoded)
     np.testing.assert_array_equal(in_pieces[1], score)
 
 
@@ -91,8 +92,8 @@ def test_a_softmax_before_the_argmax_ties_tiny_scores_as_in_torch(classes):
     corners, maps, scores = random_groups(size, classes)
     tiny = np.random.default_rng(1).random(scores.shape[:1]) < 0.7
     scores[tiny] *= 3e-8  # below half the spacing of float32 at 1: the softmax cannot tell them
-    plain = paint(size, original, maps, scores, PROTOCOL, (64, 128))[0]
-    found = paint(size, original, maps, scores, PROTOCOL, (64, 128), softmax=True)[0]
+    plain = decode(size, original, maps, scores, PROTOCOL, (64, 128))[0]
+    found = decode(size, original, maps, scores, PROTOCOL, (64, 128), softmax=True)[0]
     volume = score_volume(size, original, corners, maps, scores)
     soft = torch.softmax(torch.from_numpy(volume.astype(np.float32)), 0).numpy()
     assert (plain == volume.argmax(0)).mean() > 0.999
