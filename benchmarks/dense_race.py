@@ -61,10 +61,12 @@ def race_dense(name: str, naclip: str, repeats: int) -> None:
 def make_rivals(
     classes: tuple[str, ...], protocol: Protocol, naclip: str
 ) -> tuple[PerImageDense | PublishedNaclip, Segmenter]:
-    """The same random ViT-B/16 in torch and here; words are random unit vectors."""
+    """The same random model in torch and here; the words are random unit vectors."""
     class_ids = [class_id for class_id, _ in class_words(classes, protocol.has_background)]
     torch.manual_seed(0)
-    words = F.normalize(torch.randn(len(class_ids), 512), dim=-1)
+    theirs = None if naclip else random_clip()
+    width = theirs.config.projection_dim if theirs else 512
+    words = F.normalize(torch.randn(len(class_ids), width), dim=-1)
     processing = ImageProcessing(224)
     protocol = dataclasses.replace(protocol, mean=processing.mean, std=processing.std)
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +77,7 @@ def make_rivals(
             tensors = {name: torch.tensor(size) for name, size in sizes.items()}
             torch.save(oracle.net.state_dict() | tensors, checkpoint)
         else:
-            oracle = PerImageDense(random_clip(), words, class_ids, protocol)
+            oracle = PerImageDense(theirs, words, class_ids, protocol)
             checkpoint = pathlib.Path(folder) / "clip"
             oracle.model.save_pretrained(checkpoint)
         model, _ = load_checkpoint(str(checkpoint))

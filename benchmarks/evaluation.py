@@ -60,11 +60,13 @@ def main() -> None:
         race_dense(name, options.naclip, options.repeats)
 
 
-def computed_windows(protocol: Protocol, processes: int = 16, devices: int = 4) -> float:
-    """Windows that a slice computes by windows that are needed, 2,000 images like ADE20K's."""
+def computed_windows(
+    protocol: Protocol, images: int = 2000, processes: int = 16, devices: int = 4
+) -> float:
+    """Windows that a slice computes by windows that are needed, for images like ADE20K's."""
     rng = np.random.default_rng(0)
     shapes = []
-    for _ in range(2000):  # short sides of 256 to 1,100 pixels; aspects of 0.5 to 2, most 3 : 4
+    for _ in range(images):  # short sides of 256 to 1,100 pixels; aspects of 0.5 to 2, most 3 : 4
         short = int(rng.choice([256, 512, rng.integers(256, 1100)], p=[0.2, 0.4, 0.4]))
         long = int(short * rng.choice([4 / 3, 3 / 2, rng.uniform(1, 2)], p=[0.5, 0.2, 0.3]))
         size = (short, long) if rng.random() < 0.8 else (long, short)

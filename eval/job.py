@@ -172,6 +172,7 @@ class _Run:
                 tokenizer,
                 result.classes,
                 config.pictures,
+                config.windows_per_forward,
                 method,
             )
             _write_pictures(self.root, task.name, pictures)

@@ -27,6 +27,7 @@ def draw_samples(
     tokenizer: Tokenizer,
     classes: tuple[str, ...],
     count: int,
+    windows_per_forward: int = 0,
     method: Any = None,
 ) -> dict[str, Image.Image]:
     """Draws the first `count` images of a benchmark.
@@ -38,6 +39,7 @@ def draw_samples(
         tokenizer: the tokenizer.
         classes: class names in label order.
         count: number of images; 0: none.
+        windows_per_forward: see `make_segmenter`.
         method: see `eval.segmenter`; None: the method of the model.
 
     Returns:
@@ -47,7 +49,7 @@ def draw_samples(
         return {}
     examples = list(itertools.islice(read_images(corpus, protocol, 0, 1, count), count))
     truths = {example.key: example.labels for example in examples}
-    segmenter = make_segmenter(model, classes, protocol, tokenizer, method=method)
+    segmenter = make_segmenter(model, classes, protocol, tokenizer, windows_per_forward, method)
     colours = np.concatenate([distinct_colours(len(classes)), [[0, 0, 0]]]).astype(np.uint8)
     return {
         prediction.key: _draw(prediction, truths[prediction.key], classes, colours)

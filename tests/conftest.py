@@ -31,3 +31,19 @@ def bucket(tmp_path, monkeypatch):
     from fake_bucket import install
 
     return install(monkeypatch, tmp_path / "bucket")
+
+
+@pytest.fixture(scope="module")
+def small_tiles():
+    """Canvases and tiles in proportion to miniature images; zeroing those of photos takes longer.
+
+    Eight devices would fill canvases of 1024 x 2048 pixels to evaluate 40 x 60.
+    """
+    from cocu_jax import segmentation
+    from eval import tiles
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "_LARGEST_CANVAS", (64, 128))
+        patch.setattr(tiles, "_TILE_SIZE", (64, 128))
+        patch.setattr(segmentation, "_TILE_SIZE", (64, 128))
+        yield

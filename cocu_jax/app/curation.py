@@ -47,8 +47,8 @@ class Curation:
             config = json.loads((workdir / "config.json").read_text())["corpus"]
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(
-                f"{directory}: not the work directory of a curation; give that of a finished run of "
-                "configs/curate.py"
+                f"{directory}: not the work directory of a curation; give the --workdir of "
+                "a finished run of configs/curate.py"
             ) from None
         corpus = open_corpus(config["directory"], config["split"])
         annotations = open_corpus(str(workdir / "annotations"), config["split"])

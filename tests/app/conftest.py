@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from flax import nnx
+from drawn_weights import draw_weights
 from miniature_corpus import write_corpus
 from PIL import Image, ImageDraw
 
@@ -24,7 +24,7 @@ def groupvit(tmp_path_factory):
         image_size=32, patch_size=8, width=32, heads=2, depths=(1, 1, 1), groups=(8, 4),
         projection_hidden=32, projection_dim=16, text=TEXT,
     )  # fmt: skip
-    save_groupvit(GroupViT(config, rngs=nnx.Rngs(0)), str(folder))
+    save_groupvit(draw_weights(lambda keys: GroupViT(config, rngs=keys)), str(folder))
     return str(folder)
 
 
@@ -36,7 +36,7 @@ def clip(tmp_path_factory):
         image_size=16, patch_size=8, vision_width=32, vision_layers=1, vision_heads=2,
         projection_dim=24, text=TEXT,
     )  # fmt: skip
-    save_clip(CLIP(config, rngs=nnx.Rngs(0)), str(folder))
+    save_clip(draw_weights(lambda keys: CLIP(config, rngs=keys)), str(folder))
     return str(folder)
 
 

@@ -37,6 +37,8 @@ from eval.pictures import draw_overlay
 from eval.programs import decode_program, encode_program
 from eval.segmenter import make_segmenter
 
+pytestmark = pytest.mark.usefixtures("small_tiles")
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 
 

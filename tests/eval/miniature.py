@@ -3,12 +3,10 @@
 import io
 import pathlib
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from flax import nnx
+from drawn_weights import draw_weights
 from PIL import Image, ImageOps
 
 from cocu_jax.input.corpus import Corpus
@@ -26,10 +24,7 @@ WITHOUT_BACKGROUND = Protocol(32, 16, None)
 
 
 def make_model(image_size: int = 32, seed: int = 0) -> GroupViT:
-    """Large random weights: an untrained model with usual ones puts all patches in one group.
-
-    Drawn with NumPy; compiling the initialisers would take longer than most tests.
-    """
+    """A GroupViT that puts patches in different groups, unlike usual initial weights."""
     config = GroupViTConfig(
         image_size=image_size,
         patch_size=8,
@@ -41,23 +36,7 @@ def make_model(image_size: int = 32, seed: int = 0) -> GroupViT:
         projection_dim=16,
         text=TextConfig(width=16, heads=2, layers=1),
     )
-    rng = np.random.default_rng(seed)
-
-    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> jnp.ndarray:
-        name = jax.tree_util.keystr(path)
-        noise = rng.normal(size=leaf.shape)
-        if "scale" in name or "var" in name:
-            value = np.full(leaf.shape, 2.66 if "log" in name else 1.0)
-        elif "group_tokens" in name:
-            value = 2 * noise
-        elif "kernel" in name or "embedding" in name:
-            value = (0.5 if "assign" in name else 0.3) * noise
-        else:
-            value = 0.1 * noise
-        return jnp.asarray(value.astype(leaf.dtype))
-
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: GroupViT(config, rngs=nnx.Rngs(0))))
-    return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(draw, state))
+    return draw_weights(lambda keys: GroupViT(config, rngs=keys), seed)
 
 
 def encode_photos(images: list[np.ndarray]) -> list[bytes]:

@@ -23,6 +23,8 @@ from eval.prediction import predict
 from eval.protocol import Protocol
 from eval.segmenter import make_segmenter
 
+pytestmark = pytest.mark.usefixtures("small_tiles")
+
 CLASSES = ("sky, wall", "car, truck", "tree", *(f"thing number {i}" for i in range(17)))
 WORDS = ("sky", "wall", "car", "truck", "tree", *(f"thing number {i}" for i in range(17)))
 OWNERS = np.array([0, 0, 1, 1, 2, *range(3, 20)])

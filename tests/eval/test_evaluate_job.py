@@ -24,6 +24,8 @@ from eval.presets import preset
 from eval.submission import write_prediction
 from eval.tasks import Task
 
+pytestmark = pytest.mark.usefixtures("small_tiles")
+
 SIZES = [(40, 60), (41, 61), (39, 58)]
 
 

@@ -12,6 +12,8 @@ from data_prep.segmentation.own_files import OwnFiles
 from data_prep.segmentation.prepare import prepare_own
 from eval.job import evaluate
 
+pytestmark = pytest.mark.usefixtures("small_tiles")
+
 
 @pytest.mark.slow  # compiles the evaluation for two shapes
 def test_own_photos_and_masks_are_evaluated_to_the_pixel(tmp_path):

@@ -26,6 +26,8 @@ from cocu_jax.models.weights.image_processing import CLIP_MEAN, CLIP_STD
 from cocu_jax.segmentation import Segmenter
 from eval.fonts import choose_font
 
+pytestmark = pytest.mark.usefixtures("small_tiles")
+
 NAMES = CLASSES[1:]
 
 

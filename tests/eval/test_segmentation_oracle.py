@@ -26,6 +26,8 @@ from eval.segmentation import evaluate_segmentation
 from eval.segmenter import make_segmenter
 from eval.window_queue import WindowBlock
 
+pytestmark = pytest.mark.usefixtures("small_tiles")
+
 SIZES = [(40, 60), (60, 40), (41, 61), (37, 58), (39, 60)]
 KINDS = {"with background": WITH_BACKGROUND, "without background": WITHOUT_BACKGROUND}
 

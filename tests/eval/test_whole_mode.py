@@ -22,6 +22,8 @@ from eval.protocol import Protocol
 from eval.scores import class_scores
 from eval.segmenter import make_segmenter
 
+pytestmark = pytest.mark.usefixtures("small_tiles")
+
 PATCH = 8
 # Sides that are no multiples of the patch, one of less than a patch, and two of the same patches.
 SIZES = {(40, 61): (25, 38), (40, 60): (33, 64), (59, 40): (90, 41), (5, 90): (7, 131)}
