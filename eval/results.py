@@ -27,7 +27,8 @@ def result_identity(
         method: the method of `eval.segmenter`; None for classification.
         preparation: preprocessing of images for the model.
     """
-    content = task.corpus.metadata.get("content")  # one's own masks may change and be as long
+    # The masks of one's own dataset can change without changing its fingerprint.
+    content = task.corpus.metadata.get("content")
     classes = task.classes or tuple(task.corpus.metadata.get("classes", ()))
     fields = {
         "rule": _RULE,
