@@ -1,11 +1,11 @@
-"""Seconds from an uploaded photo to everything that the app's page shows of it.
+"""Seconds from an uploaded photo to all results that the page of the app shows.
 
     python -m benchmarks.app
 
-Weights are random, their sizes are those of CLIP ViT-B/32 and of GroupViT-S, whose windows are of
-224 pixels (`--crop 224`) or, as its authors segment, of 448. The photo is one of 640 x 480, as a
-JPEG file. The first photo compiles; the later ones have other numbers of words, with and without a
-threshold of the background.
+The models are CLIP ViT-B/32 and GroupViT-S with random weights. GroupViT-S is timed with windows of
+224 pixels (`--crop 224`), and of 448 as in its authors' evaluation. The photo is a JPEG file of
+640 x 480 pixels. The first photo includes compilation; later requests have other numbers of words,
+with and without a background.
 """
 
 import pathlib

@@ -97,7 +97,7 @@ class PerImageDense:
         words: unit embeddings [w, p] of the words of all classes.
         class_ids: class [w] of every word.
         protocol: crop, stride, scale and threshold (None: no background), and mean and deviation.
-        variant: how the patches are read.
+        variant: method that computes the patch features.
     """
 
     def __init__(self, model, words, class_ids, protocol, variant="naclip"):

@@ -25,17 +25,17 @@ from eval.presets import preset
 from eval.protocol import Protocol
 from eval.segmenter import Segmenter, make_segmenter, replicate
 
-# A background class has words of its own; every other class has one.
+# The background class has several words, every other class has one.
 _BACKGROUND = "sky, wall, tree, wood, grass, road, sea, river, mountain, sand, desk, bed, building"
 
 
 def race_dense(name: str, naclip: str, repeats: int) -> None:
-    """Times a benchmark's images both ways, in turns, and compares labels and logits.
+    """Times both implementations alternately, and compares labels and logits.
 
     Args:
-        name: of the benchmark.
-        naclip: a copy of the published repository; empty: the formula in plain torch.
-        repeats: how often; the median counts.
+        name: name of the benchmark.
+        naclip: directory of the published repository; empty: the formula in plain torch.
+        repeats: number of repetitions; the medians are compared.
     """
     benchmark = get_benchmark(name)
     classes = benchmark.classes

@@ -1,15 +1,19 @@
 """Zero-shot segmentation against the per-image torch oracle: `python -m benchmarks.evaluation`.
 
-Both do the same work on the same cores in the same run: GroupViT-S in float32 on decoded, resized
-images, up to the confusion matrix. They take turns, the median counts. One JSON line per figure.
-First, what a slice of 64 devices would compute of ADE20K: all windows of the blocks that 16
-processes of 4 devices make, by those that the images have; sizes are drawn like ADE20K's.
+Both do the same work on the same cores in the same run: GroupViT-S in float32, from resized images
+to the confusion matrix. They are timed alternately, and the medians are compared. Every figure is
+printed as a line of JSON.
 
-A CLIP ViT-B/16 read as NACLIP reads it is raced likewise, under NACLIP's protocol with windows for
-all sets, against the formula in plain torch, or with --naclip against the published code.
+The first figure is the overhead of padding on a slice of 64 devices: the number of windows that 16
+processes of 4 devices compute, divided by the number of windows of 2,000 images with sizes like
+ADE20K's.
 
-"Outside the model" is all time but that of the bare image tower on the same windows; the floor is
-the time of the tower's products at the rate of one large product.
+A CLIP ViT-B/16 with NACLIP's method is timed likewise, under NACLIP's protocol with windows for all
+benchmarks. It is compared with the formula in plain torch or, with --naclip, with the published
+code.
+
+"Outside the model" is the share of the time that the bare image tower does not need on the same
+windows. The floor is the time of the tower's matrix products at the rate of one large product.
 """
 
 import argparse
@@ -48,7 +52,12 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--benchmarks", nargs="*", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--dense", nargs="*", default=["voc", "ade20k"], choices=list(SIZES))
-    parser.add_argument("--naclip", metavar="DIR", default="", help="NACLIP's own code, to race it")
+    parser.add_argument(
+        "--naclip",
+        metavar="DIR",
+        default="",
+        help="directory of NACLIP's own code, to compare with",
+    )
     options = parser.parse_args()
     computed = computed_windows(get_benchmark("ade20k").protocol)
     print_figure("evaluation/ade20k/computed_windows", computed, "ratio", 1.15, "lower")
@@ -63,7 +72,7 @@ def main() -> None:
 def computed_windows(
     protocol: Protocol, images: int = 2000, processes: int = 16, devices: int = 4
 ) -> float:
-    """Windows that a slice computes by windows that are needed, for images like ADE20K's."""
+    """Computed windows per required window on a slice, for images with sizes like ADE20K's."""
     rng = np.random.default_rng(0)
     shapes = []
     for _ in range(images):  # short sides of 256 to 1,100 pixels; aspects of 0.5 to 2, most 3 : 4
@@ -72,17 +81,17 @@ def computed_windows(
         size = (short, long) if rng.random() < 0.8 else (long, short)
         shapes.append(protocol.input_size(*size))
     blank = np.zeros((2048, 2048, 3), np.uint8)
-    rows = windows_per_device("tpu", protocol.crop, 16, devices) * devices
+    block_size = windows_per_device("tpu", protocol.crop, 16, devices) * devices
     needed = sum(count_windows(*shape, protocol) for shape in shapes)
     computed = 0
     for process in range(processes):
         own = (EvaluatedImage("", blank[:h, :w], (h, w)) for h, w in shapes[process::processes])
-        computed += sum(len(block.windows) for block in queue_windows(own, protocol, rows))
+        computed += sum(len(block.windows) for block in queue_windows(own, protocol, block_size))
     return computed / needed
 
 
 def make_models() -> tuple[GroupViT, GroupViTModel]:
-    """GroupViT-S, and the same in transformers; weights large enough for groups to differ."""
+    """GroupViT-S here and in transformers, with weights large enough for groups to differ."""
     config = GroupViTConfig(dense_init_std=0.05, assign_init_std=0.1, group_token_init_std=1.0)
     model = GroupViT(config, rngs=nnx.Rngs(0))
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +100,7 @@ def make_models() -> tuple[GroupViT, GroupViTModel]:
 
 
 def race(name: str, model: GroupViT, theirs: GroupViTModel, repeats: int) -> None:
-    """Times one benchmark's images both ways and compares the labels."""
+    """Times both implementations on the images of a benchmark, and compares the matrices."""
     benchmark = get_benchmark(name)
     protocol, classes = benchmark.protocol, len(benchmark.classes)
     named = benchmark.classes[1:] if protocol.has_background else benchmark.classes
@@ -125,12 +134,12 @@ def race(name: str, model: GroupViT, theirs: GroupViTModel, repeats: int) -> Non
 
 
 def window_flops(model: GroupViT, crop: int) -> float:
-    """Operations of the image tower's products on one window."""
+    """Floating-point operations of the image tower's matrix products for one window."""
     return step_flops(dataclasses.replace(model.config, image_size=crop), 1, ()) / 3
 
 
 def product_rate(size: int = 2048) -> float:
-    """Operations a second of a large float32 product, best of ten."""
+    """Floating-point operations per second of a large float32 product, best of ten."""
     matrix = jnp.ones((size, size))
     multiply = jax.jit(jnp.matmul)
     seconds = [timed(lambda: multiply(matrix, matrix).block_until_ready()) for _ in range(10)]
@@ -138,17 +147,18 @@ def product_rate(size: int = 2048) -> float:
 
 
 def cut_all(segmenter: Segmenter, images: list[EvaluatedImage]) -> list[jax.Array]:
-    """All windows of the images, in the blocks that the model sees, normalised."""
+    """All windows of the images, normalised, in the blocks that the model processes."""
     protocol = segmenter.protocol
     mean, std = (np.array(values, np.float32) * 255 for values in (protocol.mean, protocol.std))
-    rows = segmenter.windows_per_forward * segmenter.mesh.size
+    block_size = segmenter.windows_per_forward * segmenter.mesh.size
     return [
-        jnp.asarray((block.windows - mean) / std) for block in queue_windows(images, protocol, rows)
+        jnp.asarray((block.windows - mean) / std)
+        for block in queue_windows(images, protocol, block_size)
     ]
 
 
 def encode_windows(segmenter: Segmenter, blocks: list[jax.Array]) -> None:
-    """Only the image tower and its projector."""
+    """Runs only the image tower and its projector."""
     for block in blocks:
         jax.block_until_ready(_encode(segmenter.state, block, graphdef=segmenter.graphdef))
 

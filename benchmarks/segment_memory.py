@@ -1,10 +1,9 @@
 """Memory of segmenting one photo of 48 megapixels: `python -m benchmarks.segment_memory`.
 
 Runs `cocu_jax.segment` on a JPEG of 8,000 x 6,000 pixels with GroupViT-S and with a CLIP ViT-B/16
-(dense), on one device and on eight forced host devices, each in a process of its own. The figure is
-the largest resident memory of the whole process, as the kernel counts it: libraries and weights
-included.
-Weights are random: memory does not depend on them.
+(dense), on one device and on eight forced host devices, each in a separate process. The figure is
+the peak resident memory of the whole process, as counted by the kernel, including libraries and
+weights. The weights are random, because memory does not depend on them.
 """
 
 import argparse

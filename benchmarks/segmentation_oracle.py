@@ -1,7 +1,8 @@
-"""The zero-shot segmentation rule, one image and one window at a time, in torch.
+"""Zero-shot segmentation with GroupViT in torch, one image and one window at a time.
 
-Written from the rule alone, to be compared and raced with `eval`, with which it shares no code: the
-model is `transformers`' GroupViT, every class has a full score map, every window is a batch of one.
+Written from the published rule, to compare results and speed with `eval`, with which it shares no
+code. The model is the GroupViT of `transformers`, every class has a full score map, and every window
+is a batch of one.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""What both sides of a race do: images like a benchmark's, and counting pixels of classes."""
+"""Shared by the speed comparisons: images like those of a benchmark, and confusion matrices."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from eval.images import EvaluatedImage
 from eval.protocol import Protocol
 from eval.segmenter import Segmenter
 
-# Benchmark -> original sizes of the images to evaluate.
+# Original sizes of the images to evaluate, by benchmark.
 SIZES = {
     "voc": [(375, 500), (500, 375), (333, 500), (375, 500)],
     "imagenet_s_300": [(375, 500), (500, 375), (480, 640), (375, 500)],
@@ -33,7 +33,7 @@ def make_images(name: str, protocol: Protocol, classes: int) -> list[EvaluatedIm
 
 
 def count_images(segmenter: Segmenter, images: list[EvaluatedImage]) -> np.ndarray:
-    """The whole evaluation of images in memory."""
+    """The confusion matrix of images in memory, by the evaluation of this project."""
     decoded = segmenter.decode(segmenter.encode(images))
     return sum(np.asarray(tiles.matrices).sum(0) for tiles in decoded)[0]
 
@@ -43,7 +43,7 @@ def count_one_by_one(
     images: list[EvaluatedImage],
     classes: int,
 ) -> np.ndarray:
-    """The confusion matrix of what segments a resized image at a time to its original size."""
+    """The confusion matrix of a function that segments one resized image at a time."""
     matrix = np.zeros(classes * classes, np.int64)
     for image in images:
         labels = segment(image.image, image.labels.shape)
@@ -53,7 +53,7 @@ def count_one_by_one(
 
 
 def timed(function, *arguments) -> float:
-    """Seconds of one call."""
+    """Seconds that one call takes."""
     start = time.perf_counter()
     function(*arguments)
     return time.perf_counter() - start

@@ -132,7 +132,7 @@ class _Run:
 
     @property
     def method(self) -> Any:
-        """How the model is read; None for classification."""
+        """The method of segmentation; None for classification."""
         if self.task.protocol is None:
             return None
         statistics = dict(mean=self.processing.mean, std=self.processing.std)
