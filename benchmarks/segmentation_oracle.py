@@ -1,8 +1,8 @@
 """Zero-shot segmentation with GroupViT in torch, one image and one window at a time.
 
 Written from the published rule, to compare results and speed with `eval`, with which it shares no
-code. The model is the GroupViT of `transformers`, every class has a full score map, and every window
-is a batch of one.
+code. The model is the GroupViT of `transformers`. Every class has a full score map, and every
+window is a batch of one.
 """
 
 import numpy as np
