@@ -61,7 +61,7 @@ def _address(app: subprocess.Popen, log: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def browser(downloads: pathlib.Path) -> Iterator[webdriver.Chrome]:
-    """A headless Chromium that knows no other computer than this one."""
+    """A headless Chromium that can reach this computer only."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or shutil.which("google-chrome")
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
@@ -78,17 +78,17 @@ def browser(downloads: pathlib.Path) -> Iterator[webdriver.Chrome]:
 
 
 def wait(driver: webdriver.Chrome, found, seconds: float = 90):
-    """What `found(driver)` gives as soon as it is true."""
+    """Waits until `found(driver)` is true, and returns it."""
     return WebDriverWait(driver, seconds, 0.2).until(found)
 
 
 def see(driver: webdriver.Chrome, selector: str):
-    """The element, once it is there."""
+    """Waits for an element, and returns it."""
     return wait(driver, lambda d: next(iter(d.find_elements(By.CSS_SELECTOR, selector)), None))
 
 
 def upload(driver: webdriver.Chrome, file: pathlib.Path) -> None:
-    """Gives the app a file, and waits until its name is shown."""
+    """Uploads a file, and waits until its name is shown."""
     for remove in driver.find_elements(By.CSS_SELECTOR, "#photo button[aria-label='Clear']"):
         remove.click()
     see(driver, "#photo input[type=file]").send_keys(str(file))

@@ -60,7 +60,7 @@ def curated(clip, tmp_path_factory):
 
 @pytest.fixture
 def photo(tmp_path):
-    """A JPEG of 64 x 48 that EXIF turns by a quarter, with coordinates in it."""
+    """A JPEG of 64 x 48 with an EXIF rotation by 90 degrees and GPS coordinates."""
     image = Image.new("RGB", (64, 48), "skyblue")
     ImageDraw.Draw(image).ellipse((8, 8, 40, 40), fill="brown")
     exif = Image.Exif()
@@ -72,7 +72,7 @@ def photo(tmp_path):
 
 @pytest.fixture
 def hostile(tmp_path):
-    """Files that are no photos, and a part of what is told about each."""
+    """Files that are not photos, each with a part of the expected message."""
     bomb = io.BytesIO()
     Image.fromarray(np.zeros((9000, 9000), bool)).save(bomb, "PNG")  # 81 million pixels in 10 kB
     script = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'

@@ -1,4 +1,4 @@
-"""What the app's buttons do, and what its server answers, without a browser."""
+"""The actions and the server of the app, tested without a browser."""
 
 import asyncio
 import base64
@@ -53,7 +53,7 @@ def curation(curated):
 
 
 @pytest.mark.parametrize("kind", ["groupvit", pytest.param("clip", marks=pytest.mark.slow)])
-def test_other_words_are_as_if_loaded_with_them(kind, request):
+def test_other_words_equal_a_model_loaded_with_them(kind, request):
     background = 0.4
     checkpoint = request.getfixturevalue(kind)
     app = Model(checkpoint, templates="simple")
@@ -101,7 +101,7 @@ def test_words_are_embedded_once(groupvit, monkeypatch):
     assert sorted(embedded) == ["dog", "sky"]
 
 
-def test_words_are_split_and_never_a_file(tmp_path):
+def test_words_are_split_and_never_read_from_a_file(tmp_path):
     assert split_words(" dog ,\n green  grass,, ") == ("dog", "green grass")
     (tmp_path / "names.txt").write_text("secret")
     assert split_words(str(tmp_path / "names.txt")) == (str(tmp_path / "names.txt"),)
@@ -111,7 +111,7 @@ def test_words_are_split_and_never_a_file(tmp_path):
             split_words(text)
 
 
-def test_uploads_are_photos_or_one_line(photo, hostile, tmp_path):
+def test_uploads_are_photos_or_give_one_line_errors(photo, hostile, tmp_path):
     assert read_upload(str(photo)).shape == (64, 48, 3)
     for file, said in hostile.items():
         with pytest.raises(UserError, match=re.escape(said)) as raised:
@@ -147,7 +147,7 @@ def test_the_layers_of_the_page_make_the_picture_of_the_command(model):
     assert groups_figures(result).count("<figure") == 2
 
 
-def test_a_clip_is_read_in_the_chosen_way(clip):
+def test_a_clip_uses_the_chosen_method(clip):
     app = Model(clip, templates="simple")
     words = ("dog", "sky", "sea", "sand")
     usual, (model, _) = Segmenter.load(clip, words, templates="simple"), load_checkpoint(clip)
@@ -183,7 +183,7 @@ def test_legend_escapes_and_files_agree(model, tmp_path):
     assert all(os.path.realpath(file).startswith(str(tmp_path)) for file in (labels, masks))
 
 
-def test_curation_shows_every_row_of_the_corpus_once(curation):
+def test_every_image_of_the_corpus_is_shown_once(curation):
     corpus, rows, start = curation.corpus, [], 0
     while start is not None:
         found = curation.find("", start)
@@ -227,7 +227,7 @@ def test_curation_is_searched_by_concept(curation, curated):
         curation.find("ca", 0)
 
 
-def test_what_is_no_curation_is_told(tmp_path):
+def test_other_directories_are_refused(tmp_path):
     with pytest.raises(UserError, match="not the work directory of a curation"):
         Curation.open(str(tmp_path))
 
@@ -276,7 +276,7 @@ def test_uploads_past_the_limit_are_refused_and_not_kept(served):
 
 
 def test_eight_users_at_once_get_their_own_answers(served, model, tmp_path):
-    """Everyone uploads, waits in the queue, and downloads; files and answers stay apart."""
+    """Eight clients upload, wait and download at the same time; their results are not mixed up."""
     photos = [np.roll(PIXELS, i, axis=1) for i in range(8)]
     words = [tuple(f"word {i % 3 + j}" for j in range(2)) for i in range(8)]
 
@@ -298,7 +298,7 @@ def test_eight_users_at_once_get_their_own_answers(served, model, tmp_path):
 
 
 def test_hostile_requests_get_one_message_each(served, hostile, photo, tmp_path, capfd):
-    """No upload, no forged value, and no forged path gives more than a line; nor a traceback."""
+    """Uploads, forged values and forged paths give one-line messages and no traceback."""
     visitor, secret = Visitor(served[0]), tmp_path / "secret.png"
     Image.new("RGB", (8, 8)).save(secret)
     good = visitor.upload(photo)
@@ -328,7 +328,7 @@ def test_hostile_requests_get_one_message_each(served, hostile, photo, tmp_path,
 
 
 def test_the_server_downloads_nothing_for_a_visitor(model, tmp_path, monkeypatch):
-    """An input may be any JSON that looks like a file of Gradio's, an address among it."""
+    """An input can be JSON that looks like a Gradio file with an address as its path."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     import gradio as gr
     from gradio.processing_utils import async_move_files_to_cache

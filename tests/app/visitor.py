@@ -1,4 +1,4 @@
-"""A visitor of the app who speaks HTTP as the page does, without a browser."""
+"""A client that sends the same HTTP requests as the page, without a browser."""
 
 import json
 import pathlib

@@ -40,7 +40,7 @@ def make_model(image_size: int = 32, seed: int = 0) -> GroupViT:
 
 
 def encode_photos(images: list[np.ndarray]) -> list[bytes]:
-    """JPEG files as cameras and programs write them: colour at half size, turned, grey, CMYK."""
+    """JPEG files with subsampled colours, with EXIF rotation, in grey, and in CMYK."""
     files = []
     for number, image in enumerate(images):
         picture, settings = Image.fromarray(image), {}
@@ -57,7 +57,7 @@ def encode_photos(images: list[np.ndarray]) -> list[bytes]:
 
 
 def decode_photo(encoded: bytes) -> np.ndarray:
-    """RGB pixels by Pillow alone."""
+    """Decodes RGB pixels with Pillow."""
     return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))).convert("RGB"))
 
 
@@ -78,7 +78,7 @@ def make_images(
 
 
 def resize_exactly(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear without smoothing, half-pixel centres, in float64; not rounded."""
+    """Resizes bilinearly without anti-aliasing, half-pixel centres, in float64; not rounded."""
     for axis in (0, 1):
         centre = (np.arange(size[axis]) + 0.5) * image.shape[axis] / size[axis] - 0.5
         centre = np.clip(centre, 0, image.shape[axis] - 1)
@@ -96,7 +96,7 @@ def write_corpus(
     has_background: bool,
     shards: int = 2,
 ) -> Corpus:
-    """Stores images (pixels, or files) and masks as a dataset does, without TFDS's bookkeeping."""
+    """Writes images (pixels, or files) and masks as TFRecords, without the metadata of TFDS."""
     features = tfds.features.FeaturesDict(
         {
             "key": tfds.features.Text(),

@@ -1,4 +1,4 @@
-"""Prompts averaged after the projector and before normalisation, as the rule has it."""
+"""Class embeddings: prompt features are averaged after the projector, before normalisation."""
 
 import numpy as np
 import pytest
@@ -44,14 +44,14 @@ def test_embeddings_equal_transformers_averaged_by_hand(models, template_set, te
     assert len(templates) == {"simple": 1, "subset": 7, "full": 80}[template_set]
 
 
-def test_class_names_come_one_a_line(tmp_path):
+def test_class_names_are_read_one_per_line(tmp_path):
     file = tmp_path / "names.txt"
     file.write_text("background\n\n# animals\ndog   # and wolves\ntraffic light\n")
     assert read_class_names(str(file)) == ("background", "dog", "traffic light")
 
 
 @pytest.mark.parametrize("content,words", [("# none\n", "no class names"), ("dog\ndog\n", "'dog'")])
-def test_unusable_class_names_are_named(content, words, tmp_path):
+def test_files_without_valid_class_names_are_refused(content, words, tmp_path):
     file = tmp_path / "names.txt"
     file.write_text(content)
     with pytest.raises(UserError, match=words):

@@ -54,7 +54,7 @@ def corpus(tmp_path, images):
 
 
 @torch.no_grad()
-def test_top1_and_top5_equal_transformers_image_by_image(corpus, images, tmp_path):
+def test_accuracy_of_a_groupvit_equals_transformers(corpus, images, tmp_path):
     model, processing = make_model(), imagenet_processing(32)
     save_groupvit(model, str(tmp_path / "groupvit"))
     theirs = GroupViTModel.from_pretrained(str(tmp_path / "groupvit")).eval()
@@ -84,7 +84,7 @@ def test_top1_and_top5_equal_transformers_image_by_image(corpus, images, tmp_pat
 
 
 @torch.no_grad()
-def test_a_clip_is_right_as_often_as_in_transformers(corpus, images, tmp_path):
+def test_accuracy_of_a_clip_equals_transformers(corpus, images, tmp_path):
     theirs = small_clip()
     theirs.save_pretrained(tmp_path / "clip")
     model, processing = load_clip(str(tmp_path / "clip"))
@@ -103,7 +103,7 @@ def test_a_clip_is_right_as_often_as_in_transformers(corpus, images, tmp_path):
     assert 0 < result.top5 < 1
 
 
-def test_a_stop_keeps_what_was_counted(corpus, tmp_path):
+def test_a_stopped_classification_resumes(corpus, tmp_path):
     model, processing = make_model(), imagenet_processing(32)
     devices = len(jax.devices())
     whole = evaluate_classification(model, corpus, processing, Tokenizer(), images_per_device=1)
@@ -141,7 +141,7 @@ def test_images_are_prepared_as_published(images, size):
         np.testing.assert_array_equal(prepare(image).numpy(), published_square(image, size))
 
 
-def test_an_unreadable_image_is_one_line(corpus, images):
+def test_an_unreadable_image_gives_a_one_line_error(corpus, images):
     file = io.BytesIO()
     Image.fromarray(images[0]).save(file, "JPEG")
     example = {"key": "cut", "image": file.getvalue()[:-30], "label": 0}
@@ -151,7 +151,7 @@ def test_an_unreadable_image_is_one_line(corpus, images):
         evaluate_classification(make_model(), corpus, imagenet_processing(32), Tokenizer())
 
 
-def test_a_dataset_without_labels_is_named(corpus):
+def test_a_dataset_without_labels_is_refused(corpus):
     wrong = Corpus("x", "validation", corpus.features, {}, corpus.shard_files, (11,), "miniature")
     with pytest.raises(UserError, match="data_prep imagenet"):
         evaluate_classification(make_model(), wrong, imagenet_processing(32), Tokenizer())

@@ -22,7 +22,7 @@ def pixels(request):
 
 
 def ours(labels, predictions, classes):
-    """In padded maps whose padding would be counted, were it looked at or not ignored."""
+    """Counts in padded maps, whose padding would change the result if it were counted."""
     counting = jax.jit(confusion.confusion_matrix, static_argnums=3)
     total = 0
     for truth, found in zip(labels, predictions, strict=True):

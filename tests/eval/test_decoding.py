@@ -70,9 +70,7 @@ def _program(canvas, tile_size, softmax):
         ((9, 30), (20, 61), 3),
     ],
 )
-def test_labels_are_the_argmax_of_the_score_volume_in_one_piece_and_in_many(
-    size, original, classes
-):
+def test_labels_are_the_argmax_of_the_score_volume_in_one_tile_and_in_many(size, original, classes):
     corners, maps, scores = random_groups(size, classes)
     decoded, score = decode(size, original, maps, scores, PROTOCOL, (64, 128))
     volume = score_volume(size, original, corners, maps, scores)

@@ -171,7 +171,7 @@ def test_refined_labels_equal_the_oracle(models):
     assert (theirs != unrefined)[theirs > 0].any()
 
 
-def test_unknown_variant_is_one_clear_line(models):
+def test_an_unknown_variant_is_refused(models):
     protocol = dataclasses.replace(PROTOCOL, dense="nacl")
 
     with pytest.raises(UserError, match="dense='nacl': choose one of clip, maskclip, "):

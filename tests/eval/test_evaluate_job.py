@@ -1,4 +1,4 @@
-"""The evaluate job from a checkpoint on disk to its files, and `cocu_jax.segment`."""
+"""The evaluate job, from a checkpoint on disk to its result files."""
 
 import importlib
 import json
@@ -123,8 +123,8 @@ def test_finished_benchmarks_are_not_evaluated_again(config, workdir, finished, 
 
 
 @pytest.mark.parametrize("content", ['{"miou": 0.1, "ident', "", "[]", "\x00"])
-def test_a_cut_result_is_evaluated_again(config, workdir, content, monkeypatch):
-    """A marker stands in for the evaluation: whether it is done is what counts."""
+def test_a_truncated_result_is_evaluated_again(config, workdir, content, monkeypatch):
+    """The evaluation is replaced by a marker, because only its start matters."""
     (file,) = (workdir / "results").glob("*.json")
     file.write_text(content)
     monkeypatch.setattr("eval.job.evaluate_segmentation", marker)
@@ -145,7 +145,7 @@ def test_other_class_names_under_the_same_path_are_evaluated_again(config, workd
 
 
 @pytest.mark.slow
-def test_changed_settings_have_results_of_their_own_that_show_them(
+def test_results_with_changed_settings_are_stored_and_labelled_separately(
     config, workdir, finished, capsys
 ):
     (plain,) = finished[1]
@@ -161,7 +161,7 @@ def test_changed_settings_have_results_of_their_own_that_show_them(
 
 
 @pytest.mark.parametrize("key", ["../escaped", "a/b", "/tmp/absolute", ".hidden", "Köln 1"])
-def test_keys_never_leave_the_folder(key, tmp_path):
+def test_files_named_by_keys_stay_in_the_folder(key, tmp_path):
     from eval.job import _write_pictures
 
     folder = tmp_path / "deep/run"
@@ -187,7 +187,7 @@ assert figures["images"] == 3
 """
 
 
-def test_a_clip_is_evaluated_without_groups_beside_what_a_directory_has(
+def test_a_clip_has_no_groups_and_keeps_results_of_other_checkpoints(
     config, workdir, finished, tmp_path
 ):
     small_clip().save_pretrained(tmp_path / "clip")
@@ -273,7 +273,7 @@ def test_job_classifies_imagenet(config, tmp_path, capsys):
         ({"checkpoint": ""}, "no checkpoint given"),
     ],
 )
-def test_missing_pieces_are_one_line(config, settings, words, tmp_path):
+def test_missing_inputs_give_one_line_errors(config, settings, words, tmp_path):
     config.update(settings)
     with pytest.raises(UserError, match=words) as error:
         evaluate(config, str(tmp_path))

@@ -36,7 +36,7 @@ def test_masks_of_large_images_keep_their_size(tmp_path):
 
 
 @pytest.mark.parametrize("name,classes", [("voc20", 20), ("context59", 59)])
-def test_benchmarks_without_background_are_read_from_those_with(name, classes, tmp_path):
+def test_benchmarks_without_background_use_the_datasets_with_it(name, classes, tmp_path):
     benchmark = benchmarks()[name]
     source = benchmarks()[benchmark.dataset]
     assert len(benchmark.classes) == classes and benchmark.classes == source.classes[1:]

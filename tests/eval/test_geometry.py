@@ -33,7 +33,7 @@ def random_image(size, key="x"):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_windows_are_those_of_a_slide_with_the_last_pulled_back(size):
+def test_windows_slide_and_the_last_one_ends_at_the_border(size):
     image = random_image(size)
     corners = [(y, x) for y in starts_by_hand(size[0], 8, 4) for x in starts_by_hand(size[1], 8, 4)]
     padded = np.empty((max(size[0], 8), max(size[1], 8), 3), np.uint8)
@@ -98,7 +98,7 @@ def test_enlarged_label_maps_repeat_pixels_as_torch_does(target, shown):
         ((3, 70), (3, 70), (70, 4)),
     ],
 )
-def test_pieces_cover_every_pixel_once_and_hold_the_windows_they_need(size, shown, resize):
+def test_tiles_cover_every_pixel_once_and_include_all_overlapping_windows(size, shown, resize):
     image = EvaluatedImage("x", np.zeros((*size, 3), np.uint8), shown)
     protocol = dataclasses.replace(PROTOCOL, resize_long_short=resize)
     shape = tile_shape(protocol, portrait=False, tile_size=(16, 32))

@@ -38,7 +38,7 @@ def test_refinement_equals_the_formula_pixel_by_pixel(example):
     assert np.abs(theirs - scores).mean() > 0.1
 
 
-def test_padding_behind_the_image_has_no_part_in_it(example):
+def test_padding_does_not_affect_the_refinement(example):
     image, scores = example
     height, width = 9, 14
     image[height:], image[:, width:] = np.nan, np.nan

@@ -21,7 +21,7 @@ def result(benchmark, miou, checkpoint=CLIP, protocol="naclip", dense="naclip", 
     }  # fmt: skip
 
 
-def test_methods_stand_side_by_side_with_published_figures_in_brackets():
+def test_methods_are_listed_side_by_side_with_published_figures_in_brackets():
     groupvit = "nvidia/groupvit-gcc-yfcc"
     results = {
         "ade20k-naclip": result("ade20k", 0.171),
@@ -40,7 +40,7 @@ def test_methods_stand_side_by_side_with_published_figures_in_brackets():
     assert "README of NVlabs/GroupViT" in sources and "PH-Reg" in sources
 
 
-def test_one_method_of_which_nothing_is_published_has_no_such_table():
+def test_a_single_method_without_published_figures_has_no_such_table():
     own = {"voc": result("voc", 0.5, "runs/mine", "groupvit", None)}
     assert "side by side" not in format_results(own)[1]
 

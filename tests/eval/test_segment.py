@@ -45,7 +45,7 @@ def segmenter(checkpoint):
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder with a landscape, a portrait and a row of pixels, and two files that are none."""
+    """A folder with landscape, portrait and one-pixel-high images, and two other files."""
     folder = tmp_path / "photos"
     folder.mkdir()
     sizes = [(50, 80), (80, 50), (1, 4000)]
@@ -61,7 +61,7 @@ def run(images, checkpoint, output, *flags):
     return segment.main([*arguments, "--output", str(output), *flags])
 
 
-def test_a_folder_is_segmented_and_what_cannot_be_read_is_one_line(
+def test_a_folder_is_segmented_and_unreadable_files_give_one_line_errors(
     photos, checkpoint, tmp_path, capsys
 ):
     assert run([photos], checkpoint, tmp_path / "out", "--scores", "--masks", "coco") == 2
@@ -87,9 +87,7 @@ def test_a_folder_is_segmented_and_what_cannot_be_read_is_one_line(
             assert len(arrays["scores"]) == len(NAMES)
 
 
-def test_the_python_api_gives_what_the_command_writes(
-    segmenter, photos, checkpoint, tmp_path, capsys
-):
+def test_the_python_api_equals_the_command(segmenter, photos, checkpoint, tmp_path, capsys):
     assert run([photos / "*[ab].png"], checkpoint, tmp_path) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
     for name in "ab":
@@ -246,7 +244,7 @@ def test_photos_are_read_one_after_the_other(segmenter):
         ({"dense": "clip"}, "is a GroupViT; dense='clip' is for a CLIP only"),
     ],
 )
-def test_segment_errors_are_one_line(changes, words, checkpoint, tmp_path, capsys):
+def test_user_errors_are_one_line(changes, words, checkpoint, tmp_path, capsys):
     picture = tmp_path / "photo.png"
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(picture)
     options = {"images": str(picture), "classes": "dog", "checkpoint": checkpoint}
@@ -258,7 +256,7 @@ def test_segment_errors_are_one_line(changes, words, checkpoint, tmp_path, capsy
     assert message.startswith("error: ") and words in message and "\n" not in message
 
 
-def test_a_full_disk_is_one_line(photos, checkpoint, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_gives_a_one_line_error(photos, checkpoint, tmp_path, capsys, monkeypatch):
     def full(path, content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -268,7 +266,7 @@ def test_a_full_disk_is_one_line(photos, checkpoint, tmp_path, capsys, monkeypat
     assert "No space left on device" in message and "\n" not in message
 
 
-def test_class_names_for_segment_come_from_a_file_too(tmp_path):
+def test_class_names_are_a_list_or_a_file(tmp_path):
     file = pathlib.Path(tmp_path / "names.txt")
     file.write_bytes("\ufeffdog\n# all green\ngrass # green\nc# code\n犬\n".encode())
     assert segment.parse_classes(str(file)) == ("dog", "grass", "c# code", "犬")
@@ -279,7 +277,7 @@ def test_class_names_for_segment_come_from_a_file_too(tmp_path):
     assert segment.parse_classes("dog") == ("dog",)
 
 
-def test_files_of_equal_names_do_not_overwrite_each_other():
+def test_images_of_equal_names_do_not_overwrite_each_other():
     assert segment.name_outputs(["x/a.jpg", "x/a.png", "x/b.png"]) == {
         "x/a.jpg": "a_jpg", "x/a.png": "a_png", "x/b.png": "b",
     }  # fmt: skip

@@ -86,13 +86,13 @@ def test_eight_devices_and_one_with_other_blocks_give_identical_matrices(
     np.testing.assert_array_equal(count(alone, corpus), reference)
 
 
-def test_label_maps_in_many_pieces_give_identical_matrices(segmenter, corpus, reference):
+def test_many_tiles_give_identical_matrices(segmenter, corpus, reference):
     """Photos larger than a tile, and images longer than a canvas."""
     tiles = dataclasses.replace(segmenter, tile_size=(16, 24))
     np.testing.assert_array_equal(count(tiles, corpus), reference)
 
 
-def test_windows_are_computed_once_and_only_the_last_block_is_filled_up(
+def test_windows_are_computed_once_and_only_the_last_block_is_padded(
     segmenter, corpus, reference, monkeypatch
 ):
     computed = []
@@ -153,7 +153,7 @@ def test_limit_takes_the_first_images_and_visits_see_every_label_map(model, corp
     }
 
 
-def test_best_names_bound_the_result_and_one_window_groups_are_its_own(model, tmp_path):
+def test_the_group_bound_names_every_group_by_majority(model, tmp_path):
     """With a single window at full size, the bound is the majority class of each group."""
     protocol, classes = WITHOUT_BACKGROUND, CLASSES[1:]
     corpus = write_corpus(tmp_path, make_images([(32, 32)] * 5, len(classes)), classes, False)
@@ -178,7 +178,7 @@ def test_best_names_bound_the_result_and_one_window_groups_are_its_own(model, tm
     assert np.trace(result.group_confusion) >= np.trace(result.confusion)
 
 
-def test_settings_that_do_not_fit_are_named(model, corpus):
+def test_settings_that_contradict_the_dataset_are_refused(model, corpus):
     evaluate = functools.partial(
         evaluate_segmentation, tokenizer=Tokenizer(), windows_per_forward=2
     )
@@ -198,8 +198,8 @@ def test_settings_that_do_not_fit_are_named(model, corpus):
 
 
 @pytest.mark.parametrize("tile_size", [None, (16, 24)])
-def test_a_stopped_evaluation_goes_on_where_it_was(model, corpus, reference, tile_size, tmp_path):
-    """Also where an image is half counted at the stop: its tiles are in two batches."""
+def test_a_stopped_evaluation_resumes(model, corpus, reference, tile_size, tmp_path):
+    """With tiles of (16, 24), an image is split over two batches, and one of them is lost."""
     file = epath.Path(tmp_path / "part.npz")
 
     def run(stop_after=None, identity="a"):

@@ -1,4 +1,4 @@
-"""Whole images at once, against torch: patches that fit, stretched over the image, then resized."""
+"""Evaluation of whole images against torch: complete patches, stretched over the image."""
 
 import dataclasses
 
@@ -47,7 +47,7 @@ def images():
 
 
 def whole_patches(image: np.ndarray) -> torch.Tensor:
-    """The part of the image that is whole patches, filled up to one; normalised [1, 3, h, w]."""
+    """The complete patches of an image (at least one), normalised [1, 3, h, w]."""
     height, width = image.shape[:2]
     filled = np.full((max(height, PATCH), max(width, PATCH), 3), 128, np.uint8)  # the mean
     filled[:height, :width] = image
@@ -63,7 +63,7 @@ def refined(image: np.ndarray, scores: torch.Tensor, size: tuple[int, int]) -> n
 
 
 def compare(labels: np.ndarray, scores: np.ndarray, slack: float) -> set[int]:
-    """Labels are the argmax of scores [h, w, c] where the two best differ; returns the labels."""
+    """Checks that labels are the argmax of scores [h, w, c] except for ties; returns the classes."""
     two = np.sort(scores, -1)[..., -2:]
     clear = two[..., 1] - two[..., 0] > slack
     assert clear.mean() > 0.97
@@ -73,7 +73,7 @@ def compare(labels: np.ndarray, scores: np.ndarray, slack: float) -> set[int]:
 
 @pytest.mark.parametrize("pamr", [False, pytest.param(True, marks=pytest.mark.slow)])
 @torch.no_grad()
-def test_dense_clip_sees_whole_images(tmp_path, pamr):
+def test_dense_clip_on_whole_images_equals_torch(tmp_path, pamr):
     torch_model = small_clip()
     torch_model.save_pretrained(tmp_path)
     model, _ = load_clip(str(tmp_path))
@@ -105,7 +105,7 @@ def test_dense_clip_sees_whole_images(tmp_path, pamr):
 
 @pytest.mark.parametrize("pamr", [pytest.param(False, marks=pytest.mark.slow), True])
 @torch.no_grad()
-def test_groupvit_sees_whole_images_and_is_refined(tmp_path, pamr):
+def test_groupvit_on_whole_images_equals_torch(tmp_path, pamr):
     model = make_model()
     save_groupvit(model, str(tmp_path / "groupvit"))
     protocol = dataclasses.replace(PROTOCOL, pamr=pamr)

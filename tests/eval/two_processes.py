@@ -13,7 +13,7 @@ jax.distributed.initialize("localhost:{port}", num_processes=2, process_id=int(s
 
 
 def run_two_processes(program: str, *arguments: str) -> None:
-    """`program` finds its number in `sys.argv[1]` and `arguments` behind it; it must end well."""
+    """Runs `program` with its process number and `arguments` in `sys.argv`; it must succeed."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         program = _START.format(port=probe.getsockname()[1]) + program
