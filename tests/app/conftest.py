@@ -70,9 +70,10 @@ def photo(tmp_path):
     return tmp_path / "photo.jpg"
 
 
-@pytest.fixture
-def hostile(tmp_path):
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory):
     """Files that are not photos, each with a part of the expected message."""
+    folder = tmp_path_factory.mktemp("hostile")
     bomb = io.BytesIO()
     Image.fromarray(np.zeros((9000, 9000), bool)).save(bomb, "PNG")  # 81 million pixels in 10 kB
     script = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
@@ -84,5 +85,5 @@ def hostile(tmp_path):
         "empty.jpg": (b"", "not an image"),
     }
     for name, (content, _) in contents.items():
-        (tmp_path / name).write_bytes(content)
-    return {tmp_path / name: said for name, (_, said) in contents.items()}
+        (folder / name).write_bytes(content)
+    return {folder / name: said for name, (_, said) in contents.items()}

@@ -199,7 +199,7 @@ def test_settings_that_contradict_the_dataset_are_refused(model, corpus):
 
 @pytest.mark.parametrize("tile_size", [None, (16, 24)])
 def test_a_stopped_evaluation_resumes(model, corpus, reference, tile_size, tmp_path):
-    """With tiles of (16, 24), an image is split over two batches, and one of them is lost."""
+    """With small tiles, the run is stopped while an image is only partly counted."""
     file = epath.Path(tmp_path / "part.npz")
 
     def run(stop_after=None, identity="a"):

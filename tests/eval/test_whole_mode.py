@@ -63,7 +63,7 @@ def refined(image: np.ndarray, scores: torch.Tensor, size: tuple[int, int]) -> n
 
 
 def compare(labels: np.ndarray, scores: np.ndarray, slack: float) -> set[int]:
-    """Checks that labels are the argmax of scores [h, w, c] except for ties; returns the classes."""
+    """Checks that labels are the argmax of scores [h, w, c], ties aside; returns the classes."""
     two = np.sort(scores, -1)[..., -2:]
     clear = two[..., 1] - two[..., 0] > slack
     assert clear.mean() > 0.97
