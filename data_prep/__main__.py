@@ -64,6 +64,12 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(2)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
+    except Exception as error:
+        if not type(error).__module__.startswith("tensorflow."):
+            raise
+        reason = str(error).partition("\n")[0]  # of a bucket, or of a kind of address
+        print(f"error: {reason}; check the address, and who may open it", file=sys.stderr)
+        sys.exit(2)
 
 
 def resolve_places(arguments: argparse.Namespace) -> None:

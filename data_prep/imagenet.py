@@ -68,6 +68,8 @@ class ImagenetValidation(tfds.core.GeneratorBasedBuilder):
                     raise Stopped("stopped; nothing was kept, the same command starts again")
                 if wnid not in labels:
                     raise UserError(f"{root}: {key} is of class {wnid}, which ImageNet-1k lacks")
+                if not content:
+                    raise UserError(f"{root}: the file of {key} is empty; unpack it again")
                 yield index, {"key": key, "image": content, "label": labels[wnid]}
                 bar.update()
 

@@ -194,6 +194,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Mines a gallery and writes it."""
+    if arguments.size < 1 or arguments.min_count < 1:
+        raise UserError("--size and --min_count: give 1 at least")
     stop_words = STOP_WORDS
     if arguments.stop_words:
         try:

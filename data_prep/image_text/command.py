@@ -105,6 +105,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Prepares what the flags name and prints where it is and what was dropped."""
     if arguments.workers < 1 or arguments.size < 1:
         raise UserError("--workers and --size: give 1 at least")
+    check_name(arguments.split, "--split")
     if not 0 <= arguments.seed < 1 << 64:
         raise UserError(f"--seed {arguments.seed}: give a whole number from 0 on, below 2^64")
     if arguments.beam and arguments.cluster:
@@ -121,7 +122,10 @@ def run(arguments: argparse.Namespace) -> None:
     )
     seed = arguments.seed if arguments.order == "shuffled" else None
     recipe = Recipe(image, gallery, arguments.qualify_keys, arguments.nouns, reading, seed)
-    beam = tuple(shlex.split(arguments.beam))
+    try:
+        beam = tuple(shlex.split(arguments.beam))
+    except ValueError as error:
+        raise UserError(f"--beam {arguments.beam}: {error}; close what was opened") from None
     workers = Workers(arguments.workers, beam, arguments.cluster)
     preparation = Preparation(
         recipe=recipe,

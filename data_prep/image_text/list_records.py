@@ -12,7 +12,13 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from cocu_jax.errors import UserError
-from data_prep.image_text.formats import KEY_COLUMNS, PATH_COLUMNS, Dropped, Reading
+from data_prep.image_text.formats import (
+    CAPTION_COLUMNS,
+    KEY_COLUMNS,
+    PATH_COLUMNS,
+    Dropped,
+    Reading,
+)
 from data_prep.image_text.list_lines import SEPARATORS, Line, read_lines, split_fields, unpacked
 from data_prep.image_text.texts import (
     NOT_UTF8,
@@ -31,6 +37,7 @@ _OTHER_SPLIT = "not of a split that --only_splits names"
 _WIDTH = "other number of fields than the header; quote fields that hold the separator"
 # A column of links, or, in a list without header, a link.
 _LINK = re.compile(r"\burls?\b|_url\b|https?://", re.IGNORECASE)
+_EXCELS_LINE = re.compile(r'"?sep=.?"?', re.IGNORECASE)  # tells Excel the separator
 # Flickr8k.token.txt and results_20130124.token: no header, NAME#NUMBER, tab, caption.
 _TOKEN_LINE = re.compile(r"(\S.*\.\w{3,4})#\d+\t")
 
@@ -81,7 +88,8 @@ def _records_of(path: epath.Path, reading: Reading) -> Iterator[Record | Dropped
             yield from _document(path, reading)
             return
         lines = read_lines(path)
-        first = next(lines, (0, None))
+        if not (first := next(lines, None)):
+            return
         lines = itertools.chain([first], lines)
         if ending in _JSON_LINES:
             yield from _objects(path, _json_lines(path, lines), reading)
@@ -97,10 +105,14 @@ def _records_of(path: epath.Path, reading: Reading) -> Iterator[Record | Dropped
 def _table(path: epath.Path, lines: Iterator[Line], reading: Reading) -> Iterator[Record | Dropped]:
     """A list with named columns."""
     _, header = next(lines)
+    if _EXCELS_LINE.fullmatch(header or ""):
+        _, header = next(lines, (0, ""))
     if not header:
         raise UserError(f"{path}: no text in its first line; it must name the columns, in UTF-8")
+    if "\r" in header:
+        raise UserError(f"{path}: its lines end as on old Macs; save it with the usual line ends")
     separator = _separator(header, reading)
-    names = [name.strip().strip('"').strip() for name in header.split(separator)]
+    names = _columns(header, separator, reading)
     _require_columns(path, names, reading)
     rows = split_fields(lines, separator, len(names))
     yield from _records(path, _named(names, rows), reading)
@@ -120,11 +132,21 @@ def _separator(header: str, reading: Reading) -> str:
     """The one by which the header names an image and a caption, or else the most columns."""
 
     def score(separator: str) -> tuple[bool, int]:
-        names = {name.strip().strip('"').strip() for name in header.split(separator)}
+        names = set(_columns(header, separator, reading))
         both = names & set(_paths(reading)) and names & set(reading.captions)
         return bool(both), len(names)
 
     return max(SEPARATORS, key=score)
+
+
+def _columns(header: str, separator: str, reading: Reading) -> list[str]:
+    """Names of columns; the usual ones, which are in small letters, may be in others."""
+    named = (*reading.image_column, *reading.caption_column, reading.key_column)
+    usual = (*PATH_COLUMNS, *CAPTION_COLUMNS, *KEY_COLUMNS, "split")
+    names = [name.strip().strip('"').strip() for name in header.split(separator)]
+    return [
+        small if name not in named and (small := name.lower()) in usual else name for name in names
+    ]
 
 
 def _json_lines(path: epath.Path, lines: Iterator[Line]) -> Iterator[tuple[int, dict | str]]:

@@ -29,6 +29,8 @@ def list_rows(path: epath.Path, reading: Reading) -> Iterator[dict]:
         UserError: the list names no image or no caption, or the first images are not there.
     """
     folder = epath.Path(reading.images).expanduser() if reading.images else path.parent
+    if reading.images and not folder.is_dir():
+        raise UserError(f"--images {reading.images}: no such folder; name where the paths start")
     search = _Search(path, folder)
     with tempfile.TemporaryFile() as spool:
         offsets, images = array.array("Q"), array.array("Q")

@@ -23,6 +23,8 @@ _DOTTED = (
     "or name the endings by --image_column and --caption_column"
 )
 _UNKNOWN = "no image or caption by its ending; name endings by --image_column and --caption_column"
+_ARCHIVE = "an archive within the archive; unpack it, and name it among the sources"
+_PACKED = {"tar", "tgz", "gz", "zip", "parquet", "tfrecord"}
 _HIDDEN = "hidden file or folder (its name begins with a dot)"
 
 
@@ -87,7 +89,8 @@ class Pairing:
         elif image or has_text:
             yield from self._half(place, NO_CAPTION if image else NO_IMAGE)
         elif self._others:
-            yield Dropped(_UNKNOWN, f"{place}.{self._others[0]}")
+            packed = _PACKED & {ending.rpartition(".")[2] for ending in self._others}
+            yield Dropped(_ARCHIVE if packed else _UNKNOWN, f"{place}.{self._others[0]}")
 
     def _whole(self, image: str, place: str) -> RawExample:
         parts = {ending: self._parts[ending] for ending in self._texts if ending in self._parts}

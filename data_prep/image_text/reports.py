@@ -75,4 +75,7 @@ def summary(reports: Sequence[UnitReport]) -> str:
     line = (
         f"{total['kept']:,} images kept ({total['bytes'] / 1e6:,.1f} MB); dropped: {dropped or '0'}"
     )
-    return f"{line}; {damaged} of {total['units']} files damaged" if damaged else line
+    if damaged:
+        first = total["damaged units"][0]
+        line += f"; {damaged} of {total['units']} files damaged (first: {first})"
+    return line

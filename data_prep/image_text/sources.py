@@ -9,7 +9,7 @@ from braceexpand import UnbalancedBracesError, braceexpand
 from etils import epath
 
 from cocu_jax.errors import UserError
-from data_prep.image_text.folders import folder_rows
+from data_prep.image_text.folders import folder_rows, walk
 from data_prep.image_text.formats import Reading
 from data_prep.image_text.list_records import LIST_ENDINGS
 from data_prep.image_text.lists import list_rows
@@ -71,6 +71,8 @@ def find_units(
 
 def _expand(source: str) -> Iterator[epath.Path]:
     """Files and folders that a source stands for."""
+    if not source.strip():
+        raise UserError("--sources: one of the names is empty; name files, patterns or folders")
     try:
         literal = epath.Path(source).expanduser().exists()  # braces may be part of a name
         names = [source] if literal else list(braceexpand(source))
@@ -135,8 +137,12 @@ def _units_of_folder(
 
     units = [Unit("rows", str(file)) for file in write_rows(rows(), scratch, start)]
     if not images:
+        below = (f for _, files in walk(folder, ()) for f in files if _kind(f))
+        hint = ""
+        if deeper := next(below, None):
+            hint = f"; for {deeper} and the like, give '{folder}/**/*{deeper.suffix}'"
         raise UserError(
-            f"{folder}: no tars, TFRecords, Parquet files with images, zips or images in here"
+            f"{folder}: no tars, TFRecords, Parquet files with images, zips or images in here{hint}"
         )
     return units
 

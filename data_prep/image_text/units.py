@@ -179,7 +179,7 @@ class UnitPreparer:
                 yield key_hash, {"key": key, "image": image} | self._texts(captions)
 
     def _image(self, raw: RawExample, report: UnitReport, captions: int) -> bytes | None:
-        if not raw.image:
+        if raw.image is None:
             report.drop(raw.no_image, raw.place, captions)
             return None
         try:

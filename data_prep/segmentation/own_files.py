@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import re
 
 import numpy as np
 from etils import epath
@@ -16,6 +17,7 @@ from data_prep.segmentation.ids import IGNORE, UNKNOWN, Table
 from data_prep.segmentation.masks import read_ids
 from eval.class_names import read_lines
 
+_NUMBERED = re.compile(r"\s*\d+\s*[ ,;:|]\s*\D")
 _LARGEST_ID = 65535  # of a 16-bit mask
 
 
@@ -43,8 +45,11 @@ def read_classes(files: OwnFiles) -> tuple[tuple[str, ...], Table]:
         UserError: the file cannot be read, or an id or a name is wrong or there twice.
     """
     path = files.classes
+    lines = read_lines(path)
+    if len(lines) > 1 and all(map(_NUMBERED.match, lines)):
+        raise UserError(f"{path}: its lines begin with numbers; put a tab between id and name")
     names: dict[str, int] = {}
-    for line in read_lines(path):
+    for line in lines:
         number, tab, name = line.rpartition("\t")
         name, own = name.strip(), number.strip() if tab else str(len(names))
         if not own.isdecimal() or int(own) > _LARGEST_ID:

@@ -73,9 +73,12 @@ def folder(root):
     (root / "d.txt").write_bytes(b"\xff\xfe\0")
     (root / "e.txt").write_bytes(b"dog")
     (root / "notes.pdf").write_bytes(b"%PDF")
+    (root / "empty.jpg").write_bytes(b"")
+    (root / "empty.txt").write_bytes(DOG)
     (root / "camera.json").write_text('{"model": "X100"}')  # no caption in it: metadata
     dropped = {"no image": 1, "HEIC image; convert it": 1, "text is not UTF-8; save it as UTF-8": 1}
     dropped |= {"caption under two words": 1, "no image or caption by its ending": 1}
+    dropped |= {"undecodable image": 1}
     return "photos", 2, dropped | {HIDDEN: 1, "no caption": 1}
 
 

@@ -5,11 +5,16 @@ import tarfile
 
 import pytest
 import raw_corpora as raw
+from etils import epath
 from prepared_corpora import GALLERY, examples, keys_and_captions, prepare, report
 
 from cocu_jax.errors import UserError
 from cocu_jax.input.corpus import open_corpus
+from data_prep.__main__ import main
+from data_prep.image_text.formats import Reading
 from data_prep.image_text.images import ImageRecipe
+from data_prep.image_text.sources import find_units
+from data_prep.image_text.tars import read_tar
 from data_prep.image_text.units import Recipe
 
 
@@ -117,6 +122,18 @@ def test_tar_that_was_cut_between_members_or_joined_is_named(tmp_path, damage, k
         ),
         (lambda p: p.joinpath("x.csv").write_text("path,caption\n") and "x.csv", r"nothing in it"),
         (lambda p: p.joinpath("x.jsonl").write_text("{}x\n") and "x.jsonl", r"x\.jsonl: line 1"),
+        (lambda p: p.joinpath("x.jsonl").write_text("") or "x.jsonl", r"nothing in it"),
+        (lambda p: p.joinpath("x.csv").write_bytes(b"path,text\ra,b") and "x.csv", "old Macs"),
+        (
+            lambda p: (
+                p.joinpath("x/y").mkdir(parents=True) or raw.webdataset(p / "x/y/z.tar", [0]) or "x"
+            ),
+            r"no tars.*give '.*x/\*\*/\*\.tar'",
+        ),
+        (
+            lambda p: p.joinpath("x.tar").write_bytes(b"") or "x.tar",
+            r"1 of 1 files damaged \(first: .*x\.tar: ",
+        ),
     ],
 )
 def test_wrong_source_is_named_in_one_line(tmp_path, make, message):
@@ -130,3 +147,24 @@ def test_nothing_left_is_an_error_with_the_reasons(tmp_path):
     raw.webdataset(tmp_path / "0.tar", range(2), caption="dog")
     with pytest.raises(UserError, match="no pair is left to write; .*caption under two words"):
         prepare(tmp_path, tmp_path / "0.tar")
+
+
+def test_names_that_cannot_be_opened_are_one_line(tmp_path, capsys):
+    with pytest.raises(UserError, match="--sources: one of the names is empty"):
+        find_units([""], epath.Path(tmp_path), None, Reading())
+    for flags, message in (
+        (f"--sources s3://bucket/x.tar --data_dir {tmp_path}", "'s3' not implemented"),
+        (f"--sources {tmp_path} --data_dir {tmp_path} --split train[:9]", "--split 'train[:9]'"),
+        (f"--sources {tmp_path} --data_dir {tmp_path} --beam '", "--beam ': No closing quotation"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["image_text", "custom", *flags.split()])
+        told = capsys.readouterr().err.splitlines()
+        assert len(told) == 1 and told[0].startswith("error: ") and message in told[0]
+
+
+def test_tar_in_a_tar_is_told(tmp_path):
+    raw.webdataset(tmp_path / "inner.tar", [0])
+    raw.write_tar(tmp_path / "x.tar", [("inner.tar", (tmp_path / "inner.tar").read_bytes())])
+    [dropped] = read_tar(str(tmp_path / "x.tar"), Reading())
+    assert dropped.reason.startswith("an archive within the archive; unpack it")

@@ -89,3 +89,10 @@ def test_images_without_labels_are_one_line(tmp_path):
         prepare_imagenet(str(tmp_path), str(tmp_path / "tfds"))
     with pytest.raises(UserError, match="no ImageNet validation images"):
         prepare_imagenet(str(tmp_path / "ILSVRC"), str(tmp_path / "tfds"))
+
+
+def test_an_empty_file_is_one_line(tmp_path):
+    by_class(tmp_path)
+    next(tmp_path.glob("val/*/*.JPEG")).write_bytes(b"")
+    with pytest.raises(UserError, match="the file of ILSVRC2012_val_0000000. is empty"):
+        prepare_imagenet(str(tmp_path), str(tmp_path / "tfds"))

@@ -60,10 +60,11 @@ def test_names_in_zips_are_those_that_were_packed(names, system, keys, tmp_path)
     assert dropped == [] if system == WINDOWS else [HIDDEN]
 
 
-def test_a_list_that_excel_wrote_on_windows_is_read(tmp_path):
+@pytest.mark.parametrize("header", ["image;caption", "sep=;\r\nImage;Caption"])
+def test_a_list_that_excel_wrote_on_windows_is_read(header, tmp_path):
     (tmp_path / "my images" / "Füße").mkdir(parents=True)
     (tmp_path / "my images" / "Füße" / "a 1.jpg").write_bytes(raw.picture(0))
-    text = 'image;caption\r\nmy images\\Füße\\a 1.jpg;"a dog; a ""big"" one"\r\n'
+    text = f'{header}\r\nmy images\\Füße\\a 1.jpg;"a dog; a ""big"" one"\r\n'
     (tmp_path / "list.csv").write_bytes(text.encode("utf-8-sig"))
     [row] = rows(tmp_path / "list.csv")
     assert row["key"] == "my images/Füße/a 1.jpg"
@@ -79,6 +80,12 @@ def test_a_list_is_unpacked_if_it_is_packed_whatever_its_name(name, tmp_path):
     for path, content in ((name, gzip.compress(text)), (f"{name}.gz", text)):
         (tmp_path / path).write_bytes(content)
         assert [row["captions"] for row in rows(tmp_path / path)] == [["a dog"]]
+
+
+def test_folder_of_images_that_is_not_there_is_told(tmp_path):
+    (tmp_path / "list.csv").write_text("image,caption\na.jpg,a dog\n")
+    with pytest.raises(UserError, match=r"--images /nowhere: no such folder"):
+        rows(tmp_path / "list.csv", images="/nowhere")
 
 
 def test_links_instead_of_paths_are_told(tmp_path):

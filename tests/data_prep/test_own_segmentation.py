@@ -92,6 +92,7 @@ def test_command_makes_a_dataset_that_the_evaluation_can_open(tmp_path, capsys, 
     ("spoil", "message"),
     [
         (lambda p: (p / "labels/a.png").unlink(), r"a\.jpg: no mask of that name"),
+        (lambda p: (p / "classes.txt").write_text("0 a\n1 b\n2 c\n"), "put a tab between"),
         (lambda p: (p / "photos/a.jpg").unlink(), r"a\.png: no image of that name"),
         (
             lambda p: (p / "classes.txt").write_text("background\ngrass\n"),

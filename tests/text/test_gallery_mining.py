@@ -131,6 +131,8 @@ def test_command_reads_text_and_writes_a_gallery(tmp_path, capsys):
     mining.add_arguments(parser)
     flags = "--corpus captions.txt --output g.json --min_count 5 --stop_words stop.txt".split()
     flags = [str(tmp_path / flag) if "." in flag else flag for flag in flags]
+    with pytest.raises(UserError, match="--size and --min_count: give 1 at least"):
+        mining.run(parser.parse_args([*flags, "--size", "0"]))
     mining.run(parser.parse_args(flags))
     concepts = Gallery.load(tmp_path / "g.json").concepts
     assert "beach" in concepts
