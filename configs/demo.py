@@ -7,6 +7,7 @@ values are in `configs/cocu.py`.
 
 import ml_collections
 
+from cocu_jax.models.tokenizer import CONTEXT_LENGTH
 from configs import cocu, curate
 
 IMAGE_SIZE = 64
@@ -130,7 +131,7 @@ def _pretrain() -> ml_collections.ConfigDict:
 
 def _text(layers: int) -> ml_collections.ConfigDict:
     text = ml_collections.ConfigDict()
-    text.context_length = 77
+    text.context_length = CONTEXT_LENGTH
     text.width = 64
     text.heads = 2
     text.layers = layers

@@ -11,7 +11,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.input import image_graph
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.input.resampling import KERNELS, resize_and_cut
-from cocu_jax.input.rows import rows_of
+from cocu_jax.input.unbatch import unbatch
 from cocu_jax.models.weights.image_processing import ImageProcessing
 
 _BLOCK = 16  # images that are read together, and again one by one if one of them is damaged
@@ -74,7 +74,7 @@ def image_batches(
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        return rows_of(blocks).padded_batch(batch, shapes, padding)
+        return unbatch(blocks).padded_batch(batch, shapes, padding)
 
     files = [corpus.shard_files[shard] for shard in shards]
     lengths = [corpus.shard_lengths[shard] for shard in shards]

@@ -1,4 +1,4 @@
-"""What the report shows: some scenes as the runs see them, and some curated captions.
+"""Samples for the report: scenes segmented by every run, and curated scenes.
 
 Samples are the first scenes of a split or evenly spaced ones, never picked by hand.
 """
@@ -15,7 +15,7 @@ from jaxtyping import Int, UInt8
 from cocu_jax.input.config import input_config
 from cocu_jax.input.corpus import Corpus, open_corpus, read_shard
 from cocu_jax.input.sources import open_source
-from cocu_jax.input.texts import make_texts
+from cocu_jax.input.text_builder import make_text_builder
 from cocu_jax.models.tokenizer import Tokenizer
 from eval.images import read_images
 from eval.prediction import predict
@@ -27,7 +27,7 @@ _SHOWN_NEIGHBOURS = 8
 
 @dataclasses.dataclass(frozen=True)
 class SceneSample:
-    """One scene with its ground truth and what every run makes of it.
+    """One scene with its ground truth and the prediction of every run.
 
     Attributes:
         image: RGB pixels.
@@ -165,14 +165,14 @@ def sampled_prompts(data: ml_collections.ConfigDict, seed: int, epochs: int) -> 
         next(iter(tf.data.TFRecordDataset(corpus.shard_files[0])))
         for corpus in (source.corpus, source.annotations)
     )
-    examples = make_texts(config, (source,), seed)(
+    examples = make_text_builder(config, (source,), seed)(
         tf.zeros([epochs], tf.int64),
         tf.range(epochs, dtype=tf.int64),
         tf.fill([epochs], record),
         tf.fill([epochs], annotation),
     )
     tokenizer = Tokenizer()
-    rows = zip(examples.rows["caption"].numpy(), examples.rows["prompts"].numpy(), strict=True)
+    rows = zip(examples.fields["caption"].numpy(), examples.fields["prompts"].numpy(), strict=True)
     return [  # a prompt of zeros stands for the caption
         [tokenizer.decode(prompt if prompt.any() else caption) for prompt in prompts]
         for caption, prompts in rows

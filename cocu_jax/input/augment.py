@@ -1,7 +1,8 @@
-"""What the accelerator does to a batch of images: normalisation and random erasing.
+"""Augmentation on the accelerator: normalisation and random erasing.
 
-Batches travel as uint8; crops, flips and RandAugment have been made on the host (`crop`,
-`randaugment`), because scattered reads are slow on a TPU. Noise and arithmetic are cheap there.
+Batches are sent to the device as uint8. Crops, flips and RandAugment are applied on the host
+(`crop`, `randaugment`), because they need gathers, which are slow on a TPU. Noise and arithmetic
+are cheap there.
 """
 
 import math
@@ -10,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, UInt8
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from cocu_jax.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 
 _ERASE_PROBABILITY = 0.25
 _ERASE_AREA = (0.02, 1 / 3)
@@ -28,18 +28,18 @@ def device_augment(
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
 ) -> Float[Array, "b s s 3"]:
-    """Turns the uint8 images of a batch into what the model sees; call it inside the jitted step.
+    """Converts a batch of uint8 images to the model's input; call it inside the jitted step.
 
-    Every row is treated alone, with its own key, so the result depends neither on the place of an
-    example in the batch nor on the number of devices or processes.
+    Every image is processed on its own, with its own key, so the result depends neither on its
+    place in the batch nor on the number of devices or processes.
 
     Args:
-        images: the batch as `train_batches` gives it.
+        images: the `image` of a batch of `train_batches`.
         keys: a typed key (`jax.random.key`) for every image.
-        mode: the pipeline's `augment`: "none" and "crop" are only normalised; "full" is also erased
-            at random, after normalisation.
-        mean: per channel, of images in [0, 1].
-        std: per channel, of images in [0, 1].
+        mode: the pipeline's `augment`: "none" and "crop" only normalise; "full" also applies random
+            erasing, after normalisation.
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel, for pixels in [0, 1].
 
     Returns:
         float32 images, normalised.
@@ -53,7 +53,9 @@ def device_augment(
 def random_erasing(
     images: Float[Array, "b s s 3"], keys: Key[Array, "b"]
 ) -> Float[Array, "b s s 3"]:
-    """Replaces a rectangle of every fourth image by noise N(0, 1) (Zhong et al., 2020, per pixel).
+    """Random erasing (Zhong et al., 2020): replaces a rectangle by N(0, 1) noise per pixel.
+
+    An image is changed with probability 0.25.
 
     Args:
         images: normalised images.
@@ -71,11 +73,11 @@ def random_erasing(
 
 
 def erased_block(uniform: Float[Array, "b draws"], height: int, width: int) -> Bool[Array, "b h w"]:
-    """Where images are erased: one rectangle with probability 0.25, as timm draws it.
+    """Mask of the pixels to erase: one rectangle with probability 0.25, drawn as in timm.
 
-    Area uniform between 0.02 and 1/3 of the image, logarithm of the aspect ratio (height by width)
-    uniform between 0.3 and 1/0.3, place uniform; the first of ten attempts that is smaller than the
-    image, or none.
+    The area is uniform between 0.02 and 1/3 of the image, the logarithm of the aspect ratio (height
+    / width) is uniform between those of 0.3 and 1/0.3, and the place is uniform. The first of ten
+    attempts that is smaller than the image is used; nothing is erased if there is none.
 
     Args:
         uniform: 41 draws from [0, 1) for every image.

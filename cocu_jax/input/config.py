@@ -1,4 +1,4 @@
-"""What a training batch is made of."""
+"""The settings of training batches: the fields of `config.data`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import pydantic
 
 from cocu_jax.errors import UserError
+from cocu_jax.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
+from cocu_jax.models.tokenizer import CONTEXT_LENGTH
 from cocu_jax.settings import (
     Amount,
     PositiveAmount,
@@ -17,19 +19,19 @@ from cocu_jax.settings import (
 )
 
 PositiveShare = Annotated[PositiveAmount, pydantic.Field(le=1)]
-Length = Annotated[PositiveCount, pydantic.Field(ge=2)]  # begin and end of a text take two
+Length = Annotated[PositiveCount, pydantic.Field(ge=2)]  # start and end tokens take two
 
 
 @only_its_fields
 @dataclass(frozen=True)
 class CorpusConfig:
-    """One of `config.data.corpora`.
+    """One entry of `config.data.corpora`.
 
     Attributes:
-        directory: of the prepared dataset.
+        directory: directory of the prepared dataset.
         split: name of the split.
-        annotations: directory of the curation's annotations; empty: none.
-        weight: relative share of the corpus; 0: its number of examples.
+        annotations: directory of the annotations that curation made; empty: none.
+        weight: relative share of the corpus in a batch; 0: its number of examples.
     """
 
     directory: str
@@ -44,43 +46,46 @@ class InputConfig:
     """The fields of `config.data`.
 
     Attributes:
-        corpora: at least one.
-        concepts: where prompts come from: "cluster" and "top" need annotations; "caption" takes the
-            gallery concepts of the caption, "nouns" all its nouns where the corpus was prepared
-            with `image_text --nouns`; "none" makes no prompts.
-        prompts: prompts per image.
-        prompt_length: positions of a prompt. Every prompt of the gallery, or of nouns of 8 tokens,
-            must fit. Where a sample has too few concepts its caption stands in, at its full length.
-        caption_length: positions of a caption.
+        corpora: the corpora, at least one.
+        concepts: how the concepts of prompts are chosen. "cluster" and "top" need annotations.
+            "caption" takes gallery concepts that occur in the caption; "nouns" takes any noun of
+            the caption and needs a corpus prepared with `image_text --nouns`. "none" makes no
+            prompts.
+        prompts: number of prompts per image.
+        prompt_length: tokens of a prompt, padding included. Every prompt of the gallery must fit,
+            or with "nouns" every prompt of a noun of 8 tokens. If a sample has too few concepts,
+            its caption replaces a prompt, at the caption's own length.
+        caption_length: tokens of a caption, padding included.
         image_size: side of the images in pixels.
         augment: "none" (resize only), "crop" (random resized crop and flip) or "full" (also
             RandAugment, and random erasing on the device).
-        crop_area: smallest and largest share of the image that a crop takes.
+        crop_area: smallest and largest area of a crop, as a share of the image.
         mean, std: normalisation, applied by `augment.device_augment`.
-        lanes: virtual readers of all processes together; its greatest common divisor with the batch
-            size is used, and the number of processes must divide that (768 suits 256 processes and
-            batches of 2^n or 3 x 2^n rows). A corpus needs as many examples.
-        window: raw records per lane and corpus that are taken in turn; two windows are held in
-            memory (256 lanes, 64 records of 15 kB: 500 MB a corpus, of all processes together).
+        lanes: number of virtual readers of all processes together. The greatest common divisor with
+            the batch size is used, and the number of processes must divide it (768 suits up to 256
+            processes and batches of 2^n or 3 x 2^n). A corpus needs at least as many examples.
+        window: number of raw records per lane and corpus that are shuffled together. Two windows
+            are held in memory (256 lanes of 64 records of 15 kB: 500 MB per corpus, over all
+            processes).
     """
 
     corpora: tuple[CorpusConfig, ...] = ()
     concepts: Literal["cluster", "top", "caption", "nouns", "none"] = "cluster"
     prompts: PositiveCount = 3
     prompt_length: Length = 32
-    caption_length: Length = 77
+    caption_length: Length = CONTEXT_LENGTH
     image_size: PositiveCount = 224
     augment: Literal["none", "crop", "full"] = "full"
     crop_area: tuple[PositiveShare, PositiveShare] = (0.08, 1.0)
-    mean: tuple[Share, Share, Share] = (0.485, 0.456, 0.406)
-    std: tuple[PositiveAmount, PositiveAmount, PositiveAmount] = (0.229, 0.224, 0.225)
+    mean: tuple[Share, Share, Share] = IMAGENET_MEAN
+    std: tuple[PositiveAmount, PositiveAmount, PositiveAmount] = IMAGENET_STD
     lanes: PositiveCount = 768
     window: PositiveCount = 64
 
     def __post_init__(self):
         if self.crop_area[0] > self.crop_area[1]:
             raise UserError(
-                f"config.data.crop_area={self.crop_area}: the smallest share comes first"
+                f"config.data.crop_area={self.crop_area}: give the smallest share first"
             )
         if not self.corpora:
             raise UserError("config.data.corpora is empty; name at least one (directory and split)")

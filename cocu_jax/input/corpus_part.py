@@ -1,4 +1,4 @@
-"""Parts of a corpus, by whole shards, without a copy: `train[:10%]`, `train[::4]`."""
+"""Selects some shards of a corpus, without a copy: `train[:10%]`, `train[::4]`."""
 
 import dataclasses
 import hashlib
@@ -13,22 +13,23 @@ _SLICE = re.compile(rf"\[{_PLACE}:{_PLACE}(?::(\d+))?\]")
 
 
 def split_and_part(text: str) -> tuple[str, str]:
-    """("train", "[:10%]") of "train[:10%]"; the part is empty where there is none."""
+    """Splits "train[:10%]" into ("train", "[:10%]"); the second string may be empty."""
     split, bracket, part = text.partition("[")
     return split, bracket + part
 
 
 def shards_of_part(part: str, shards: int, where: str) -> tuple[int, ...]:
-    """Numbers of the shards in a part.
+    """Indices of the shards in a part.
 
     Args:
-        part: `[start:stop]` or `[start:stop:step]`; start and stop in per cent of the shards,
-            rounded to the nearest, or as numbers of shards (`8shard`). At least one shard.
-        shards: how many there are.
-        where: what an error names.
+        part: `[start:stop]` or `[start:stop:step]`. Start and stop are shard indices (`8shard`), or
+            percentages of the shards, rounded to the nearest index. A part that does not stop at 0
+            has at least one shard.
+        shards: number of shards.
+        where: name of the split, for error messages.
 
     Raises:
-        UserError: not such a part, or nothing is left.
+        UserError: `part` has another form, or contains no shard.
     """
     match = _SLICE.fullmatch(part)
     step = int(match.group(3) or 1) if match else 0
@@ -42,12 +43,12 @@ def shards_of_part(part: str, shards: int, where: str) -> tuple[int, ...]:
         stop = max(stop, start + 1)
     numbers = tuple(range(start, min(stop, shards), step))
     if not numbers:
-        raise UserError(f"{where}: {part!r} leaves none of its {shards} shards")
+        raise UserError(f"{where}: {part!r} contains none of its {shards} shards")
     return numbers
 
 
 def part_of(corpus: Corpus, part: str) -> Corpus:
-    """The corpus cut down to some of its shards, which keep their numbers and embeddings.
+    """The corpus reduced to a part of its shards, whose embeddings remain valid.
 
     Raises:
         UserError: see `shards_of_part`.

@@ -1,8 +1,9 @@
-"""The one reader of image files, for one file at a time; `image_graph` is the same in tf.data.
+"""Decodes image files, one at a time; `image_graph` is the same decoder as TensorFlow operations.
 
-Every place that looks at pixels reads them here or there, and both give the same bytes: JPEGs by
-the accurate DCT, turned as EXIF says, grey and CMYK as Pillow converts them, the high byte of 16
-bits, what is transparent on white, the first frame of animations.
+All code that needs pixels uses one of the two, and both return the same bytes: JPEGs are decoded
+with the accurate DCT, the EXIF orientation is applied, grey and CMYK are converted as in Pillow,
+16-bit images keep their high byte, transparent pixels are composited on white, and of an animation
+the first frame is taken.
 """
 
 import contextlib
@@ -18,15 +19,15 @@ from PIL import ExifTags, Image, ImageFile
 from cocu_jax.errors import UserError
 from cocu_jax.files import place
 
-MAX_PIXELS = 64_000_000  # decoded, three bytes each: 192 MB
-MAX_BYTES = 200_000_000  # of the file: as many pixels uncompressed
+MAX_PIXELS = 64_000_000  # 192 MB when decoded, at three bytes per pixel
+MAX_BYTES = 200_000_000  # of a file; enough for so many pixels uncompressed
 
-# Pillow opens more, some of it by calling other programs (EPS) or with no bound on memory. AVIF and
-# HEIF are read where Pillow, or pillow-heif, has them.
+# Pillow reads further formats, some by calling other programs (EPS) or without a bound on memory.
+# AVIF and HEIF are read if Pillow or pillow-heif supports them.
 _FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "AVIF", "HEIF")
 _FORMATS += ("JPEG2000", "PPM")
 
-# What undoes each EXIF orientation.
+# The transposition that makes an image with this EXIF orientation upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -39,14 +40,14 @@ _TURNS = {
 
 
 class UnreadableImage(ValueError):
-    """The bytes are no whole image of a known format, or one past a limit. The message says why."""
+    """The bytes are not a complete image of a known format, or exceed a limit; see the message."""
 
 
 def read_image(path: epath.PathLike) -> UInt8[np.ndarray, "h w 3"]:
     """The upright RGB pixels of an image file on disk or in a bucket.
 
     Raises:
-        UserError: there is no such file, or it is no image that can be read.
+        UserError: there is no such file, or it is not an image that can be read.
     """
     path = epath.Path(place(path))
     try:
@@ -59,7 +60,7 @@ def read_image(path: epath.PathLike) -> UInt8[np.ndarray, "h w 3"]:
         raise UserError(f"{path}: cannot be read ({reason})") from None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow, about odd metadata
+            warnings.simplefilter("ignore")  # Pillow warns about unusual metadata
             return decode_image(encoded)
     except UnreadableImage as error:
         raise UserError(f"{path}: {error}; convert it to a JPEG or PNG file") from None
@@ -69,7 +70,7 @@ def decode_image(encoded: bytes) -> UInt8[np.ndarray, "h w 3"]:
     """The upright RGB pixels of an encoded image.
 
     Raises:
-        UnreadableImage: see there.
+        UnreadableImage: the bytes are not a complete image of a known format, or exceed a limit.
     """
     with open_image(encoded) as image:
         return np.asarray(upright_rgb(image))
@@ -77,13 +78,14 @@ def decode_image(encoded: bytes) -> UInt8[np.ndarray, "h w 3"]:
 
 @contextlib.contextmanager
 def open_image(encoded: bytes) -> Iterator[Image.Image]:
-    """Opens an encoded image with Pillow; its header keeps the limits, its pixels are not decoded.
+    """Opens an encoded image with Pillow and checks its header; pixels are not decoded yet.
 
     Raises:
-        UnreadableImage: see there; also for whatever Pillow raises inside the `with` block.
+        UnreadableImage: the image cannot be read; also for any exception of Pillow inside the
+            `with` block.
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise RuntimeError("Pillow is set to pass over truncated images")
+        raise RuntimeError("Pillow is set to accept truncated images")
     if len(encoded) > MAX_BYTES:
         raise UnreadableImage(f"a file of more than {MAX_BYTES:,} bytes")
     Image.init()
@@ -92,7 +94,7 @@ def open_image(encoded: bytes) -> Iterator[Image.Image]:
         with Image.open(io.BytesIO(encoded), formats=formats) as image:
             check_size(*image.size)
             if image.format == "PNG" and b"IEND\xaeB`\x82" not in encoded:
-                raise UnreadableImage("a truncated image")  # Pillow reads on without the end
+                raise UnreadableImage("a truncated image")  # Pillow does not notice this
             yield image
     except UnreadableImage:
         raise
@@ -100,13 +102,13 @@ def open_image(encoded: bytes) -> Iterator[Image.Image]:
         raise UnreadableImage("not an image of a known format") from None
     except Image.DecompressionBombError:
         raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels") from None
-    except Exception as error:  # plug-ins raise anything on damaged bytes
+    except Exception as error:  # plug-ins raise many types for damaged bytes
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UnreadableImage(f"a damaged image ({reason})") from None
 
 
 def check_size(width: int, height: int) -> None:
-    """Raises UnreadableImage for an empty image, and for one of more than `MAX_PIXELS`."""
+    """Raises UnreadableImage for an empty image and for one with more than `MAX_PIXELS`."""
     if width < 1 or height < 1:
         raise UnreadableImage("an image without pixels")
     if width * height > MAX_PIXELS:
@@ -114,10 +116,11 @@ def check_size(width: int, height: int) -> None:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Decodes an opened image: RGB, turned as EXIF says, what is transparent on white.
+    """Decodes an opened image to RGB, upright, with transparent pixels on white.
 
     Raises:
-        UnreadableImage: pixels that have no known range. Pillow's own errors for damaged bytes.
+        UnreadableImage: the range of the pixel values is not known. Pillow raises its own errors
+            for damaged bytes.
     """
     image.load()
     turn = _TURNS.get(orientation(image))
@@ -126,10 +129,10 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) where there is none or EXIF is damaged."""
+    """The EXIF orientation; 1 (upright) if there is none or EXIF is damaged."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # of damaged metadata; the pixels may be whole
+    except Exception:  # damaged metadata; the pixels may be intact
         return 1
 
 
@@ -147,7 +150,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _high_byte(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits; Pillow's own conversion clips it at 255."""
+    """Converts 16-bit grey by its high byte; Pillow's own conversion clips values at 255."""
     values = np.asarray(image)
     if image.mode == "I" and not 0 <= values.min() <= values.max() < 2**16:
         raise UnreadableImage("32-bit pixels, whose range is not known")

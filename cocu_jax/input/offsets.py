@@ -1,9 +1,8 @@
-"""Where records begin in the files of a corpus, so that reading can start at any of them.
+"""Byte offsets of the records of a corpus, so that reading can start at any record.
 
-TFRecord files have no table of contents. One is made when a corpus is first read, by looking at the
-length of every record, and kept beside the shards (or in the cache directory, where that place
-cannot be written). Several processes share the work: each begins with other shards and skips those
-that are finished.
+TFRecord files have no index. One is built when a corpus is first read, from the length of every
+record, and stored beside the shards, or in the cache directory if the corpus is read-only. Several
+processes share the work: each starts with a different shard and skips those already indexed.
 """
 
 import concurrent.futures
@@ -21,7 +20,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.files import write_file
 from cocu_jax.input.corpus import Corpus
 
-GRID = 4  # the place of every so many records is kept; those between are passed over
+GRID = 4  # every GRID-th record is indexed; readers skip the records in between
 
 _DIRECTORY = "offsets"
 _CACHE = "~/.cache/cocu_jax/offsets"
@@ -31,13 +30,13 @@ _FRAME = 16  # bytes around a record's data: its length, and checksums of the le
 
 @dataclasses.dataclass(frozen=True)
 class Offsets:
-    """Places of the records of all shards of a corpus.
+    """Offsets of the records of all shards of a corpus.
 
-    Tensors, so that the functions of a dataset share them instead of holding copies.
+    They are tensors, which the functions of a dataset share instead of holding copies.
 
     Attributes:
-        bytes: byte at which records 0, GRID, 2 GRID … of a shard begin, shard after shard.
-        first: where in `bytes` the places of each shard begin.
+        bytes: byte offsets of records 0, GRID, 2 GRID … of every shard, concatenated.
+        first: index in `bytes` of the first record of each shard.
     """
 
     bytes: Int[tf.Tensor, "places"]
@@ -45,15 +44,15 @@ class Offsets:
 
 
 def open_offsets(corpus: Corpus, process_index: int = 0, process_count: int = 1) -> Offsets:
-    """Reads the places of a corpus's records, after finding them if nobody has yet.
+    """Reads the offsets of a corpus's records, or finds and stores them.
 
     Args:
         corpus: the corpus.
-        process_index: this process.
-        process_count: processes that open the corpus at the same time.
+        process_index: index of this process.
+        process_count: number of processes that open the corpus at the same time.
 
     Raises:
-        UserError: a shard is damaged, or has not as many records as the corpus says.
+        UserError: a shard is damaged, or its number of records differs from the corpus's metadata.
     """
     start = process_index * corpus.num_shards // process_count
     turn = [(start + i) % corpus.num_shards for i in range(corpus.num_shards)]
@@ -74,7 +73,7 @@ def _of_shard(corpus: Corpus, shard: int) -> Int[np.ndarray, "places"]:
             try:
                 known = np.load(io.BytesIO(place.read_bytes()))
             except (ValueError, EOFError, OSError):
-                continue  # damaged: it is made again
+                continue  # damaged; it is built again
             if len(known) == -(-count // GRID) + 1 and known[-1] == _size(file):
                 return known[:-1]
     known = _scan(file, count)
@@ -85,12 +84,12 @@ def _of_shard(corpus: Corpus, shard: int) -> Int[np.ndarray, "places"]:
             write_file(place, buffer.getvalue())
             break
         except UserError as error:
-            logging.info("places of records are not kept there: %s", error)
+            logging.info("the index of record offsets cannot be stored: %s", error)
     return known[:-1]
 
 
 def _scan(file: str, count: int) -> Int[np.ndarray, "places"]:
-    """Byte of every GRID-th record, and of the end."""
+    """Byte offsets of every GRID-th record and of the end of the file."""
     size, place, places = _size(file), 0, []
     with epath.Path(file).open("rb") as stream:
         for record in range(count):

@@ -1,19 +1,20 @@
-"""The endless order in which examples are read: any place in it is found without reading up to it.
+"""The endless order in which examples are read, with random access to any position.
 
-The work is dealt to *lanes*, virtual readers whose number does not depend on the hosts. In every
-epoch the shards of a corpus are permuted and lane `l` of `L` owns the examples from position
+The work is divided among *lanes*, virtual readers whose number does not depend on the hosts. In
+every epoch the shards of a corpus are permuted and lane `l` of `L` owns the examples from position
 `l N / L` to `(l + 1) N / L` of that permutation, so a lane has the same number of examples in every
 epoch, whatever the sizes of the shards, and each example belongs to exactly one lane. A lane that
-has finished its part of an epoch goes on with its part of the next one: nothing is dropped and
-nothing is read twice in an epoch.
+has finished its part of an epoch continues with its part of the next one: in every epoch each
+example is read exactly once.
 
-Shards keep the order of their source, whose neighbours are alike; a contrastive loss must not see
-them in one batch more often than chance has it. So a lane cuts its part into *segments* of a few
-neighbouring records, permutes all of them, and takes the records of many segments in turn: two of
-one segment are further apart than the rows that the lane gives to a batch.
+Shards keep the order of their source, where neighbours are similar. They must not meet in a batch
+more often than by chance, because the loss is contrastive. Each lane therefore cuts its part into
+*segments* of a few neighbouring records, permutes all segments, and takes the records of many
+segments in turn: two records of a segment are further apart than the number of examples that the
+lane contributes to a batch.
 
-Where a lane stands after `n` examples follows from `n` alone. Finding that place reads the few
-segments of one window.
+The position of a lane after `n` examples is a function of `n`. Finding it reads only the segments
+of one window.
 """
 
 import dataclasses
@@ -24,29 +25,29 @@ from jaxtyping import Int
 from cocu_jax.input.corpus import Corpus
 from cocu_jax.input.draws import mix
 from cocu_jax.input.offsets import GRID, Offsets
-from cocu_jax.input.rows import rows_of
+from cocu_jax.input.unbatch import unbatch
 
 _FOREVER = 2**62
 _SEGMENT_DRAW, _WINDOW_DRAW = 1, 2
-_ROW_DRAW, _COLUMN_DRAW = 3, 4
-_READS_AT_ONCE = 8  # of a lane, from a bucket; a disk is fast enough one by one
+_ORDER_DRAW, _RECORD_DRAW = 3, 4
+_READS_AT_ONCE = 8  # concurrent reads per lane from a bucket; from a disk one at a time suffices
 _BUFFER = 256 * 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """How one corpus is read.
+    """The order in which one corpus is read.
 
     Attributes:
         corpus: the image-text corpus.
-        offsets: places of its records.
-        annotations: its sidecar with the same shards, or None.
-        annotation_offsets: places of its records, or None.
-        seed: changes every permutation.
-        lanes: number of virtual readers of all hosts together.
-        rows: examples that a lane gives to a batch.
-        window: raw records of a lane that are taken in turn (held in memory, twice); at least as
-            many are as keep neighbours apart.
+        offsets: byte offsets of its records.
+        annotations: the dataset of its annotations, with the same shards, or None.
+        annotation_offsets: byte offsets of the annotations' records, or None.
+        seed: seed of all permutations.
+        lanes: number of virtual readers of all processes together.
+        per_batch: number of examples that a lane contributes to a batch.
+        window: number of records of a lane that are shuffled together (two windows are held in
+            memory). It is increased where that is necessary to keep neighbours apart.
     """
 
     corpus: Corpus
@@ -55,14 +56,14 @@ class Order:
     annotation_offsets: Offsets | None
     seed: int
     lanes: int
-    rows: int
+    per_batch: int
     window: int
 
     def read(self, lane: Int[tf.Tensor, ""], done: Int[tf.Tensor, ""]) -> tf.data.Dataset:
-        """Records of one lane, endless, after the `done` it has already read.
+        """The endless records of one lane, from number `done` on.
 
         Returns:
-            A dataset of (epoch int64, record, annotation record); the last one is empty when there
+            A dataset of (epoch int64, record, annotation record); the last one is empty if there
             are no annotations.
         """
         first, last = self._range(lane)
@@ -83,18 +84,19 @@ class Order:
     def _read_epoch(self, lane, epoch, skip):
         """The lane's part of an epoch, without its first `skip` records."""
         first, last = self._range(lane)
-        at_once = self.rows + 1  # segments that take turns; one row less where the last is short
+        # Segments per window: one more than `per_batch`, because the last segment may be short.
+        at_once = self.per_batch + 1
         size = tf.clip_by_value((last - first) // at_once, 1, max(self.window // at_once, 1))
-        whole = (last - first) // size
-        # All segments but the last, which may be short, have `size` records.
+        complete = (last - first) // size
+        # Every segment has `size` records, except that the last one may be short.
         segments = tf.concat(
             [
-                _permutation(whole, mix(self.seed, epoch, lane, _SEGMENT_DRAW)),
-                tf.range(whole, whole + tf.cast((last - first) % size > 0, tf.int64)),
+                _permutation(complete, mix(self.seed, epoch, lane, _SEGMENT_DRAW)),
+                tf.range(complete, complete + tf.cast((last - first) % size > 0, tf.int64)),
             ],
             axis=0,
         )
-        windows = tf.maximum(whole // at_once, 1)
+        windows = tf.maximum(complete // at_once, 1)
         # The first `more` windows have one segment more than the others.
         each, more = tf.size(segments, tf.int64) // windows, tf.size(segments, tf.int64) % windows
         starts = tf.range(windows + 1) * each + tf.minimum(tf.range(windows + 1), more)
@@ -102,8 +104,8 @@ class Order:
         place, pieces = self._pieces(epoch, first, last, size, segments)
         ends = tf.searchsorted(place, starts, out_type=tf.int64)
 
-        # A function of a dataset costs milliseconds when the dataset is opened: windows of one size
-        # are read by one, not each by its own.
+        # Each dataset function takes milliseconds when the dataset is opened, so all windows of the
+        # same size share one.
         def read_windows(from_, to, count):
             part = tuple(numbers[ends[from_] : ends[to]] for numbers in pieces)
             records = self._read_pieces(tf.data.Dataset.from_tensor_slices(part))
@@ -116,13 +118,13 @@ class Order:
         larger = read_windows(tf.minimum(begin, more), more, each + 1)
         others = read_windows(tf.maximum(begin, more), windows, each)
         read = larger.concatenate(others).enumerate(begin).map(take_turns).prefetch(1)
-        return rows_of(read).skip(skip - starts[begin] * size)
+        return unbatch(read).skip(skip - starts[begin] * size)
 
     def _pieces(self, epoch, first, last, size, segments):
-        """Positions [first, last) of the epoch's permutation of shards, in the order of reading.
+        """Divides positions [first, last) of the epoch into pieces that each lie in one shard.
 
         Returns:
-            For every piece of a segment in one shard: its segment's place in `segments`, and
+            For every piece, in the order of reading: the place of its segment in `segments`, and
             (shard, first record, number of records).
         """
         shards = _permutation(self.corpus.num_shards, mix(self.seed, epoch))
@@ -140,7 +142,7 @@ class Order:
         return tf.cast(tf.gather(place, order), tf.int64), in_order
 
     def _read_pieces(self, pieces: tf.data.Dataset) -> tf.data.Dataset:
-        """Records and annotation records of pieces (shard, first record, number), in order."""
+        """Records and annotation records of pieces (shard, first record, number of records)."""
 
         def read(shard, skip, take):
             records = _records_from(self.corpus, self.offsets, shard, skip)
@@ -160,10 +162,10 @@ class Order:
 
 
 def _records_from(corpus: Corpus, offsets: Offsets, shard, skip) -> tf.data.Dataset:
-    """Records of a shard from number `skip` on."""
+    """The records of a shard from index `skip` on."""
     place = tf.gather(offsets.first, shard) + skip // GRID
     records = tf.data.experimental.from_variant(
-        # What `tf.data.TFRecordDataset` makes, which has no argument for the place to begin at.
+        # The operation behind `tf.data.TFRecordDataset`, which has no argument for the offset.
         tf.raw_ops.TFRecordDatasetV2(
             filenames=tf.gather(tf.constant(corpus.shard_files), shard)[None],
             compression_type="",
@@ -176,17 +178,17 @@ def _records_from(corpus: Corpus, offsets: Offsets, shard, skip) -> tf.data.Data
 
 
 def _take_turns(records, size, stream):
-    """Records of segments, one segment after the other -> one of every segment, again and again.
+    """Reorders the records of consecutive segments: one record of each segment in turn.
 
-    The order of segments is the same in every round, so that two records of one segment are as far
-    apart as there are segments; which of its records a segment gives is drawn.
+    All rounds visit the segments in the same order, so two records of a segment are as far apart as
+    there are segments. The order of the records within a segment is random.
     """
     count = tf.size(records[0], tf.int64)
     segments = (count + size - 1) // size
-    rows = _permutation(segments, mix(stream, _ROW_DRAW))
-    seed = tf.bitcast(tf.stack([mix(stream, _COLUMN_DRAW), mix(stream, 1)]), tf.int64)
+    order = _permutation(segments, mix(stream, _ORDER_DRAW))
+    seed = tf.bitcast(tf.stack([mix(stream, _RECORD_DRAW), mix(stream, 1)]), tf.int64)
     draws = tf.random.stateless_uniform([segments, size], seed)
-    turns = rows[:, None] * size + tf.cast(tf.argsort(draws, axis=1), tf.int64)
+    turns = order[:, None] * size + tf.cast(tf.argsort(draws, axis=1), tf.int64)
     turns = tf.reshape(tf.transpose(turns), [-1])
     turns = tf.boolean_mask(turns, turns < count)
     return tuple(tf.gather(part, turns) for part in records)

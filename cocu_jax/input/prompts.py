@@ -1,4 +1,4 @@
-"""Prompts as tokens: template pieces and concept pieces joined in the graph, never re-tokenised."""
+"""Makes prompts in the input graph: tokens of templates and of concepts are concatenated."""
 
 import dataclasses
 
@@ -9,18 +9,18 @@ from cocu_jax.errors import UserError
 from cocu_jax.models.templates import IMAGENET_TEMPLATES, concept_pieces, template_pieces
 from cocu_jax.models.tokenizer import EOT, SOT, Tokenizer
 
-LONGEST_NOUN = 8  # tokens; corpora are prepared without longer ones, so that prompts have a bound
+LONGEST_NOUN = 8  # tokens; corpora contain no longer ones, so the length of prompts is bounded
 
 
 @dataclasses.dataclass(frozen=True)
 class PromptTable:
-    """Token pieces (without start and end) of every template and every concept of a gallery.
+    """Tokens (without start and end) of every template and every concept of a gallery.
 
     Attributes:
-        prefixes: int32 [templates, (n)].
-        suffixes: the same after the concept.
-        concepts: int32 [concepts, (n)]; none where prompts are made of the captions' nouns.
-        length: positions of a prompt, start and end tokens included.
+        prefixes: tokens before the concept, int32 [templates, (n)].
+        suffixes: tokens after the concept, int32 [templates, (n)].
+        concepts: int32 [concepts, (n)]; empty if prompts are made of the captions' nouns.
+        length: length of a prompt, start and end tokens and padding included.
     """
 
     prefixes: tf.RaggedTensor
@@ -34,21 +34,21 @@ class PromptTable:
         chosen: Int[tf.Tensor, "b k"],
         uniform: Float[tf.Tensor, "b k"],
     ) -> Int[tf.Tensor, "b k length"]:
-        """Zero-padded prompts, each in a template drawn uniformly; all zeros for the caption.
+        """Zero-padded prompts, each with a template that is drawn uniformly.
 
-        Where the caption stands in for a prompt its text feature is known already, so its tokens
-        are not given a second time.
+        A prompt that is replaced by the caption is all zeros: the caption's text feature is used
+        for it, so its tokens are not encoded twice.
 
         Args:
-            concepts: int32 pieces [concepts, (n)]: the gallery's, or `noun_pieces`.
-            chosen: rows of `concepts`; negative ones stand for the sample's own caption.
+            concepts: tokens int32 [concepts, (n)] of the gallery, or of `noun_pieces`.
+            chosen: indices into `concepts`; negative ones stand for the sample's own caption.
             uniform: a draw from [0, 1) for each template.
         """
         batch, count = tf.unstack(tf.shape(chosen))
         num_templates = self.prefixes.nrows(tf.int32)
         chosen = tf.reshape(tf.cast(chosen, tf.int32), [-1])
         template = tf.cast(tf.reshape(uniform, [-1]) * tf.cast(num_templates, tf.float32), tf.int32)
-        pieces = tf.concat([concepts, _ragged([[]])], axis=0)  # the last one where none is chosen
+        pieces = tf.concat([concepts, _ragged([[]])], axis=0)  # an empty one if none is chosen
         piece = tf.where(chosen < 0, concepts.nrows(tf.int32), chosen)
         text = tf.concat(
             [
@@ -58,47 +58,48 @@ class PromptTable:
             ],
             axis=1,
         )
-        rows = tf.where((chosen < 0)[:, None], 0, with_ends(text, self.length))
-        return tf.reshape(rows, [batch, count, self.length])
+        prompts = tf.where((chosen < 0)[:, None], 0, token_sequences(text, self.length))
+        return tf.reshape(prompts, [batch, count, self.length])
 
 
-def with_ends(text: tf.RaggedTensor, length: int) -> Int[tf.Tensor, "n length"]:
-    """Start token, text cut to fit, end token, zeros.
+def token_sequences(text: tf.RaggedTensor, length: int) -> Int[tf.Tensor, "n length"]:
+    """`Tokenizer.sequence` in the graph: start token, truncated text, end token, zero padding.
 
     Args:
         text: int32 ids [n, (t)] without start and end tokens.
-        length: positions of a row of the result.
+        length: length of a sequence, padding included.
     """
-    edge = tf.ones([text.nrows(), 1], tf.int32)
-    rows = tf.concat([edge * SOT, text[:, : length - 2], edge * EOT], axis=1)
-    return rows.to_tensor(shape=[None, length])
+    one = tf.ones([text.nrows(), 1], tf.int32)
+    sequences = tf.concat([one * SOT, text[:, : length - 2], one * EOT], axis=1)
+    return sequences.to_tensor(shape=[None, length])
 
 
 def noun_pieces(
     captions: tf.RaggedTensor, spans: tf.RaggedTensor
 ) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
-    """Tokens of the nouns of a batch, one sample's after the other's.
+    """Tokens of the nouns of a batch, in the order of the samples.
 
     Args:
         captions: int32 caption tokens [b, (t)], start and end tokens included.
-        spans: int64 nouns as start, length, start, length … in the caption [b, (2 n)].
+        spans: nouns as start, length, start, length … in the caption, int64 [b, (2 n)].
 
     Returns:
-        Pieces int32 [nouns, (t)], and every sample's rows of them int64 [b, (n)].
+        Tokens of all nouns int32 [nouns, (t)], and the indices of each sample's nouns int64
+        [b, (n)].
     """
     start, length = tf.unstack(tf.reshape(spans.values, [-1, 2]), axis=1)
     counts = spans.row_lengths() // 2
     start += tf.cast(tf.repeat(captions.row_starts(), counts), tf.int64)
     places = tf.ragged.range(start, start + length, row_splits_dtype=captions.row_splits.dtype)
-    rows = tf.RaggedTensor.from_row_lengths(tf.range(tf.size(start, tf.int64)), counts)
-    return tf.gather(captions.values, places), rows
+    indices = tf.RaggedTensor.from_row_lengths(tf.range(tf.size(start, tf.int64)), counts)
+    return tf.gather(captions.values, places), indices
 
 
 def prompt_table(gallery: tuple[str, ...], length: int) -> PromptTable:
-    """Tokenises a gallery, perhaps an empty one, and CLIP's 80 ImageNet templates.
+    """Tokenises a gallery, which may be empty, and CLIP's 80 ImageNet templates.
 
     Raises:
-        UserError: some prompt would be longer than `length`.
+        UserError: a prompt would be longer than `length`.
     """
     tokenizer = Tokenizer()
     prefixes, suffixes = template_pieces(tokenizer, IMAGENET_TEMPLATES)
@@ -112,7 +113,8 @@ def prompt_table(gallery: tuple[str, ...], length: int) -> PromptTable:
     needed = template + lengths[longest] + 2
     if needed > length:
         raise UserError(
-            f"data.prompt_length={length} cuts prompts for {longest}; use at least {needed}"
+            f"config.data.prompt_length={length}: prompts for {longest} do not fit; use at least "
+            f"{needed}"
         )
     return PromptTable(
         prefixes=_ragged(prefixes),
@@ -122,5 +124,5 @@ def prompt_table(gallery: tuple[str, ...], length: int) -> PromptTable:
     )
 
 
-def _ragged(rows):
-    return tf.ragged.constant(rows, dtype=tf.int32, ragged_rank=1, row_splits_dtype=tf.int32)
+def _ragged(lists):
+    return tf.ragged.constant(lists, dtype=tf.int32, ragged_rank=1, row_splits_dtype=tf.int32)

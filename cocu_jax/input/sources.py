@@ -1,4 +1,4 @@
-"""The corpora of a run, each with its annotations: opened, and refused if they do not fit."""
+"""Opens the corpora of a run with their annotations, and checks that each pair belongs together."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from cocu_jax.input.corpus import Corpus, open_corpus
 
 _IMAGE_TEXT_FEATURES = ("key", "image", "caption_tokens")
 _ANNOTATION_FEATURES = ("key", "concepts", "scores", "clusters")
-# The feature of the corpus that holds a caption's concepts, for the modes that need no annotations.
+# The feature of a corpus that contains a caption's concepts, for the modes without annotations.
 CAPTION_FEATURES = {"caption": "caption_concepts", "nouns": "caption_nouns"}
 
 
@@ -18,8 +18,8 @@ class Source:
 
     Attributes:
         corpus: images and captions.
-        annotations: the sidecar with the ranked concepts of every image, or None.
-        gallery: what concept ids mean; empty if there are none.
+        annotations: dataset with the ranked concepts of every image, or None.
+        gallery: names of the concept ids; empty without concepts.
     """
 
     corpus: Corpus
@@ -31,11 +31,11 @@ def open_source(entry: CorpusConfig, concepts: str) -> Source:
     """Opens one entry of `data.corpora`.
 
     Args:
-        entry: with `annotations` for "cluster" and "top".
-        concepts: where prompts come from, see `InputConfig`.
+        entry: the entry; for "cluster" and "top" its `annotations` must be set.
+        concepts: how concepts are chosen, see `InputConfig`.
 
     Raises:
-        UserError: corpus or annotations are missing, or lack what `concepts` needs.
+        UserError: corpus or annotations are missing, or lack a feature that `concepts` needs.
     """
     corpus = open_corpus(entry.directory, entry.split)
     _require(corpus, _IMAGE_TEXT_FEATURES, "not an image-text dataset")
@@ -53,22 +53,24 @@ def open_source(entry: CorpusConfig, concepts: str) -> Source:
         return Source(corpus, None, ())
     gallery = (annotations or corpus).metadata.get("gallery")
     if not gallery:
-        raise UserError(f"{corpus.directory}: no gallery in its metadata; prepare it again")
+        raise UserError(
+            f"{corpus.directory}: its metadata contains no gallery; prepare the corpus again"
+        )
     return Source(corpus, annotations, tuple(gallery))
 
 
 def open_annotations(directory: str, corpus: Corpus) -> Corpus:
-    """Opens the sidecar of a corpus and checks that it was made from this very corpus.
+    """Opens the annotations of a corpus and checks that they were made from this corpus.
 
-    Both are read side by side, so their shards must agree; that the keys agree too is checked
-    example by example while reading.
+    Annotations and corpus are read in parallel, so their shards must have the same lengths. Equal
+    keys are checked for every example while reading.
 
     Raises:
-        UserError: no sidecar, or the sidecar of other data.
+        UserError: there are no annotations, or they belong to other data.
     """
     annotations = open_corpus(directory, corpus.split)
     made_from = annotations.metadata.get("corpus")
-    remedy = "curate this corpus again, or name its own annotations"
+    remedy = "curate this corpus, or give the directory of its own annotations"
     if made_from != corpus.fingerprint:
         raise UserError(
             f"{annotations.directory}: annotations of corpus {made_from}, but {corpus.directory} "
@@ -87,7 +89,7 @@ def _annotations(entry: CorpusConfig, concepts: str, corpus: Corpus) -> Corpus:
     if not entry.annotations:
         raise UserError(
             f"{corpus.directory}: data.concepts={concepts!r} needs its annotations; "
-            "curate it (configs/curate.py) and name them in data.corpora[...].annotations"
+            "curate it (configs/curate.py) and set data.corpora[...].annotations to the result"
         )
     return open_annotations(entry.annotations, corpus)
 

@@ -1,12 +1,14 @@
-"""softmax(q k^T / sqrt(d)) v, by the program that suits the platform it is compiled for.
+"""softmax(q k^T / sqrt(d)) v, with a program for each platform.
 
-The choice is made when a program is lowered, not where it is traced: a step that a CPU host
-compiles for a TPU is the TPU's, and its gradient keeps nothing of the programs not chosen.
+The program is chosen when a computation is lowered for a platform, not when it is traced. A step
+that a CPU host compiles for a TPU uses the TPU's program, and no residuals of the others are saved
+for the gradient.
 
-    CPU     batch axes first, as XLA's CPU wants its products
-    CUDA    cuDNN's fused kernel, for half precision and where the GPU has one; else as TPU
-    TPU     `jax.nn.dot_product_attention`, which XLA fuses. At the 260 tokens of an image a Pallas
-            kernel that never writes the weights moves a third more memory, for it pads to 384.
+    CPU     batch axes first, because batched products are fastest on XLA's CPU in that layout
+    CUDA    cuDNN's fused kernel in half precision, if the GPU supports it; otherwise as on a TPU
+    TPU     `jax.nn.dot_product_attention`, which XLA fuses. For the 260 tokens of an image a
+            Pallas kernel that never writes the weights moves a third more memory, because it pads
+            to 384 tokens.
 """
 
 import contextlib
@@ -19,8 +21,8 @@ import jax.numpy as jnp
 from absl import logging
 from jaxtyping import Array, Bool, Float
 
-_CACHE_BYTES = 2**21  # attention weights that stay near a CPU core
-_SHORT_BYTES = 2**17  # weights of a head so small that a loop over heads costs more than it saves
+_CACHE_BYTES = 2**21  # attention weights that fit in a CPU core's cache
+_SHORT_BYTES = 2**17  # below this size of a head's weights a loop over heads does not pay
 
 
 def dot_product_attention(
@@ -31,14 +33,14 @@ def dot_product_attention(
     causal: bool = False,
     mask: Bool[Array, "#b 1 n m"] | None = None,
 ) -> Float[Array, "b n h d"]:
-    """Attention with a float32 softmax, over all keys or some.
+    """Scaled dot-product attention with a float32 softmax (Vaswani et al., 2017).
 
     Args:
-        q: queries, a row per head.
+        q: queries of every head.
         k: keys.
         v: values.
-        causal: query i sees keys 0..i only.
-        mask: what each query sees, where it is neither everything nor causal; not fused on GPUs.
+        causal: whether query i attends only to keys 0 to i.
+        mask: for other patterns, the keys that each query attends to; not fused on GPUs.
     """
     programs = {
         "cpu": functools.partial(batch_first_attention, causal=causal),
@@ -52,15 +54,15 @@ def dot_product_attention(
 
 
 def precision_of(dtype: jax.typing.DTypeLike) -> jax.lax.Precision | None:
-    """The precision of a matrix product of this type: full for float32, else the platform's own.
+    """The precision of matrix products of this type: full for float32, else the default.
 
-    By default TPUs multiply float32 in one pass of bfloat16, and GPUs in TF32.
+    By default TPUs multiply float32 in a single bfloat16 pass, and GPUs in TF32.
     """
     return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
 
 
 def _xla_attention(q: Array, k: Array, v: Array, **options) -> Array:
-    """`jax.nn.dot_product_attention`, which has no argument for the precision of its products."""
+    """`jax.nn.dot_product_attention`, whose precision can only be set by a context manager."""
     if precision_of(q.dtype) is None:
         return jax.nn.dot_product_attention(q, k, v, **options)
     with jax.default_matmul_precision("highest"):
@@ -75,10 +77,10 @@ def batch_first_attention(
     causal: bool = False,
     mask: Bool[Array, "#b 1 n m"] | None = None,
 ) -> Float[Array, "b n h d"]:
-    """`dot_product_attention` on CPU, where batched products are fast if the batch axes lead.
+    """`dot_product_attention` for CPUs, with batch axes first.
 
-    Long sequences go a few heads at a time, as many as have their weights in the cache; the
-    backward pass computes the weights again, which is faster there than to read them back.
+    Long sequences are processed a few heads at a time, so that the weights stay in the cache. The
+    backward pass recomputes the weights, which is faster than reading them from memory.
     """
     heads_first = [x.transpose(0, 2, 1, 3) for x in (q, k, v)]
     batch, heads = q.shape[0], q.shape[2]
@@ -111,14 +113,14 @@ def _attend(
         mask = jnp.tri(*logits.shape[2:], dtype=bool)
     if mask is not None:
         logits = jnp.where(mask, logits, -jnp.inf)
-    # Dividing by the sum of the softmax last spares passes over n x m numbers, there and back.
+    # Dividing by the softmax's sum last saves passes over n x m values, forward and backward.
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
     out = multiply(weights.astype(v.dtype), v)
     return (out / weights.sum(-1, keepdims=True)).astype(v.dtype)
 
 
 def _cudnn_attention(q: Array, k: Array, v: Array, *, causal: bool) -> Array:
-    """`dot_product_attention` on GPUs; the kernel's gradient wants even lengths."""
+    """`dot_product_attention` by cuDNN; pads, because the gradient's kernel needs even lengths."""
 
     def even(x: Float[Array, "b n h d"]) -> Float[Array, "b n+1 h d"]:
         return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
@@ -138,10 +140,10 @@ def _cudnn_attention(q: Array, k: Array, v: Array, *, causal: bool) -> Array:
 
 @functools.cache
 def cudnn_compiles(queries: int, keys: int, width: int, dtype: str, causal: bool) -> bool:
-    """Whether this process's GPUs have cuDNN's kernel and its gradient for heads of this shape.
+    """Whether cuDNN's attention and its gradient compile for this shape on this process's GPUs.
 
-    Tried once, for it depends on the GPU, and on the versions of CUDA and cuDNN; a refusal is
-    logged.
+    This depends on the GPU and the versions of CUDA and cuDNN, so it is tried, once per shape; a
+    failure is logged.
     """
     if jax.default_backend() != "gpu" or dtype not in ("bfloat16", "float16"):
         return False
@@ -155,22 +157,22 @@ def cudnn_compiles(queries: int, keys: int, width: int, dtype: str, causal: bool
         jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(q, k, k).compile()
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0][:200]
-        logging.warning("attention (%s): XLA's, for cuDNN's does not compile: %s", shape, reason)
+        logging.warning("attention (%s): XLA's; cuDNN's does not compile: %s", shape, reason)
         return False
     logging.info("attention (%s): cuDNN's kernel", shape)
     return True
 
 
-# Answers whether cuDNN's kernel is used; takes the arguments of `cudnn_compiles`.
+# Decides whether cuDNN's kernel is used, from the arguments of `cudnn_compiles`.
 Chooser = Callable[[int, int, int, str, bool], bool]
 _CHOOSER: contextvars.ContextVar[Chooser] = contextvars.ContextVar("cudnn", default=cudnn_compiles)
 
 
 @contextlib.contextmanager
 def choose_cudnn(chooser: Chooser) -> Iterator[None]:
-    """While programs are traced inside, `chooser` decides in place of `cudnn_compiles`.
+    """Context manager: `chooser` replaces `cudnn_compiles` for functions that are traced inside.
 
-    For programs that several processes run together: they must take the same decisions.
+    Programs that several processes run together need it, because all must decide in the same way.
     """
     token = _CHOOSER.set(chooser)
     try:

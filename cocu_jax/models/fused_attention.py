@@ -1,10 +1,10 @@
-"""Attention as one Pallas kernel for TPUs whose weights never leave the chip's fast memory.
+"""Attention as one Pallas kernel for TPUs; the weights never leave the chip's fast memory.
 
-A program of the grid holds the whole sequence of one example, reads queries, keys and values as
-the dense layers leave them, [b, n, heads * d] without padding or transposition, and loops over
-heads. The forward pass keeps nothing but its inputs; the backward pass recomputes the weights. This
-is FlashAttention (Dao et al., 2022, arXiv 2205.14135) without its tiles, which sequences of this
-length do not need.
+Each program of the grid processes the whole sequence of one example and loops over heads. It reads
+queries, keys and values in the layout that the dense layers produce, [b, n, heads * d], without
+padding or transposition. Only the inputs are stored for the backward pass, which recomputes the
+weights. This is FlashAttention (Dao et al., 2022, arXiv 2205.14135) without tiling, which sequences
+of this length do not need.
 
 Under a mesh the kernel runs in `jax.shard_map`, every device on its own examples, because XLA
 cannot partition a kernel. The mesh is the ambient one (`jax.sharding.use_abstract_mesh`).
@@ -21,11 +21,11 @@ from jaxtyping import Array, Float
 
 from cocu_jax.models.attention import precision_of
 
-_LONGEST = 1024  # positions; a head's weights, in float32, must fit the chip's fast memory thrice
+_LONGEST = 1024  # positions; three float32 copies of a head's weights must fit in fast memory
 
 
 def is_fusible(queries: int, keys: int) -> bool:
-    """Whether attention over so many positions can be fused here: in a program with a mesh."""
+    """Whether the kernel supports these lengths, and a mesh is set that it can be mapped over."""
     mesh = jax.sharding.get_abstract_mesh()
     automatic = all(kind == AxisType.Auto for kind in mesh.axis_types)
     return not mesh.empty and automatic and max(queries, keys) <= _LONGEST
@@ -42,11 +42,11 @@ def fused_attention(
     """softmax(q k^T / sqrt(w / heads)) v of every head, with a float32 softmax.
 
     Args:
-        q: queries; the heads lie side by side in the last axis.
+        q: queries; the last axis consists of the features of one head after the other.
         k: keys.
         v: values.
         heads: number of heads.
-        causal: query i sees keys 0..i only.
+        causal: whether query i attends only to keys 0 to i.
     """
     return _per_device(functools.partial(_forward, heads=heads, causal=causal), q, k, v)
 
@@ -67,8 +67,8 @@ def _per_device(function: Callable, *arrays: Array):
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return function(*arrays)
-    rows = PartitionSpec(mesh.axis_names)
-    return jax.shard_map(function, in_specs=rows, out_specs=rows, check_vma=False)(*arrays)
+    batch = PartitionSpec(mesh.axis_names)
+    return jax.shard_map(function, in_specs=batch, out_specs=batch, check_vma=False)(*arrays)
 
 
 def _forward(q: Array, k: Array, v: Array, *, heads: int, causal: bool) -> Array:
@@ -82,7 +82,10 @@ def _backward(q: Array, k: Array, v: Array, g: Array, *, heads: int, causal: boo
 
 
 def _call(kernel, inputs: tuple, outputs: tuple, products: int) -> list[Array]:
-    """Runs a kernel once per example; `products` of n x m x w, for the compiler's cost model."""
+    """Runs a kernel once per example.
+
+    `products` is its number of matrix products of n x m x w, for the compiler's cost model.
+    """
 
     def block(x: Array) -> pl.BlockSpec:
         return pl.BlockSpec((1, *x.shape[1:]), lambda example: (example, 0, 0))
@@ -117,11 +120,11 @@ def _backward_kernel(q_ref, k_ref, v_ref, g_ref, dq_ref, dk_ref, dv_ref, *, head
         q, k, v, g = (ref[0, :, head] for ref in (q_ref, k_ref, v_ref, g_ref))
         weights = _weights(q, k, causal)
         dv_ref[0, :, head] = _multiply(weights.astype(g.dtype), g, 0, 0).astype(dv_ref.dtype)
-        pulled = _multiply(g, v, 1, 1)
-        pulled = weights * (pulled - (weights * pulled).sum(-1, keepdims=True))
-        pulled = (pulled * q.shape[-1] ** -0.5).astype(q.dtype)  # gradient of q k^T
-        dq_ref[0, :, head] = _multiply(pulled, k, 1, 0).astype(dq_ref.dtype)
-        dk_ref[0, :, head] = _multiply(pulled, q, 0, 0).astype(dk_ref.dtype)
+        dweights = _multiply(g, v, 1, 1)
+        dlogits = weights * (dweights - (weights * dweights).sum(-1, keepdims=True))
+        dproduct = (dlogits * q.shape[-1] ** -0.5).astype(q.dtype)  # gradient of q k^T
+        dq_ref[0, :, head] = _multiply(dproduct, k, 1, 0).astype(dq_ref.dtype)
+        dk_ref[0, :, head] = _multiply(dproduct, q, 0, 0).astype(dk_ref.dtype)
 
 
 def _slices(width: int, heads: int) -> list[slice]:
@@ -132,14 +135,14 @@ def _slices(width: int, heads: int) -> list[slice]:
 def _weights(q: Float[Array, "n d"], k: Float[Array, "m d"], causal: bool) -> Float[Array, "n m"]:
     logits = _multiply(q, k, 1, 1) * q.shape[-1] ** -0.5
     if causal:
-        rows, columns = (jax.lax.broadcasted_iota(jnp.int32, logits.shape, i) for i in (0, 1))
-        logits = jnp.where(rows >= columns, logits, -jnp.inf)
+        query, key = (jax.lax.broadcasted_iota(jnp.int32, logits.shape, i) for i in (0, 1))
+        logits = jnp.where(query >= key, logits, -jnp.inf)
     weights = jnp.exp(logits - logits.max(-1, keepdims=True))
     return weights / weights.sum(-1, keepdims=True)
 
 
 def _multiply(a: Array, b: Array, axis_a: int, axis_b: int) -> Float[Array, "i j"]:
-    """The product over an axis of each, summed in float32."""
+    """Matrix product that contracts `axis_a` with `axis_b`, accumulated in float32."""
     axes = (((axis_a,), (axis_b,)), ((), ()))
     return jax.lax.dot_general(
         a, b, axes, precision=precision_of(a.dtype), preferred_element_type=jnp.float32

@@ -1,6 +1,6 @@
-"""GroupViT: an image tower that groups patches into segments, a text tower, two projectors.
+"""GroupViT: an image tower that groups patches into segments, a text tower, and two projectors.
 
-Published by Xu et al., 2022 (arXiv 2202.11094); CoCu (arXiv 2309.13505) trains it unchanged.
+Published by Xu et al., 2022 (arXiv 2202.11094). CoCu (arXiv 2309.13505) trains the same model.
 
 Checkpoint layout:
 
@@ -11,7 +11,7 @@ Checkpoint layout:
                 position_embedding [patches, width], stages (list of 3), final_norm
     Stage       blocks (list of layers.Block); stages 0 and 1 also group_tokens [groups, width] and
                 grouping (grouping.GroupingBlock); stage 1 also projector_norm and projector_mlp,
-                which carry stage 0's group tokens over
+                which add stage 0's group tokens to its own
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from cocu_jax.models.grouping import GroupingBlock, mix_tokens
-from cocu_jax.models.keys import fold_in_rows, split_rows
+from cocu_jax.models.keys import fold_in_each, split_each
 from cocu_jax.models.layers import (
     Block,
     BlockInits,
@@ -51,23 +51,28 @@ from cocu_jax.settings import (
 @only_its_fields
 @dataclass(frozen=True)
 class GroupViTConfig:
-    """GroupViT-S as published; the last four fields exist for small models (see docs of each).
+    """Settings of a GroupViT; the defaults are the published GroupViT-S.
+
+    The last four fields are for small models.
 
     Attributes:
-        depths: blocks of the three stages; any may be 0.
-        groups: group tokens, and segments, of stages one and two.
-        drop_path: rate of the last block; it rises linearly from 0 over all blocks.
-        loss: what both losses are made of: "softmax" as published, or "sigmoid", SigLIP's.
+        depths: number of blocks of the three stages; may be 0.
+        groups: number of group tokens, and of segments, of stages one and two.
+        drop_path: rate of stochastic depth of the last block; it increases linearly from 0 over all
+            blocks.
+        loss: form of both losses: "softmax" as published, or "sigmoid" as in SigLIP.
         dtype: "float32" or "bfloat16", the type of matrix products.
-        remat: compute each block again in the backward pass instead of keeping its activations,
-            and of other MLPs the activation.
-        fused_attention: train with the attention kernel for TPUs, `fused_attention.py`; programs
-            other than a training step, such as evaluation, do without.
-        dense_init_std: deviation of the image tower's kernels and position embedding.
-        assign_init_std: deviation of the value and output projections of the assignments.
-        assign_logit_scale: factor on assignment logits, which drown in the Gumbel noise in small
-            models at 1.
-        group_token_init_std: deviation of stage one's group tokens.
+        remat: whether the backward pass recomputes each block, and the activation of other MLPs,
+            instead of storing them.
+        fused_attention: whether to train with the attention kernel for TPUs (`fused_attention.py`).
+            Programs other than the training step, such as evaluation, do not use it.
+        dense_init_std: standard deviation of the initial kernels and position embedding of the
+            image tower.
+        assign_init_std: standard deviation of the initial value and output projections of the
+            assignments.
+        assign_logit_scale: factor on the assignment logits. In small models they are lost in the
+            Gumbel noise at 1.
+        group_token_init_std: standard deviation of the initial group tokens of stage one.
     """
 
     image_size: PositiveCount = 224
@@ -93,12 +98,12 @@ class GroupViTConfig:
 
 
 class ImageEncoding(NamedTuple):
-    """What the image tower says about a batch, all float32.
+    """Output of the image tower for a batch, all float32.
 
     Attributes:
         feature: [b, p] projected image feature, not normalised.
         segments: [b, g, p] projected segment tokens, not normalised; None in training.
-        assignments: soft assignments [b, s1, n] of patches and [b, s2, s1] of stage-one segments;
+        assignments: soft assignments of patches [b, s1, n] and of stage-one segments [b, s2, s1];
             each column is a distribution over segments.
     """
 
@@ -108,7 +113,10 @@ class ImageEncoding(NamedTuple):
 
 
 class Stage(nnx.Module):
-    """Transformer blocks over tokens and group tokens, then a grouping block (not in the last)."""
+    """Transformer blocks over tokens and group tokens, then a grouping block.
+
+    The last stage has neither group tokens nor a grouping block.
+    """
 
     def __init__(self, config: GroupViTConfig, index: int, *, rngs: nnx.Rngs):
         first = sum(config.depths[:index])
@@ -133,7 +141,7 @@ class Stage(nnx.Module):
             self._add_grouping(config, index, rngs)
 
     def _add_grouping(self, config: GroupViTConfig, index: int, rngs: nnx.Rngs) -> None:
-        """Group tokens, what carries the earlier stage's over to them, and the grouping block."""
+        """Adds group tokens, the projector of the previous stage's group tokens, and the block."""
         width, groups = config.width, config.groups[index]
         init = truncated_normal(config.dense_init_std)
         shared = dict(dtype=config.dtype, rngs=rngs)
@@ -179,7 +187,7 @@ class Stage(nnx.Module):
                 tokens = tokens + mix_tokens(self.projector_mlp, self.projector_norm(previous))
             x = jnp.concatenate([x, tokens], axis=1)
         for i, block in enumerate(self.blocks):
-            x = block(x, None if keys is None else fold_in_rows(keys, i))
+            x = block(x, None if keys is None else fold_in_each(keys, i))
         if not grouped:
             return x, None, None
         count = self.group_tokens.shape[0]
@@ -219,15 +227,15 @@ class ImageTower(nnx.Module):
 
         Args:
             images: normalised pixels of any size that is a multiple of the patch size.
-            keys: in training, drop-path randomness of every row; None drops nothing.
-            gumbel: in training, Gumbel noise of each grouping block; None assigns by argmax.
+            keys: in training, a random key of every image for stochastic depth; None: no dropping.
+            gumbel: in training, Gumbel noise of each grouping block; None: argmax.
         """
         patches, grid = extract_patches(images, self.patch_size)
         x = self.patch_norm(self.patch_embed(patches))
         x = x + resize_positions(self.position_embedding[...], grid).astype(x.dtype)
         groups, assignments = None, []
         for i, stage in enumerate(self.stages):
-            stage_keys = None if keys is None else fold_in_rows(keys, i)
+            stage_keys = None if keys is None else fold_in_each(keys, i)
             noise = gumbel[i] if gumbel is not None and i < len(gumbel) else None
             x, groups, soft = stage(x, groups, stage_keys, noise)
             assignments.append(soft)
@@ -261,19 +269,19 @@ class GroupViT(nnx.Module):
         """Encodes normalised images of any size that is a multiple of the patch size.
 
         Args:
-            images: pixels, normalised with the training mean and deviation.
-            train: batch statistics, Gumbel noise and drop-path.
-            keys: of the rows; needed in training, unless `gumbel` is given; then no keys mean no
-                drop-path.
-            gumbel: Gumbel(0, 1) noise to use in training instead of drawing it from `keys`.
+            images: pixels, normalised with the mean and standard deviation of training.
+            train: whether to use batch statistics, Gumbel noise and stochastic depth.
+            keys: in training, a random key of every image; may be None if `gumbel` is given, which
+                disables stochastic depth.
+            gumbel: Gumbel(0, 1) noise for training, in place of noise drawn from `keys`.
 
         Raises:
-            ValueError: training without randomness, or randomness outside training.
+            ValueError: neither keys nor noise in training, or one of them otherwise.
         """
         if train == (keys is None and gumbel is None):
-            raise ValueError("encode_image needs keys or gumbel noise in training, and only there")
+            raise ValueError("encode_image takes keys or Gumbel noise in training, and only then")
         if train and gumbel is None:
-            keys, noise_keys = split_rows(keys)
+            keys, noise_keys = split_each(keys)
             gumbel = self.draw_gumbel(noise_keys, images.shape)
         tokens, assignments = self.image(images, keys, gumbel)
         feature = self.image_projector(tokens.astype(jnp.float32).mean(1), train=train)
@@ -302,26 +310,27 @@ class GroupViT(nnx.Module):
     ) -> Float[Array, "*b p"]:
         """Encodes token ids of any static length up to the context (see `text.trim_tokens`).
 
-        In training all rows share one batch normalisation: captions and prompts of a step go in
-        together, as one [batch * (1 + prompts), t] array, or through `encode_texts`.
+        In training all texts of a call share one batch normalisation, so captions and prompts of a
+        step must be passed together, as one [batch * (1 + prompts), t] array or to `encode_texts`.
         """
         return self.encode_texts((tokens,), train=train)[0]
 
     def encode_texts(
         self, texts: tuple[Int[Array, "..."], ...], *, train: bool = False
     ) -> tuple[Float[Array, "..."], ...]:
-        """Encodes token arrays of different lengths as if they were one batch.
+        """Encodes token arrays of different lengths as one batch.
 
-        The same as padding them to one length, at the cost of each at its own: prompts are ~10
-        tokens long where captions have 77. Returns one [..., p] array per [..., t] array.
+        The result is the same as if all were padded to one length, but each array costs only its
+        own length: captions have 77 positions, prompts about 10. Returns one [..., p] array per
+        [..., t] array.
         """
-        rows = [tokens.reshape(-1, tokens.shape[-1]) for tokens in texts]
-        ends = list(np.cumsum([len(r) for r in rows])[:-1])
-        if len({r.shape[1] for r in rows}) == 1:  # once through the tower is faster than twice
-            rows = [jnp.concatenate(rows)]
-        features = jnp.concatenate([self.text(r) for r in rows])
+        flat = [tokens.reshape(-1, tokens.shape[-1]) for tokens in texts]
+        ends = list(np.cumsum([len(tokens) for tokens in flat])[:-1])
+        if len({tokens.shape[1] for tokens in flat}) == 1:  # one larger batch is faster than two
+            flat = [jnp.concatenate(flat)]
+        features = jnp.concatenate([self.text(tokens) for tokens in flat])
         projected = self.text_projector(features, train=train)
         return tuple(
-            rows.reshape(*tokens.shape[:-1], -1)
-            for rows, tokens in zip(jnp.split(projected, ends), texts, strict=True)
+            part.reshape(*tokens.shape[:-1], -1)
+            for part, tokens in zip(jnp.split(projected, ends), texts, strict=True)
         )

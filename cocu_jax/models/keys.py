@@ -1,4 +1,4 @@
-"""Random keys: for building models, and one for each row of a batch."""
+"""Random keys: for initialising models, and one for each example of a batch."""
 
 import jax
 from jaxtyping import Key, PRNGKeyArray
@@ -7,7 +7,7 @@ from jaxtyping import Key, PRNGKeyArray
 class Keys:
     """Yields the same keys as `nnx.Rngs(seed)` to a model's constructor, ten times faster to trace.
 
-    `nnx.Rngs` counts its draws in arrays; a Python number suffices to build a model in one go.
+    `nnx.Rngs` counts its draws in arrays; to construct a model once, a Python integer suffices.
     """
 
     def __init__(self, seed: int):
@@ -20,12 +20,12 @@ class Keys:
         return jax.random.fold_in(self._key, self._count - 1)
 
 
-def fold_in_rows(keys: Key[jax.Array, "b"], data: int) -> Key[jax.Array, "b"]:
-    """`jax.random.fold_in` of the same number into the key of every row."""
+def fold_in_each(keys: Key[jax.Array, "b"], data: int) -> Key[jax.Array, "b"]:
+    """`jax.random.fold_in` of the same number into every key."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 
 
-def split_rows(keys: Key[jax.Array, "b"]) -> tuple[Key[jax.Array, "b"], Key[jax.Array, "b"]]:
-    """Two keys of every row."""
+def split_each(keys: Key[jax.Array, "b"]) -> tuple[Key[jax.Array, "b"], Key[jax.Array, "b"]]:
+    """`jax.random.split` of every key into two; returns all first and all second keys."""
     pairs = jax.vmap(jax.random.split)(keys)
     return pairs[:, 0], pairs[:, 1]

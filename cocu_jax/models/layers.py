@@ -1,6 +1,6 @@
-"""The parts that every tower is made of: dense layers, attention, MLP, pre-norm block, projector.
+"""The layers of all towers: dense layer, attention, MLP, pre-norm block, projector.
 
-Attribute names are the layout of checkpoints; kernels are [in, out]:
+Attribute names are the names in a checkpoint; kernels are [in, out]:
 
     Attention  query, key, value, out          Dense each, with bias
     Mlp        fc1, fc2                        Dense each
@@ -8,9 +8,9 @@ Attribute names are the layout of checkpoints; kernels are [in, out]:
     Projector  dense1, norm, dense2            Dense -> BatchNorm -> ReLU -> Dense
     BatchNorm  scale, bias (Param), mean, var (BatchStat)
 
-Parameters are always float32; `dtype` is the type matrix products run in. Softmax, norms and
-whatever leaves a tower are float32. Products of float32 are asked for in full precision, which TPUs
-and GPUs with TF32 do not give by themselves.
+Parameters are always float32; `dtype` is the type of matrix products. Softmax, norms and the output
+of a tower are float32. Products in float32 request full precision, which is not the default of TPUs
+and of GPUs with TF32.
 """
 
 from collections.abc import Callable
@@ -23,19 +23,22 @@ from jaxtyping import Array, Float, Int, Key
 
 from cocu_jax.models.attention import dot_product_attention, precision_of
 from cocu_jax.models.fused_attention import fused_attention, is_fusible
-from cocu_jax.models.keys import split_rows
+from cocu_jax.models.keys import split_each
 
 Initializer = Callable[..., Array]
 
 
 def truncated_normal(std: float) -> Initializer:
-    """Normal of the given deviation cut at +-2, in absolute terms as the published models do."""
+    """Normal distribution truncated at the values -2 and 2, as in the published models.
+
+    The bounds are absolute values, not multiples of `std`.
+    """
     return nnx.initializers.truncated_normal(std, lower=-2 / std, upper=2 / std)
 
 
 @dataclass(frozen=True)
 class BlockInits:
-    """Kernel initialisers of a block: into and out of its attention and its MLP."""
+    """Kernel initialisers of a block: the input and output layers of its attention and MLP."""
 
     attention_in: Initializer
     attention_out: Initializer
@@ -44,7 +47,7 @@ class BlockInits:
 
     @classmethod
     def uniform(cls, init: Initializer) -> "BlockInits":
-        """The same initialiser for every kernel (the image tower)."""
+        """The same initialiser for all kernels, as in the image tower."""
         return cls(init, init, init, init)
 
     @classmethod
@@ -58,7 +61,7 @@ class BlockInits:
 def activate(x: Float[Array, "*b d"], activation: str) -> Float[Array, "*b d"]:
     """`gelu` (exact, with erf), `gelu_tanh`, `quick_gelu` (x * sigmoid(1.702 x))."""
     if activation == "gelu":
-        # jax.nn.gelu goes through erfc, which XLA's CPU computes three times slower.
+        # jax.nn.gelu uses erfc, which is three times slower on XLA's CPU.
         return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
     if activation == "gelu_tanh":
         return jax.nn.gelu(x, approximate=True)
@@ -68,7 +71,7 @@ def activate(x: Float[Array, "*b d"], activation: str) -> Float[Array, "*b d"]:
 
 
 class Dense(nnx.Linear):
-    """`nnx.Linear` that multiplies one flat [rows, features] matrix: much faster on XLA's CPU."""
+    """`nnx.Linear` on one flat [vectors, features] matrix, which is much faster on XLA's CPU."""
 
     def __init__(
         self,
@@ -80,10 +83,16 @@ class Dense(nnx.Linear):
         flat: bool = True,
         **options,
     ):
-        """Args: features in and out, the type of the product, keys, and `nnx.Linear`'s others.
+        """Creates the layer.
 
-        `flat=False` leaves rows as they are. TPUs pad the last but one axis of an array to a
-        multiple of 8, so there a flat matrix is a copy.
+        Args:
+            width_in: number of input features.
+            width_out: number of output features.
+            dtype: type of the product.
+            rngs: random keys.
+            flat: whether leading axes are merged. On TPUs that makes a copy, because they pad the
+                last but one axis of an array to a multiple of 8.
+            **options: other arguments of `nnx.Linear`.
         """
         self.flat = flat
         precision = precision_of(dtype)
@@ -92,7 +101,7 @@ class Dense(nnx.Linear):
         )
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
-        """Applies the layer over the last axis."""
+        """Applies the layer to the last axis."""
         if not self.flat:
             return super().__call__(x)
         flat = super().__call__(x.reshape(-1, x.shape[-1]))
@@ -100,7 +109,7 @@ class Dense(nnx.Linear):
 
 
 def layer_norm(width: int, eps: float, dtype: str, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Layer norm in float32, its variance in two passes, with output in `dtype`."""
+    """Layer norm in float32 with a two-pass variance; the output is of type `dtype`."""
     return nnx.LayerNorm(
         width,
         epsilon=eps,
@@ -112,12 +121,12 @@ def layer_norm(width: int, eps: float, dtype: str, rngs: nnx.Rngs) -> nnx.LayerN
 
 
 def _promote_to_float32(arrays: tuple[Array, ...], *, dtype: str) -> tuple[Array, ...]:
-    """In place of rounding a norm's input, scale and bias to the `dtype` of its output."""
+    """Replaces Flax's promotion, which would round input, scale and bias to `dtype`."""
     return tuple(x.astype(jnp.float32) for x in arrays)
 
 
 class Attention(nnx.Module):
-    """Multi-head attention (Vaswani et al., 2017), of `x` over itself or over `context`."""
+    """Multi-head self- or cross-attention (Vaswani et al., 2017)."""
 
     def __init__(
         self,
@@ -131,7 +140,18 @@ class Attention(nnx.Module):
         causal: bool = False,
         fused: bool = False,
     ):
-        """Args: `fused` runs `fused_attention`, a TPU kernel, where it can; see `Dense.flat`."""
+        """Creates the layer.
+
+        Args:
+            width: number of features.
+            heads: number of heads, which must divide the width.
+            init_in: initialiser of query, key and value.
+            init_out: initialiser of the output layer.
+            dtype: type of matrix products.
+            rngs: random keys.
+            causal: whether a position attends only to earlier ones and itself.
+            fused: whether to use the TPU kernel of `fused_attention` where it is applicable.
+        """
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.heads = heads
@@ -149,9 +169,10 @@ class Attention(nnx.Module):
         context: Float[Array, "b m d"] | None = None,
         positions: Int[Array, "#b n"] | None = None,
     ) -> Float[Array, "b n d"]:
-        """Queries from `x`; keys and values from `context`, or from `x` without one.
+        """Attends from every position of `x` to `context`, or to `x` itself without `context`.
 
-        Causal attention of some rows of `context` over all of it needs their `positions` there.
+        If the layer is causal and `x` is only some positions of `context`, `positions` gives their
+        indices in it.
         """
         context = x if context is None else context
         q, k, v = self.query(x), self.key(context), self.value(context)
@@ -183,7 +204,20 @@ class Mlp(nnx.Module):
         remat: bool = False,
         flat: bool = True,
     ):
-        """Args: `remat` keeps the input of the activation, and none of its steps; see `Dense`."""
+        """Creates the MLP.
+
+        Args:
+            width_in: number of input features.
+            hidden: number of hidden features.
+            width_out: number of output features.
+            init_in: initialiser of the first layer.
+            init_out: initialiser of the second layer.
+            activation: see `activate`.
+            dtype: type of matrix products.
+            rngs: random keys.
+            remat: whether the backward pass recomputes the activation instead of storing it.
+            flat: see `Dense`.
+        """
         self.activation = activation
         self.remat = remat
         shared = dict(dtype=dtype, flat=flat, rngs=rngs)
@@ -191,7 +225,7 @@ class Mlp(nnx.Module):
         self.fc2 = Dense(hidden, width_out, kernel_init=init_out, **shared)
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
-        """Applies the MLP to every row."""
+        """Applies the MLP to the last axis."""
 
         def activate_and_project(hidden: Float[Array, "*b h"]) -> Float[Array, "*b o"]:
             return self.fc2(activate(hidden, self.activation))
@@ -203,7 +237,13 @@ class Mlp(nnx.Module):
 def drop_path(
     x: Float[Array, "b n d"], rate: float, keys: Key[Array, "b"] | None
 ) -> Float[Array, "b n d"]:
-    """Drops a residual branch per sample (Huang et al., 2016); no keys mean no dropping."""
+    """Stochastic depth: drops a residual branch per sample (Huang et al., 2016).
+
+    Args:
+        x: output of the branch.
+        rate: probability of dropping.
+        keys: a random key for every sample; None: nothing is dropped.
+    """
     if keys is None or rate == 0:
         return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, (1, 1)))(keys)
@@ -259,9 +299,9 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "b n d"], keys: Key[Array, "b"] | None = None
     ) -> Float[Array, "b n d"]:
-        """One block; with keys of the rows, its two branches are dropped at the block's rate.
+        """Applies the block; `keys`, one for each sample, enable stochastic depth.
 
-        With `remat` the backward pass computes the block again instead of keeping its activations.
+        With `remat` the backward pass recomputes the block instead of storing its activations.
         """
         return nnx.remat(Block.residuals)(self, x, keys) if self.remat else self.residuals(x, keys)
 
@@ -270,7 +310,7 @@ class Block(nnx.Module):
     ) -> Float[Array, "b d"]:
         """The block's output at one position per sequence, without computing the others.
 
-        The last block of a tower with a class or end token is used at that token only.
+        It is used for the last block of a tower whose feature is that of a class or end token.
         """
         normed = self.norm1(x)
         x, query = (jnp.take_along_axis(y, positions[:, None, None], axis=1) for y in (x, normed))
@@ -281,16 +321,16 @@ class Block(nnx.Module):
         self, x: Float[Array, "b n d"], keys: Key[Array, "b"] | None
     ) -> Float[Array, "b n d"]:
         """x + attention(norm(x)), then x + mlp(norm(x))."""
-        first, second = (None, None) if keys is None else split_rows(keys)
+        first, second = (None, None) if keys is None else split_each(keys)
         x = x + drop_path(self.attention(self.norm1(x)), self.drop_path, first)
         return x + drop_path(self.mlp(self.norm2(x)), self.drop_path, second)
 
 
 class BatchNorm(nnx.Module):
-    """Batch normalisation over all rows of the global batch (Ioffe and Szegedy, 2015).
+    """Batch normalisation over the global batch (Ioffe and Szegedy, 2015), as PyTorch computes it.
 
-    PyTorch's conventions, which `nnx.BatchNorm` does not follow: the running variance is the
-    unbiased one. Rows of a global array may be sharded any way; the mean is over all of them.
+    Unlike in `nnx.BatchNorm`, the running variance is the unbiased one. The input may be sharded in
+    any way; the statistics are those of the whole array.
     """
 
     def __init__(self, width: int, *, momentum: float = 0.1, eps: float = 1e-5):
@@ -301,8 +341,8 @@ class BatchNorm(nnx.Module):
         self.mean = nnx.BatchStat(jnp.zeros(width))
         self.var = nnx.BatchStat(jnp.ones(width))
 
-    def __call__(self, x: Float[Array, "rows d"], *, train: bool) -> Float[Array, "rows d"]:
-        """Normalises in float32; in training by this batch, moving the running statistics."""
+    def __call__(self, x: Float[Array, "n d"], *, train: bool) -> Float[Array, "n d"]:
+        """Normalises in float32; in training by batch statistics, which update the running ones."""
         x = x.astype(jnp.float32)
         mean, var = self.mean[...], self.var[...]
         if train:
@@ -319,7 +359,8 @@ class BatchNorm(nnx.Module):
 class Projector(nnx.Module):
     """Dense -> BatchNorm -> ReLU -> Dense into the joint space (GroupViT, section 4.1).
 
-    The paper gives no initialisation: kernels are uniform in +-1/sqrt(inputs), PyTorch's default.
+    The paper does not specify the initialisation; kernels are uniform in +-1/sqrt(inputs), which is
+    PyTorch's default.
     """
 
     def __init__(self, width: int, hidden: int, out: int, *, dtype: str, rngs: nnx.Rngs):
@@ -329,7 +370,7 @@ class Projector(nnx.Module):
         self.dense2 = Dense(hidden, out, kernel_init=init, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*b d"], *, train: bool) -> Float[Array, "*b p"]:
-        """Projects every row, float32 out; batch statistics are over all rows together."""
+        """Projects the last axis; float32 output. Batch statistics are over all other axes."""
         hidden = self.norm(self.dense1(x.reshape(-1, x.shape[-1])), train=train)
         out = self.dense2(jax.nn.relu(hidden)).astype(jnp.float32)
         return out.reshape(*x.shape[:-1], out.shape[-1])

@@ -1,7 +1,7 @@
 """SigLIP and SigLIP 2 as Hugging Face's `SiglipModel` computes them.
 
-Zhai et al., 2023 (arXiv 2303.15343); Tschannen et al., 2025 (arXiv 2502.14786). Images of one fixed
-resolution.
+Zhai et al., 2023 (arXiv 2303.15343); Tschannen et al., 2025 (arXiv 2502.14786). Only the models for
+a fixed image resolution are supported, not those for variable resolution (NaFlex).
 
 Checkpoint layout:
 
@@ -29,13 +29,13 @@ from cocu_jax.models.text import TextConfig
 
 @dataclass(frozen=True)
 class SiglipConfig:
-    """A SigLIP with Vision Transformers; the defaults are the published base model's.
+    """Settings of a SigLIP with Vision Transformers; the defaults are the published base model's.
 
     Attributes:
-        text: the text tower; it attends to every position, so texts are always `context_length`
-            long.
+        text: settings of the text tower. It attends to all positions, so texts are always padded to
+            `context_length`.
         dtype: "float32" or "bfloat16", the type of matrix products.
-        remat: recompute each block in the backward pass instead of keeping its activations.
+        remat: whether the backward pass recomputes each block instead of storing its activations.
     """
 
     image_size: int = 224
@@ -60,7 +60,7 @@ class SiglipConfig:
 
 
 class AttentionPooling(nnx.Module):
-    """One learned query attends to all tokens; a residual MLP follows (the MAP head)."""
+    """The MAP head: one learned query attends to all tokens, followed by a residual MLP."""
 
     def __init__(self, config: SiglipConfig, *, rngs: nnx.Rngs):
         width, init = config.vision_width, nnx.initializers.xavier_uniform()
@@ -82,7 +82,7 @@ class AttentionPooling(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
-        """Tokens -> one feature."""
+        """Pools tokens to one feature."""
         probe = jnp.broadcast_to(self.probe[...].astype(x.dtype), (x.shape[0], 1, x.shape[2]))
         pooled = self.attention(probe, x)
         return (pooled + self.mlp(self.norm(pooled)))[:, 0]
@@ -114,7 +114,7 @@ class SiglipImageTower(nnx.Module):
         self.pooling = AttentionPooling(config, rngs=rngs)
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b d"]:
-        """Normalised images -> features; pixels beyond the last whole patch are ignored."""
+        """Features of normalised images; pixels beyond the last whole patch are ignored."""
         side = self.patch_size
         height, width = (size // side * side for size in images.shape[1:3])
         patches, grid = extract_patches(images[:, :height, :width], side)
@@ -159,11 +159,11 @@ class SiglipTextTower(nnx.Module):
             raise UserError(
                 f"text of {length} tokens: this model needs {context}, padding included"
             )
-        rows = tokens.reshape(-1, length)
-        x = (self.token_embedding[...][rows] + self.position_embedding[...]).astype(self.dtype)
+        texts = tokens.reshape(-1, length)
+        x = (self.token_embedding[...][texts] + self.position_embedding[...]).astype(self.dtype)
         for block in self.blocks[:-1]:
             x = block(x)
-        last = self.blocks[-1].output_at(x, jnp.full(len(rows), length - 1))
+        last = self.blocks[-1].output_at(x, jnp.full(len(texts), length - 1))
         return self.head(self.final_norm(last)).reshape(*tokens.shape[:-1], -1)
 
 
@@ -178,11 +178,14 @@ class Siglip(nnx.Module):
         self.bias = nnx.Param(jnp.array(-10.0))
 
     def encode_image(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b p"]:
-        """Float32 features, not normalised, of images normalised by the model's processing."""
+        """Image features, float32, not normalised.
+
+        The images must be normalised as in the model's image processing.
+        """
         return self.image(images).astype(jnp.float32)
 
     def encode_text(self, tokens: Int[Array, "*b t"]) -> Float[Array, "*b p"]:
-        """Text features, float32, not normalised, of rows as long as the context."""
+        """Text features, float32, not normalised, of tokens padded to the context length."""
         return self.text(tokens).astype(jnp.float32)
 
 

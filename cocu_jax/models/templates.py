@@ -1,8 +1,9 @@
-"""Prompt templates of zero-shot CLIP, and the tokens before and after the concept.
+"""Prompt templates of zero-shot CLIP, and their tokens before and after the concept.
 
-Concatenation is exact, tokens(prefix) + tokens(concept) + tokens(suffix) == tokens(full), because
-no word crosses a boundary: every prefix ends with a space, and a suffix starts with a space or a
-full stop, which continues a word only if that word is punctuation; `concept_pieces` removes it.
+Tokens can be concatenated, tokens(prefix) + tokens(concept) + tokens(suffix) == tokens(prompt),
+because no word of the tokenizer crosses a boundary. Every prefix ends with a space. A suffix starts
+with a space or a full stop; a full stop could only be joined to punctuation, and `concept_pieces`
+removes punctuation from the end of a concept.
 """
 
 import unicodedata
@@ -13,7 +14,7 @@ from cocu_jax.models.tokenizer import Tokenizer, clean
 
 SIMPLE_TEMPLATE = "a photo of a {}."
 
-# The seven that Radford et al. found best together (github.com/openai/CLIP, notebooks).
+# The best subset of seven found by Radford et al. (github.com/openai/CLIP, notebooks).
 SUBSET_TEMPLATES = (
     "itap of a {}.",
     "a bad photo of the {}.",
@@ -24,14 +25,14 @@ SUBSET_TEMPLATES = (
     "a photo of the small {}.",
 )
 
-# GroupViT's published evaluation has another second template.
+# GroupViT's published evaluation uses a different second template.
 GROUPVIT_SUBSET_TEMPLATES = (
     SUBSET_TEMPLATES[0],
     "a bad photo of a {}.",
     *SUBSET_TEMPLATES[2:],
 )
 
-# The 80 of Radford et al. (2021) for ImageNet.
+# The 80 templates of Radford et al. (2021) for ImageNet.
 IMAGENET_TEMPLATES = (
     "a bad photo of a {}.",
     "a photo of many {}.",
@@ -119,10 +120,11 @@ IMAGENET_TEMPLATES = (
 def template_pieces(
     tokenizer: Tokenizer, templates: Iterable[str] = IMAGENET_TEMPLATES
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Token ids before and after the concept, a list for every template.
+    """Token ids before and after the concept, for every template.
 
     Raises:
-        UserError: a template has no place for the concept, two of them, or text glued to it.
+        UserError: a template does not have exactly one place `{}` for the concept, or the place is
+            not separated from other text.
     """
     prefixes, suffixes = [], []
     for template in templates:
@@ -130,8 +132,8 @@ def template_pieces(
         separate = prefix[-1:] in ("", " ") and suffix[:1] in ("", " ", ".")
         if not (place and separate and "{}" not in suffix):
             raise UserError(
-                f"template {template!r}: needs one {{}}, with a space before it "
-                "and a space or a full stop after it"
+                f"template {template!r}: it must contain one {{}}, with a space before it and a "
+                "space or a full stop after it"
             )
         prefixes.append(tokenizer.encode(prefix))
         suffixes.append(tokenizer.encode(suffix))
@@ -139,11 +141,11 @@ def template_pieces(
 
 
 def concept_pieces(tokenizer: Tokenizer, concepts: Iterable[str]) -> list[list[int]]:
-    """Token ids of concepts, to stand between the pieces of `template_pieces`.
+    """Token ids of concepts, to be placed between the tokens of `template_pieces`.
 
     Punctuation at the end of a concept is removed: "t.v." gives the prompt "a photo of a t.v.".
-    A concept that ends with a combining mark (Hindi, Thai …) is the one case where a template's
-    full stop stays a token of its own, which CLIP would have joined to the mark.
+    There is one difference to CLIP: if a concept ends with a combining mark (as in Hindi or Thai),
+    CLIP would join the full stop of a template to the mark, while it is a separate token here.
 
     Raises:
         UserError: a concept consists of punctuation only.
@@ -154,6 +156,8 @@ def concept_pieces(tokenizer: Tokenizer, concepts: Iterable[str]) -> list[list[i
         while text and unicodedata.category(text[-1])[0] not in "LNM":
             text = text[:-1]
         if not text:
-            raise UserError(f"concept {concept!r}: no letter or digit; take it out of the gallery")
+            raise UserError(
+                f"concept {concept!r}: contains no letter or digit; remove it from the gallery"
+            )
         pieces.append(tokenizer.encode(text))
     return pieces

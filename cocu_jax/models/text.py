@@ -1,9 +1,9 @@
 """The causal text transformer that GroupViT and CLIP share, and the text shortcut.
 
 The tower is causal and its feature is that of the end token, so positions after the last end token
-of a batch have no effect: every static length that includes all end tokens gives the same features
-as the full context. `trim_tokens` cuts host batches to one of a few lengths, so that a
-jitted function is compiled once per length.
+of a batch have no effect. Every static length that includes all end tokens gives the same features
+as the full context. `trim_tokens` trims batches on the host to one of a few lengths, so that a
+jitted function is compiled only once per length.
 
 Checkpoint layout: token_embedding [vocabulary, width], position_embedding [context, width],
 blocks (a list of layers.Block), final_norm.
@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.layers import Block, BlockInits, layer_norm
+from cocu_jax.models.tokenizer import CONTEXT_LENGTH
 from cocu_jax.settings import PositiveAmount, PositiveCount, only_its_fields
 
 
@@ -27,7 +28,7 @@ class TextConfig:
     """A CLIP text transformer; the defaults are GroupViT's."""
 
     vocab_size: PositiveCount = 49408
-    context_length: PositiveCount = 77
+    context_length: PositiveCount = CONTEXT_LENGTH
     width: PositiveCount = 256
     heads: PositiveCount = 4
     layers: PositiveCount = 12
@@ -76,7 +77,7 @@ class TextTransformer(nnx.Module):
         self.final_norm = layer_norm(config.width, config.layer_norm_eps, dtype, rngs)
 
     def __call__(self, tokens: Int[Array, "*b t"]) -> Float[Array, "*b d"]:
-        """Features at the end token, the largest id of each row.
+        """Features at the end token, which has the largest id of each text.
 
         Raises:
             UserError: `tokens` are longer than the context.
@@ -84,21 +85,21 @@ class TextTransformer(nnx.Module):
         length, context = tokens.shape[-1], self.config.context_length
         if length > context:
             raise UserError(f"text of {length} tokens: the context is {context}; truncate it first")
-        rows = tokens.reshape(-1, length)
-        x = self.token_embedding[...][rows] + self.position_embedding[:length]
+        texts = tokens.reshape(-1, length)
+        x = self.token_embedding[...][texts] + self.position_embedding[:length]
         x = x.astype(self.dtype)
         for block in self.blocks[:-1]:
             x = block(x)
-        end = self.blocks[-1].output_at(x, rows.argmax(-1))
+        end = self.blocks[-1].output_at(x, texts.argmax(-1))
         return self.final_norm(end).reshape(*tokens.shape[:-1], -1)
 
 
 def trim_tokens(
-    tokens: Int[np.ndarray, "*b 77"], lengths: tuple[int, ...] = (16, 32, 77)
+    tokens: Int[np.ndarray, "*b c"], lengths: tuple[int, ...] = (16, 32, CONTEXT_LENGTH)
 ) -> Int[np.ndarray, "*b t"]:
-    """Cuts a host batch to the smallest of `lengths` that keeps every end token.
+    """Trims a batch on the host to the smallest of `lengths` that keeps every end token.
 
-    Several processes must use the same length: choose that of the global batch, or a fixed one.
+    Several processes must use the same length, which is that of the global batch or a fixed one.
     """
     needed = int(tokens.argmax(-1).max(initial=0)) + 1
     return tokens[..., : next((n for n in sorted(lengths) if n >= needed), tokens.shape[-1])]

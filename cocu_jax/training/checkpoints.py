@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written in the background, the newest readable one is restored."""
+"""Checkpoints of a run: written in the background, restored from the newest readable one."""
 
 import json
 import os
@@ -17,32 +17,33 @@ from cocu_jax.files import write_file
 from cocu_jax.training.reading import Outcome, Reader, Reading, Restored
 from cocu_jax.training.state import TrainState
 
-# The figure of an evaluation that decides which checkpoint is best.
+# The figure of an evaluation by which checkpoints are compared.
 BEST_FIGURE = "evaluation/miou"
 
 
 class Checkpoints:
-    """The checkpoints below one directory.
+    """The checkpoints in one directory.
 
     Attributes:
-        facts: what must be equal for a run to go on (fingerprints of the data, batch size, seed);
-            stored beside the arrays. The position of the input is a pure function of the step.
+        facts: values that must be the same when a run is continued (fingerprints of the data, batch
+            size, seed); they are stored with the arrays. The position in the data is a pure
+            function of them and the step.
     """
 
     def __init__(self, directory: epath.PathLike, keep: int, facts: dict):
         self.facts = facts
         directory = os.fspath(directory)
-        if "://" not in directory:  # Orbax takes no relative paths
+        if "://" not in directory:  # Orbax does not accept relative paths
             directory = os.path.abspath(directory)
         self._directory = epath.Path(directory)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(
                 [
                     policies.LatestN(keep),
-                    policies.BestN(n=1, get_metric_fn=_goodness),
+                    policies.BestN(n=1, get_metric_fn=_score),
                 ]
             ),
-            best_fn=_goodness,  # without it the figures are not written
+            best_fn=_score,  # without it the figures are not written
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
@@ -54,14 +55,14 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest checkpoint, readable or not."""
+        """Step of the newest checkpoint, readable or not; None without checkpoints."""
         return self._manager.latest_step()
 
     def save(self, state: TrainState, step: int, evaluated: dict[str, float] | None = None) -> None:
-        """Starts writing; returns once the arrays are copied, and they may be donated.
+        """Starts writing; returns as soon as the arrays are copied, so that they can be donated.
 
-        Where there is a checkpoint of this step its arrays are these, for the run went on from it:
-        only the figures are added.
+        If there is a checkpoint of this step already, the run was continued from it and the arrays
+        are the same, so only the figures are added to it.
         """
         self._manager.wait_until_finished()
         if step in self._manager.all_steps():
@@ -79,18 +80,18 @@ class Checkpoints:
     def restore(self, target: TrainState) -> Restored | None:
         """Reads the newest checkpoint that every process can read.
 
-        Newer ones that are damaged are set aside: renamed to `damaged-STEP-TIME`.
+        Damaged checkpoints that are newer are renamed to `damaged-STEP-TIME`.
 
         Args:
             target: shapes, types and shardings to restore to (`Plan.targets`); the mesh may differ
-                from the one that saved.
+                from that of the run that saved.
 
         Returns:
             The state, or None if there is no checkpoint.
 
         Raises:
-            UserError: they belong to another run or another model, the storage does not answer, or
-                all are damaged.
+            UserError: the checkpoints belong to another run or another model, the storage does not
+                answer, or all of them are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         damaged = []
@@ -109,15 +110,15 @@ class Checkpoints:
         reason = reading.reason or "on another host"
         raise UserError(
             f"{self._directory}: all {len(steps)} checkpoints are damaged ({reason}); "
-            "restore the directory from a copy, or start anew in another --workdir"
+            "restore the directory from a copy, or start again in another --workdir"
         )
 
     def wait(self) -> None:
-        """Returns when everything is on disk."""
+        """Waits until everything is written."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Finishes writing and releases the threads."""
+        """Finishes writing and ends the threads."""
         self._manager.close()
 
     def _refusal(self, step: int, reading: Reading, worst: Outcome) -> str:
@@ -125,15 +126,15 @@ class Checkpoints:
             return reading.reason or f"{self._directory}: another host refuses checkpoint {step}"
         return (
             f"{self._directory}: checkpoint {step} cannot be read now "
-            f"({reading.reason or 'on another host'}); nothing is lost: run the same command when "
-            "the storage answers again"
+            f"({reading.reason or 'on another host'}); nothing is lost: run the same command again "
+            "when the storage answers"
         )
 
     def _add_figures(self, step: int, evaluated: dict[str, float]) -> None:
-        """Rewrites the figures of a checkpoint, which Orbax keeps in a file of their own."""
+        """Rewrites the figures of a checkpoint, which Orbax stores in a separate file."""
         if jax.process_index() == 0:
             write_file(self._directory / str(step) / "metrics/metrics", json.dumps(evaluated))
-        _worst_of_processes(Outcome.READ)  # nobody reads before it is written
+        _worst_of_processes(Outcome.READ)  # a barrier: other processes read the file afterwards
         self._manager.reload()
 
     def _set_aside(self, steps: list[int]) -> None:
@@ -145,17 +146,17 @@ class Checkpoints:
             aside = self._directory / f"damaged-{step}-{now}"
             (self._directory / str(step)).rename(aside)
             logging.warning("checkpoint %d is damaged; it was renamed to %s", step, aside)
-        _worst_of_processes(Outcome.READ)  # nobody looks before they are renamed
+        _worst_of_processes(Outcome.READ)  # a barrier: other processes look afterwards
         self._manager.reload()
 
 
 def _worst_of_processes(outcome: Outcome) -> Outcome:
-    """The largest outcome of all processes; waits for all."""
+    """The largest outcome of all processes; it also waits for all of them."""
     if jax.process_count() == 1:
         return outcome
     return Outcome(int(multihost_utils.process_allgather(np.array(int(outcome))).max()))
 
 
-def _goodness(figures: dict[str, float]) -> float:
-    """What decides which checkpoint is best; least for one that was not evaluated."""
+def _score(figures: dict[str, float]) -> float:
+    """The figure by which checkpoints are compared; -1 for one that was not evaluated."""
     return figures.get(BEST_FIGURE, -1.0)

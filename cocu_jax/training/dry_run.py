@@ -1,7 +1,7 @@
-"""Looks at everything that a run needs, and writes nothing: `main.py --config=… --dry_run`.
+"""Checks everything that a run needs without a work directory: `main.py --config=… --dry_run`.
 
-Opens data, annotations and evaluations, makes one batch and draws it, compiles the step, and takes
-two steps where the memory suffices.
+Opens data, annotations and evaluations, reads one batch and draws it, compiles the step, and runs
+two steps if the memory suffices.
 """
 
 import os
@@ -25,18 +25,18 @@ from cocu_jax.training.initial import initial_arrays
 from cocu_jax.training.mesh import put_batch
 from cocu_jax.training.plan import Plan, make_plan
 
-_PICTURES = 8  # rows of the batch that are drawn
+_PICTURES = 8  # examples of the batch that are drawn
 
 
 def dry_run(config: ml_collections.ConfigDict) -> None:
-    """Prints parameters, data, memory and time; draws a batch into a temporary file.
+    """Prints parameters, data, memory and time, and draws a batch into a temporary file.
 
     Args:
         config: see `configs/cocu.py`.
 
     Raises:
         UserError: config, data, annotations or evaluations cannot be used, or the step does not fit
-            into the accelerator's memory.
+            in the accelerator's memory.
     """
     check_config(config)
     evaluations = open_evaluations(config)
@@ -44,18 +44,19 @@ def dry_run(config: ml_collections.ConfigDict) -> None:
     plan = make_plan(config, examples)
     given = initial_arrays(plan, config.init_from, config.init_partial)
     processes = jax.process_index(), jax.process_count()
-    rows = train_batches(config.data, config.batch_size, config.seed, 0, *processes, with_keys=True)
-    batch = next(rows)
+    batch = next(
+        train_batches(config.data, config.batch_size, config.seed, 0, *processes, with_keys=True)
+    )
     first = jax.process_index() == 0
     if first:
         print(parameter_overview.get_parameter_overview(plan.shapes.params, include_stats=False))
         print(_summary(plan, config, examples))
         if given:
-            print(f"begins with {len(given)} arrays of {config.init_from}")
+            print(f"{len(given)} arrays are initialised from {config.init_from}")
         for evaluation in evaluations:
             images = evaluation.settings.limit or evaluation.corpus.num_examples
             print(f"{evaluation.prefix}: {images} images of {evaluation.corpus.directory}")
-        print(f"a batch: {_draw(batch)}")
+        print(f"picture of a batch: {_draw(batch)}")
     arrays = put_batch(plan.mesh, batch)
     start = time.monotonic()
     program = plan.step.lower(plan.targets(), arrays).compile()
@@ -84,11 +85,11 @@ def _time_and_memory(plan: Plan, program, arrays, compile_seconds: float) -> lis
             f"at least {1e3 * max(cost.seconds(chip).values()):.1f} ms per step (roofline)"
         )
     if memory and cost.memory > memory:
-        if where == "host":  # a laptop on which a pod's run is looked at
-            return [*lines, "not run: it does not fit into this host's memory"]
+        if where == "host":  # such as a laptop on which the run of a pod is prepared
+            return [*lines, "no step was run: it does not fit in this host's memory"]
         raise UserError(
-            f"the step needs {_gigabytes(cost.memory, memory)} of a device; use config.accumulate, "
-            "config.model.remat, config.mesh.fsdp or a smaller batch"
+            f"the step needs {_gigabytes(cost.memory, memory)} of a device's memory; use "
+            "config.accumulate, config.model.remat, config.mesh.fsdp or a smaller batch"
         )
     return [*lines, _timed(plan, program, arrays, cost)]
 
@@ -100,12 +101,12 @@ def _timed(plan: Plan, program, arrays, cost: Cost) -> str:
     _, metrics = program(state, arrays)
     loss = float(metrics["loss/total"])
     seconds = time.monotonic() - start
-    rows = arrays["image"].shape[0]
-    return f"{1e3 * seconds:.0f} ms per step, {rows / seconds:.1f} images/s; loss {loss:.3f}"
+    images = arrays["image"].shape[0]
+    return f"{1e3 * seconds:.0f} ms per step, {images / seconds:.1f} images/s; loss {loss:.3f}"
 
 
 def _memory_of(device: jax.Device, local: int) -> tuple[int | None, str]:
-    """Bytes that a device may use, and whose they are."""
+    """Bytes of memory that a device may use, and whether it is the host's or the device's own."""
     if device.platform == "cpu":
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // local, "host"
     return (device.memory_stats() or {}).get("bytes_limit"), "device"
@@ -116,7 +117,7 @@ def _gigabytes(used: int, available: int | None) -> str:
 
 
 def _draw(batch: dict[str, np.ndarray]) -> str:
-    """Draws the first rows, each image beside its texts; returns the file."""
+    """Draws the first examples, each image beside its texts; returns the path of the PNG file."""
     tokenizer, font = Tokenizer(), ImageFont.load_default(size=14)
     side = max(batch["image"].shape[1], 96)
     count = min(_PICTURES, len(batch["image"]))

@@ -1,4 +1,4 @@
-"""Zero-shot segmentation during training, with the evaluation's own code and rule."""
+"""Zero-shot segmentation during training, with the code and protocols of the evaluation job."""
 
 import dataclasses
 import re
@@ -21,16 +21,15 @@ from eval.segmentation import evaluate_segmentation
 @only_its_fields
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """The fields of `config.evaluation`, or of each if there are several, but for the protocol's.
+    """The fields of one entry of `config.evaluation`, without those of `Protocol`.
 
     Attributes:
-        directory: of the segmentation dataset.
+        directory: directory of the segmentation dataset.
         split: name of the split.
-        every: steps between evaluations; 0 takes `config.eval_every`. The last step is evaluated
-            in any case.
-        limit: only the first so many images; 0 takes all.
-        pictures: how many images are also drawn.
-        name: in the names of figures, if it is not the first of several; empty: the dataset's.
+        every: steps between evaluations; 0: `config.eval_every`. The last step is always evaluated.
+        limit: number of images, the first of the split; 0: all.
+        pictures: number of images that are also drawn.
+        name: used in the names of figures from the second evaluation on; empty: the dataset's name.
     """
 
     directory: str
@@ -43,13 +42,14 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A benchmark that a run looks at now and then.
+    """A benchmark that is evaluated in regular intervals during training.
 
     Attributes:
         corpus: segmentation dataset.
-        protocol: its settings.
-        settings: which part of it, and when.
-        prefix: of the names of figures: "evaluation", of all but the first "evaluation/NAME".
+        protocol: how it is evaluated.
+        settings: which images are evaluated, and when.
+        prefix: first part of the names of figures: "evaluation" for the first benchmark,
+            "evaluation/NAME" for others.
     """
 
     corpus: Corpus
@@ -62,10 +62,13 @@ class Evaluation:
         return last or (self.settings.every > 0 and step % self.settings.every == 0)
 
     def __call__(self, model: nnx.Module, stop: Callable[[int], bool]) -> dict[str, float]:
-        """Figures of the model: `miou`, its bound with the best names for the groups, and others.
+        """Figures of the model, by name.
+
+        `miou`, `pixel_accuracy`, `bound_miou` (every group is given its best class) and
+        `constant_miou` (all pixels are given one class).
 
         Raises:
-            Stopped: `stop` was requested meanwhile.
+            Stopped: a stop was requested meanwhile.
         """
         result = evaluate_segmentation(
             model,
@@ -84,7 +87,7 @@ class Evaluation:
         }
 
     def draw(self, model: nnx.Module) -> dict[str, UInt8[np.ndarray, "1 h w 3"]]:
-        """The first images with truth, prediction and groups side by side, by name."""
+        """The first images with ground truth, prediction and groups side by side, by name."""
         classes = tuple(self.corpus.metadata["classes"])
         samples = draw_samples(
             model, self.corpus, self.protocol, Tokenizer(), classes, self.settings.pictures
@@ -96,7 +99,7 @@ def open_evaluations(config: ml_collections.ConfigDict) -> tuple[Evaluation, ...
     """The evaluations of a train config; none if `config.evaluation` is None or empty.
 
     Raises:
-        UserError: a dataset cannot be opened or the settings do not fit.
+        UserError: a dataset cannot be opened, or a setting is not allowed.
     """
     evaluations = []
     for settings, protocol in evaluation_settings(config):
@@ -108,7 +111,9 @@ def open_evaluations(config: ml_collections.ConfigDict) -> tuple[Evaluation, ...
             ) from None
         prefix = f"evaluation/{_name(settings)}" if evaluations else "evaluation"
         if prefix in [other.prefix for other in evaluations]:
-            raise UserError(f"config.evaluation: several are called {prefix!r}; give one a `name`")
+            raise UserError(
+                f"config.evaluation: two entries have the name {prefix!r}; set the `name` of one"
+            )
         evaluations.append(Evaluation(corpus, protocol, settings, prefix))
     return tuple(evaluations)
 
@@ -145,7 +150,7 @@ def evaluation_settings(
 
 
 def _name(settings: EvaluationConfig) -> str:
-    """The given name, or the last part of the directory that is no version."""
+    """The given name, else the last part of the directory that is not a version number."""
     parts = [part for part in settings.directory.split("/") if part]
     while len(parts) > 1 and re.fullmatch(r"\d+\.\d+\.\d+", parts[-1]):
         parts.pop()

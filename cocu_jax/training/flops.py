@@ -1,7 +1,7 @@
-"""Floating-point operations of a training step, counted by hand from the architecture.
+"""Floating-point operations of a training step, computed from the architecture.
 
-Only matrix products count, two operations per multiply-add, as utilisation figures usually do;
-norms, softmax and the like add a few percent.
+Only matrix products are counted, at two operations per multiply-add, as is usual for model FLOP
+utilisation; norms, softmax and the like would add a few percent.
 """
 
 from cocu_jax.models.clip import CLIPConfig
@@ -12,10 +12,10 @@ from cocu_jax.models.text import TextConfig
 def step_flops(
     config: GroupViTConfig | CLIPConfig, batch: int, text_lengths: tuple[int, ...]
 ) -> float:
-    """Forward and backward pass of one step: three times the forward pass.
+    """FLOPs of one step; forward and backward pass take three times those of the forward pass.
 
     Args:
-        config: of the model.
+        config: settings of the model.
         batch: images of the global batch.
         text_lengths: token positions of each text of an image (caption, prompts).
     """
@@ -25,9 +25,9 @@ def step_flops(
     return 3.0 * batch * (count(config, len(text_lengths)) + texts + logits)
 
 
-def _dense(rows: float, *widths: int) -> float:
-    """Dense layers one after the other."""
-    return sum(2 * rows * i * o for i, o in zip(widths, widths[1:], strict=False))
+def _dense(vectors: float, *widths: int) -> float:
+    """Consecutive dense layers of the given widths, applied to so many vectors."""
+    return sum(2 * vectors * i * o for i, o in zip(widths, widths[1:], strict=False))
 
 
 def _block(tokens: int, width: int, ratio: float) -> float:
@@ -35,14 +35,14 @@ def _block(tokens: int, width: int, ratio: float) -> float:
     return products + 4 * tokens * tokens * width
 
 
-def _read_block(tokens: int, width: int, ratio: float) -> float:
-    """The last block of a tower that is read at one token: keys and values of all, one query."""
+def _last_block(tokens: int, width: int, ratio: float) -> float:
+    """A block whose output is computed at one token only: keys and values of all, one query."""
     products = 2 * _dense(tokens, width, width) + 2 * _dense(1, width, width)
     return products + _dense(1, width, round(width * ratio), width) + 4 * tokens * width
 
 
 def _tower(layers: int, tokens: int, width: int, ratio: float) -> float:
-    return (layers - 1) * _block(tokens, width, ratio) + _read_block(tokens, width, ratio)
+    return (layers - 1) * _block(tokens, width, ratio) + _last_block(tokens, width, ratio)
 
 
 def _text(config: TextConfig, length: int) -> float:

@@ -1,4 +1,4 @@
-"""Where a run begins: at random weights, or at those of another model (`config.init_from`)."""
+"""The initial state of a run: random weights, or those of another model (`config.init_from`)."""
 
 import dataclasses
 import hashlib
@@ -17,8 +17,8 @@ from cocu_jax.models.weights.checkpoint import open_checkpoint
 from cocu_jax.training.plan import Plan
 from cocu_jax.training.state import Arrays, TrainState, split_model
 
-# Settings that change what a model computes and show in the shape of no array.
-_UNSEEN = (
+# Settings that change what a model computes but not the shape of any array.
+_SHAPELESS = (
     "heads",
     "vision_heads",
     "activation",
@@ -28,17 +28,17 @@ _UNSEEN = (
     "text.activation",
     "text.layer_norm_eps",
 )
-_LISTED = 5  # names of a kind that a message shows
+_LISTED = 5  # names of each kind of difference that a message lists
 
 
 class Differences(NamedTuple):
-    """How a model differs from the one that a run trains; every field is a list for people.
+    """How a model differs from the one that a run trains; the fields are lists for messages.
 
     Attributes:
-        missing: arrays that the run needs and the model lacks.
-        extra: arrays that the model has and the run does not need.
-        reshaped: arrays of another shape.
-        settings: settings with another value.
+        missing: arrays that only the run's model has.
+        extra: arrays that only the other model has.
+        reshaped: arrays of different shapes.
+        settings: settings of different values.
     """
 
     missing: list[str]
@@ -57,9 +57,10 @@ class Differences(NamedTuple):
 
 
 def initial_state(plan: Plan, init_from: str, init_partial: bool) -> TrainState:
-    """The state before the first step; the optimiser and the step are new in any case.
+    """The state before the first step; the optimiser's state and the step are always new.
 
-    Arguments and errors as `initial_arrays`; besides, all processes must have read the same.
+    Arguments and errors as `initial_arrays`; UserError also if the processes have read different
+    weights.
     """
     arrays = initial_arrays(plan, init_from, init_partial)
     if not arrays:
@@ -69,12 +70,12 @@ def initial_state(plan: Plan, init_from: str, init_partial: bool) -> TrainState:
 
 
 def initial_arrays(plan: Plan, init_from: str, init_partial: bool) -> Arrays:
-    """The parameters and statistics that a run takes from another model, by path, on this host.
+    """Parameters and statistics of another model to initialise a run with, by path, on this host.
 
     Args:
-        plan: of the run.
-        init_from: a checkpoint as `open_checkpoint` takes it; "" for none.
-        init_partial: take what fits, leave the rest random; else everything must fit.
+        plan: plan of the run.
+        init_from: any checkpoint that `open_checkpoint` reads; "" for none.
+        init_partial: take the arrays that fit and leave the others random; otherwise all must fit.
 
     Raises:
         UserError: there is no such model, or it does not fit.
@@ -85,11 +86,11 @@ def initial_arrays(plan: Plan, init_from: str, init_partial: bool) -> Arrays:
     _, params, stats = split_model(model)
     theirs = params | stats
     ours = plan.shapes.params | plan.shapes.batch_stats
-    found = differences(theirs, ours, model.config, plan.objective.settings)
+    found = differences(theirs, ours, model.config, plan.objective.model_config)
     if any(found) and not init_partial:
         raise UserError(
-            f"config.init_from={init_from}: not the model that is trained here ({found}); "
-            "make config.model like it, or --config.init_partial=True takes what fits"
+            f"config.init_from={init_from}: not the model that is trained here ({found}); change "
+            "config.model accordingly, or take only what fits with --config.init_partial=True"
         )
     fitting = {
         name: value
@@ -109,7 +110,7 @@ def differences(
     their_settings: GroupViTConfig | CLIPConfig,
     our_settings: GroupViTConfig | CLIPConfig,
 ) -> Differences:
-    """Compares a model with the one that a run trains, by their arrays' names and shapes."""
+    """Compares a model with the one that a run trains: names and shapes of arrays, and settings."""
     reshaped = [
         f"{name} {list(theirs[name].shape)} for {list(ours[name].shape)}"
         for name in sorted(ours.keys() & theirs.keys())
@@ -117,7 +118,7 @@ def differences(
     ]
     settings = [
         f"{name} {theirs_value} for {our_value}"
-        for name in _UNSEEN
+        for name in _SHAPELESS
         for theirs_value, our_value in [(_value(their_settings, name), _value(our_settings, name))]
         if theirs_value != our_value
     ]
@@ -126,10 +127,10 @@ def differences(
 
 
 def _check_same_everywhere(init_from: str, arrays: Arrays) -> None:
-    """Refuses weights that are not those of process 0: each process reads them for itself.
+    """Raises a UserError unless all processes have read the same weights.
 
-    The newest checkpoint of a run that goes on is another one a moment later, and a folder of the
-    same name on another host may hold another model.
+    Each process reads them itself. The newest checkpoint of a running job changes meanwhile, and
+    local folders of the same name may contain different models on different hosts.
     """
     if jax.process_count() == 1:
         return
@@ -141,13 +142,13 @@ def _check_same_everywhere(init_from: str, arrays: Arrays) -> None:
     found = multihost_utils.process_allgather(mine)
     if (found != found[0]).any():
         raise UserError(
-            f"config.init_from={init_from}: the processes have read different weights; name one "
-            "checkpoint that all of them see, of a run that goes on RUN@STEP"
+            f"config.init_from={init_from}: the processes have read different weights; name a "
+            "checkpoint that all of them can read; of a running job, one step: RUN@STEP"
         )
 
 
 def _with_arrays(plan: Plan, arrays: Arrays) -> TrainState:
-    """The first state, with some parameters and statistics replaced, placed as the plan says."""
+    """The initial state with some parameters and statistics replaced, sharded by the plan."""
     state = plan.init()
 
     def placed(old: Arrays, shardings: dict) -> Arrays:
@@ -165,7 +166,7 @@ def _with_arrays(plan: Plan, arrays: Arrays) -> TrainState:
 
 
 def _place(value: np.ndarray, dtype: jnp.dtype, sharding: jax.sharding.Sharding) -> jax.Array:
-    """A host array on the run's devices; each process gives the parts of its own devices."""
+    """Puts a host array on the run's devices; each process provides its own devices' parts."""
     value = value.astype(dtype)
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 

@@ -1,8 +1,8 @@
-"""The train job: runs a config to its end, however often it is interrupted.
+"""The train job: trains a config to its last step, across any number of interruptions.
 
-Reads top to bottom: open the work directory, plan, restore or initialise, step, evaluate, export.
-What is computed is a function of (config, step) alone, so a run that was killed ends in the same
-bits as one that was not.
+The order of the file is that of a run: open the work directory, plan, restore or initialise, step,
+evaluate, export. All results are functions of (config, step), so a run that was killed and
+continued is bit-identical to an uninterrupted one.
 """
 
 import collections
@@ -44,8 +44,8 @@ from cocu_jax.workdir_lock import WorkdirLock
 RESULT_FILE = "metrics.json"
 EXPORT_DIRECTORY = "export"
 
-# Fields that change nothing of what is learned: they may differ between runs of one directory.
-# That data which has moved is the same data is known by its fingerprint, see `records.data_facts`.
+# Fields without influence on the trained model; they may change when a run is continued. Data may
+# move to another directory, because it is identified by its fingerprint (`records.data_facts`).
 FREE_FIELDS = (
     "accumulate",
     "checkpoint_every",
@@ -69,12 +69,13 @@ FREE_FIELDS = (
     "tuned",
 )
 
-# Steps given to the devices ahead of the one that is finished; bounds memory and hides the host.
+# Steps that may be queued on the devices. Queueing hides the time of the host; the limit bounds the
+# memory of waiting batches.
 _IN_FLIGHT = 2
 
 
 def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
-    """Trains, or goes on training, or returns at once if `workdir` holds the finished run.
+    """Trains, or continues training; returns at once if `workdir` contains the finished run.
 
     Args:
         config: `configs/cocu.py` explains every field.
@@ -82,12 +83,12 @@ def train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, float]:
             `metrics.json`.
 
     Returns:
-        The figures of `metrics.json`: the last line of the log and the last evaluation.
+        The contents of `metrics.json`: the last line of the log and the last evaluation.
 
     Raises:
-        UserError: config or data cannot be used, another run is at work in `workdir`, the disk is
-            full, or training diverged.
-        Stopped: on request, after everything was saved.
+        UserError: config or data cannot be used, another run is using `workdir`, the disk is full,
+            or training diverged.
+        Stopped: a stop was requested; everything has been saved.
     """
     check_config(config)
     try:
@@ -128,13 +129,13 @@ def _train(
 
 
 def use_compile_cache(directory: str) -> None:
-    """Keeps compiled programs in `directory`, for the next run to start at once; "" keeps none."""
+    """Caches compiled programs in `directory`, so that the next run starts faster; "" disables."""
     if directory:
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser(directory))
 
 
 class Run:
-    """One attempt at a run: from a state to the end, or to where it is stopped."""
+    """One attempt at a run: from a state to the last step, or until it is stopped."""
 
     def __init__(
         self,
@@ -159,14 +160,16 @@ class Run:
         self.saved_at = time.monotonic()
 
     def __call__(self, start: Restored) -> dict[str, float]:
-        """Steps to the end, evaluates, exports; returns the final figures."""
+        """Trains to the last step, evaluates and exports; returns the final figures."""
         self.log = MetricsLog(self.root, start.step, jax.process_index() == 0)
         self.evaluated = start.evaluated or {}
         try:
             if self.agreement.stop():
-                raise Stopped(f"{self.root}: stopped before a step; run the same command to go on")
+                raise Stopped(
+                    f"{self.root}: stopped before a step; run the same command to continue"
+                )
             if start.evaluated is None and self._evaluation_due(start.step):
-                self._save(start.state, start.step)  # it was stopped while it evaluated
+                self._save(start.state, start.step)  # the evaluation of this step was interrupted
             state = self._steps(start.state, start.step)
             result = self.log.latest() | self.evaluated
         finally:
@@ -204,14 +207,14 @@ class Run:
         return state
 
     def _write_log(self, step: int) -> dict[str, str]:
-        """Logs the interval that ends; checks and returns the one before, which is ready."""
+        """Logs the interval that ends here; checks the one before and returns it for display."""
         line = self.log.write(step, self.clock.rates(self.config.batch_size, self.plan))
         self._check_finite(line)
         shown = {"loss": line.get("loss/total"), "mIoU": self.evaluated.get("evaluation/miou")}
         return {name: f"{value:.3f}" for name, value in shown.items() if value is not None}
 
     def _save(self, state: TrainState, step: int) -> None:
-        """Evaluates and writes a checkpoint if it is time; stops if that was requested."""
+        """Evaluates and writes a checkpoint if they are due; stops if that was requested."""
         last = step == self.plan.total_steps
         due = self._evaluation_due(step)
         done = not due or self._evaluate(state, step)
@@ -224,7 +227,7 @@ class Run:
             self.checkpoints.wait()
             raise Stopped(
                 f"{self.root}: stopped and saved after step {step} of {self.plan.total_steps}; "
-                "run the same command to go on"
+                "run the same command to continue"
             )
 
     def _evaluation_due(self, step: int) -> bool:
@@ -247,12 +250,12 @@ class Run:
         saved = self.checkpoints.latest
         kept = f"the newest checkpoint is of step {saved}" if saved else "no checkpoint was due yet"
         raise UserError(
-            f"{self.root}: loss or gradient not finite in the {bad} steps up to {line['step']}; "
-            f"{kept}; lower config.learning_rate, or look at the data there"
+            f"{self.root}: loss or gradient was not finite in the {bad} steps up to "
+            f"{line['step']}; {kept}; lower config.learning_rate, or check the data of these steps"
         )
 
     def _evaluate(self, state: TrainState, step: int) -> bool:
-        """Whether it came to its end; a stop that is requested meanwhile ends it at once."""
+        """Runs the evaluations that are due; returns False if a requested stop interrupted them."""
         with self.clock.paused():
             model, last = self._model(state), step == self.plan.total_steps
             for evaluation in self.evaluations:
@@ -268,7 +271,7 @@ class Run:
         return True
 
     def _model(self, state: TrainState) -> nnx.Module:
-        """The model that is evaluated and exported, whole on every device."""
+        """The model that is evaluated and exported, replicated on every device."""
         everywhere = NamedSharding(self.plan.mesh, REPLICATED)
         gathered = jax.jit(evaluated_arrays, out_shardings=everywhere)(state)
         return merge_model(graph_of(self.plan.objective.build), *gathered)

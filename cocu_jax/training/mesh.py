@@ -1,9 +1,10 @@
-"""The device mesh, and where every array of a training step lives on it.
+"""The device mesh, and how the arrays of a training step are sharded over it.
 
-Two axes: `data` splits the batch; `fsdp` splits the batch and the parameters with everything that
-has their shape (moments, average). Parameters are gathered when a step begins and gradients are
-scattered when it ends, so `fsdp` divides what is kept, not what is sent. Moments and average, which
-only the update needs, are split over `data` as well (`StepSettings.split_update`).
+The mesh has two axes. `data` splits the batch. `fsdp` splits the batch, and also the parameters
+with everything that has their shape (moments, average). Parameters are gathered when a step begins
+and gradients are scattered when it ends, so `fsdp` reduces the memory per device, not the
+communication. On request (`StepSettings.split_update`) the moments and the average, which only the
+update needs, are split over `data` as well.
 """
 
 import collections
@@ -20,43 +21,44 @@ from cocu_jax.errors import UserError
 BATCH = PartitionSpec(("data", "fsdp"))
 REPLICATED = PartitionSpec()
 
-# Splitting small arrays costs a collective each and saves nothing.
+# Elements. Splitting smaller arrays costs a collective each and saves next to nothing.
 _SMALLEST_SPLIT = 2**16
 
 
 def make_mesh(data: int, fsdp: int, batch_size: int, devices: Sequence | None = None) -> Mesh:
-    """A mesh over all devices, laid out along their links.
+    """A mesh over all devices, arranged so that neighbours on an axis are linked.
 
-    Where there are several slices (TPU slices joined by the data-centre network, or GPU hosts)
-    `data` goes over the network and `fsdp` stays inside a slice; an `fsdp` larger than a slice
-    takes whole slices.
+    Of several slices (TPU slices joined by the data-centre network, or GPU hosts) `data` extends
+    over the network and `fsdp` stays within a slice; an `fsdp` larger than a slice spans whole
+    slices.
 
     Args:
-        data: size of the axis that splits only the batch; -1 takes all devices that `fsdp` leaves.
+        data: size of the axis that splits only the batch; -1: number of devices / `fsdp`.
         fsdp: size of the axis that also splits parameters.
-        batch_size: global batch, checked to be a multiple of the number of devices.
-        devices: default all of them.
+        batch_size: size of the global batch, which must be a multiple of the number of devices.
+        devices: default: all of them.
 
     Raises:
-        UserError: the sizes do not multiply to the number of devices, do not divide the batch, or
-            do not fit the slices; or the processes have different numbers of devices.
+        UserError: the product of the sizes is not the number of devices, the devices do not divide
+            the batch, `fsdp` does not fit the slices, or the processes have different numbers of
+            devices.
     """
     devices = jax.devices() if devices is None else list(devices)
     count = len(devices)
     if fsdp < 1 or count % fsdp or data not in (-1, count // fsdp):
         raise UserError(
             f"config.mesh data={data} fsdp={fsdp}: there are {count} devices; "
-            "data x fsdp must be that number (data=-1 fills in)"
+            "data x fsdp must be that number (data=-1 is computed from fsdp)"
         )
     if batch_size % count:
         raise UserError(
-            f"config.batch_size={batch_size} is no multiple of the {count} devices; change it"
+            f"config.batch_size={batch_size} is not a multiple of the {count} devices; change it"
         )
     shares = set(collections.Counter(device.process_index for device in devices).values())
     if len(shares) > 1:
         raise UserError(
-            f"the processes have {min(shares)} to {max(shares)} devices each; all must have as "
-            "many, for each reads an equal share of every batch"
+            f"the processes have {min(shares)} to {max(shares)} devices each; give all of them the "
+            "same number, because each reads an equal share of every batch"
         )
     inside, between = _axes_in_slices(count, fsdp, devices)
     if math.prod(between) == 1:
@@ -69,20 +71,20 @@ def make_mesh(data: int, fsdp: int, batch_size: int, devices: Sequence | None = 
 
 
 def count_slices(devices: Iterable) -> int:
-    """How many slices (TPU slices, or GPU hosts) the devices are of."""
+    """Number of slices (TPU slices, or GPU hosts) that the devices belong to."""
     return len(set(map(_slice_of, devices)))
 
 
 def _slice_of(device) -> int:
-    """CPUs, and a slice that is alone, may have no number."""
+    """Index of the device's slice; CPUs and the devices of a single slice may have none."""
     return getattr(device, "slice_index", None) or 0
 
 
 def _axes_in_slices(count: int, fsdp: int, devices: Sequence) -> tuple[tuple[int, int], ...]:
-    """Sizes of (data, fsdp) inside a slice, and over the slices.
+    """Sizes of (data, fsdp) within a slice, and across the slices.
 
     Raises:
-        UserError: slices differ in size, or `fsdp` is neither part of one nor whole ones.
+        UserError: slices differ in size, or `fsdp` is neither a divisor nor a multiple of it.
     """
     sizes = collections.Counter(map(_slice_of, devices))
     slices, size = len(sizes), count // len(sizes)
@@ -90,8 +92,8 @@ def _axes_in_slices(count: int, fsdp: int, devices: Sequence) -> tuple[tuple[int
         raise UserError(f"slices of different sizes ({sorted(sizes.values())} devices)")
     if size % fsdp and fsdp % size:
         raise UserError(
-            f"config.mesh.fsdp={fsdp} must divide the {size} devices of a slice (or host), or be "
-            "a multiple of them"
+            f"config.mesh.fsdp={fsdp}: it must divide the {size} devices of a slice (or host), or "
+            "be a multiple of that number"
         )
     within = math.gcd(fsdp, size)
     return (size // within, within), (slices * within // fsdp, fsdp // within)
@@ -100,8 +102,8 @@ def _axes_in_slices(count: int, fsdp: int, devices: Sequence) -> tuple[tuple[int
 def state_shardings(mesh: Mesh, state, axes: Sequence[str] = ("fsdp",)):
     """A sharding for each leaf of a tree of shapes.
 
-    Each of the mesh's `axes` in turn splits what is then the longest axis of those it divides; more
-    axes split further what fewer do.
+    Each of the mesh's `axes` in turn splits the longest array axis that its size divides. An array
+    axis may be split by several of them. Small arrays are replicated.
     """
 
     def sharding(leaf) -> NamedSharding:
@@ -122,30 +124,37 @@ def state_shardings(mesh: Mesh, state, axes: Sequence[str] = ("fsdp",)):
     return jax.tree.map(sharding, state)
 
 
-def row_gatherer(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    """A function that puts rows, split over the mesh, whole on every device.
+def replicate(tree, mesh: Mesh):
+    """Constrains every array of a tree to be whole on every device; for use inside `jax.jit`."""
+    sharding = NamedSharding(mesh, REPLICATED)
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharding), tree)
 
-    Its gradient is summed and split by rows again, for only the owner of a row goes on with it.
+
+def make_gather(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    """The function that replicates an array whose first axis is split like the batch.
+
+    Its gradient is summed and split by example again: only the device that holds an example needs
+    the example's part.
     """
-    everywhere, rows = NamedSharding(mesh, REPLICATED), NamedSharding(mesh, BATCH)
+    batch = NamedSharding(mesh, BATCH)
 
     @jax.custom_vjp
     def gather(x: jax.Array) -> jax.Array:
-        return jax.lax.with_sharding_constraint(x, everywhere)
+        return replicate(x, mesh)
 
     def backward(_, gradient: jax.Array) -> tuple[jax.Array]:
-        return (jax.lax.with_sharding_constraint(gradient, rows),)
+        return (jax.lax.with_sharding_constraint(gradient, batch),)
 
     gather.defvjp(lambda x: (gather(x), None), backward)
     return gather
 
 
 def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Makes global arrays, split by rows, of the rows that this process has read.
+    """Makes global arrays, split by example, of the examples that this process has read.
 
     Each of its devices takes an equal part, in the mesh's order. That order follows the links, so
-    the rows of a process need not be neighbours in the global array; a batch is a set, and its
-    rows keep together. Names of rows (`key`, bytes) stay behind.
+    the examples of a process need not be adjacent in the global array. The order of examples within
+    a batch has no meaning; all arrays have the same one. Non-numeric arrays (`key`) are left out.
     """
-    batch = {name: rows for name, rows in batch.items() if rows.dtype.kind in "iuf"}
+    batch = {name: values for name, values in batch.items() if values.dtype.kind in "iuf"}
     return jax.make_array_from_process_local_data(NamedSharding(mesh, BATCH), batch)

@@ -1,4 +1,4 @@
-"""The fields `config.model` of a train config, which are those of the model that it trains."""
+"""Reads `config.model` of a train config, whose fields depend on the objective."""
 
 import ml_collections
 
@@ -12,7 +12,7 @@ MODELS = {"groupvit": GroupViTConfig, "clip": CLIPConfig}
 
 
 def model_settings(config: ml_collections.ConfigDict) -> GroupViTConfig | CLIPConfig:
-    """The model of a train config.
+    """The settings of the model that a config trains.
 
     Raises:
         UserError: a field is unknown or has a value that is not allowed.
@@ -26,7 +26,7 @@ def model_settings(config: ml_collections.ConfigDict) -> GroupViTConfig | CLIPCo
         hint = ""
         if "no such field" in str(error):
             other = {"groupvit": "configs/cocu.py", "clip": "configs/clip.py"}[config.objective]
-            hint = f" in a model of objective {config.objective!r}; {other} has all of them"
+            hint = f" in a model of objective {config.objective!r}; {other} lists all fields"
         raise UserError(f"{error}{hint}") from None
     tokens = EOT + 1
     if model.text.vocab_size < tokens:

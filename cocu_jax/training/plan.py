@@ -1,4 +1,4 @@
-"""From a config to the pieces of a run, without touching data or devices' memory."""
+"""Turns a config into the functions and shapes of a run, without reading data or using devices."""
 
 import dataclasses
 import functools
@@ -21,19 +21,19 @@ from cocu_jax.training.step import StepSettings, compile_step, make_train_step, 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A run as pure functions, shapes and places.
+    """A run as pure functions, with shapes and shardings.
 
     Attributes:
         objective: model and loss.
         schedule: learning rate.
         mesh: devices.
-        total_steps: length of the run.
-        shapes: of the train state.
-        shardings: of the train state.
+        total_steps: number of steps of the run.
+        shapes: shapes and types of the train state.
+        shardings: shardings of the train state.
         init: () -> the state before the first step; jitted.
         step: (state, batch) -> state, metrics; jitted, the old state is donated.
-        flops: matrix-product operations of a step, counted by hand.
-        attention: whose attention GPUs run, see `agree_on_attention`.
+        flops: FLOPs of the matrix products of a step, see `flops.step_flops`.
+        attention: the attention that GPUs run, as `agree_on_attention` describes it.
     """
 
     objective: Objective
@@ -48,9 +48,9 @@ class Plan:
     attention: str
 
     def targets(self) -> TrainState:
-        """Shapes with shardings: what a checkpoint is restored to."""
+        """Shapes with shardings, which a checkpoint is restored to."""
         return jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             self.shapes,
             self.shardings,
         )
@@ -61,25 +61,25 @@ def make_plan(config, examples: int, devices=None) -> Plan:
 
     Args:
         config: see `configs/cocu.py`.
-        examples: image-text pairs of an epoch.
-        devices: default all.
+        examples: number of image-text pairs in an epoch.
+        devices: default: all.
 
     Raises:
-        UserError: the config is contradictory.
+        UserError: fields of the config contradict each other or the number of devices.
     """
     steps_per_epoch = examples / config.batch_size
     total_steps = config.total_steps or round(config.epochs * steps_per_epoch)
     if not total_steps:
         raise UserError(
-            f"config.epochs={config.epochs}: less than a step with {examples} examples and "
+            f"config.epochs={config.epochs}: less than one step with {examples} examples and "
             f"config.batch_size={config.batch_size}; train longer or set config.total_steps"
         )
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.batch_size, devices)
-    rows = config.batch_size // mesh.size
-    if rows % config.accumulate:
+    per_device = config.batch_size // mesh.size
+    if per_device % config.accumulate:
         raise UserError(
-            f"config.accumulate={config.accumulate}: it must divide the {rows} rows of a device "
-            f"(config.batch_size={config.batch_size} over {mesh.size} devices)"
+            f"config.accumulate={config.accumulate}: it must divide the {per_device} examples of a "
+            f"device (config.batch_size={config.batch_size} over {mesh.size} devices)"
         )
     objective = make_objective(config, mesh.devices.flat[0].device_kind)
     objective, attention = agree_on_attention(objective, batch_shapes(config))
@@ -96,7 +96,7 @@ def make_plan(config, examples: int, devices=None) -> Plan:
         create_state, objective.build, optimizer, config.seed, bool(config.ema_decay)
     )
     shapes = jax.eval_shape(create)
-    # Between slices the network would carry parameters, which are larger than their gradients.
+    # Between slices the network would transfer parameters, which are larger than their gradients.
     split = config.mesh.split_update and count_slices(mesh.devices.flat) == 1
     settings = StepSettings(config.accumulate, config.ema_decay, split)
     shardings = place_state(mesh, shapes, settings)
@@ -113,23 +113,23 @@ def make_plan(config, examples: int, devices=None) -> Plan:
         shardings=shardings,
         init=jax.jit(create, out_shardings=shardings),
         step=compile_step(step, mesh, shardings),
-        flops=step_flops(objective.settings, config.batch_size, tuple(lengths)),
+        flops=step_flops(objective.model_config, config.batch_size, tuple(lengths)),
         attention=attention,
     )
 
 
 def batch_shapes(config) -> dict[str, jax.ShapeDtypeStruct]:
-    """What `train_batches` gives for a train config, without the keys."""
+    """Shapes and types of the global batch that `train_batches` gives for a config (no keys)."""
     data = config.data
 
-    def rows(dtype, *shape: int) -> jax.ShapeDtypeStruct:
+    def batch_of(dtype, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((config.batch_size, *shape), dtype)
 
     shapes = {
-        "image": rows(jnp.uint8, data.image_size, data.image_size, 3),
-        "caption": rows(jnp.int32, data.caption_length),
-        "noise": rows(jnp.uint32, 2),
+        "image": batch_of(jnp.uint8, data.image_size, data.image_size, 3),
+        "caption": batch_of(jnp.int32, data.caption_length),
+        "noise": batch_of(jnp.uint32, 2),
     }
     if data.concepts != "none":
-        shapes["prompts"] = rows(jnp.int32, data.prompts, data.prompt_length)
+        shapes["prompts"] = batch_of(jnp.int32, data.prompts, data.prompt_length)
     return shapes

@@ -1,7 +1,7 @@
-"""Reads a compiled program's communication and its memory traffic from its text.
+"""Reads communication and memory traffic of a compiled program from its HLO text.
 
-The compiler's own "bytes accessed" counts buffers that never leave the chip: a TPU program keeps
-most of its intermediate results in on-chip memory, which its text marks as `S(1)`.
+The compiler's own "bytes accessed" includes buffers that never leave the chip: a TPU program keeps
+most intermediate results in on-chip memory, which the text marks as `S(1)`.
 """
 
 import collections
@@ -18,7 +18,7 @@ _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 
-# They name memory, or end a transfer that was counted when it began.
+# These instructions move nothing: they only name memory.
 _FREE = (
     "parameter",
     "constant",
@@ -32,14 +32,14 @@ _FREE = (
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Communication of one kind over groups of one size.
+    """All collectives of one kind over groups of one size.
 
     Attributes:
         kind: such as "all-reduce".
-        group: chips that take part in each.
-        count: how many there are.
-        bytes: of all results on one chip.
-        largest: shapes of the largest results, with where they come from in the program.
+        group: number of chips in each group.
+        count: number of collectives.
+        bytes: total size of their results on one chip.
+        largest: shapes of the largest results, each with the operation that it comes from.
     """
 
     kind: str
@@ -50,20 +50,20 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that a chip sends with ring algorithms."""
-        if self.kind == "reduce-scatter":  # the result is a part of what is summed
+        """Bytes that a chip sends if the collectives use ring algorithms."""
+        if self.kind == "reduce-scatter":  # its result is 1 / group of its input
             return self.bytes * (self.group - 1)
         share = (self.group - 1) / self.group
         return self.bytes * share * (2 if self.kind == "all-reduce" else 1)
 
 
 class Transfer(NamedTuple):
-    """Communication of one kind between slices, over the data-centre network.
+    """All transfers of one kind between slices, over the data-centre network.
 
     Attributes:
         kind: such as "all-reduce".
-        count: how many there are.
-        bytes: that one device hands to the network in all of them.
+        count: number of transfers.
+        bytes: total that one device sends in them.
     """
 
     kind: str
@@ -81,12 +81,12 @@ class Instruction(NamedTuple):
 
 
 class Move(NamedTuple):
-    """What an instruction moves to and from main memory.
+    """The main-memory traffic of an instruction.
 
     Attributes:
-        bytes: in all of its executions.
-        instruction: what moves them.
-        source: where it comes from in the program.
+        bytes: read and written in all of its executions.
+        instruction: the instruction.
+        source: name of the JAX operation that it was compiled from.
     """
 
     bytes: float
@@ -95,14 +95,14 @@ class Move(NamedTuple):
 
 
 def collectives_of(text: str) -> tuple[Collective, ...]:
-    """The communication in a program's text, by kind and group size, most bytes first.
+    """The collectives in a program's text, by kind and group size, most bytes first.
 
-    TPU programs spread one transfer over several instructions; they share a channel. What scatters
-    a sum is there a computation of its own name, `all-reduce-scatter`, around an `all-reduce`.
+    In TPU programs one transfer may consist of several instructions, which share a channel. A
+    reduce-scatter appears as a computation called `all-reduce-scatter` around an `all-reduce`.
     """
     found = collections.defaultdict(list)
-    seen = set()
-    scattered = None  # result of the `all-reduce-scatter` that the lines belong to
+    counted = set()  # (kind, channel)
+    scattered = None  # result of the `all-reduce-scatter` that contains the current line
     for line in text.splitlines():
         if (header := _COMPUTATION.match(line)) and not line.startswith(" "):
             is_scatter = header.group(2).startswith("all-reduce-scatter")
@@ -114,13 +114,13 @@ def collectives_of(text: str) -> tuple[Collective, ...]:
         channel = re.search(r"channel_id=(\d+)", line)
         if scattered:
             kind = "reduce-scatter"
-        elif channel and (kind, channel.group(1)) in seen:
+        elif channel and (kind, channel.group(1)) in counted:
             continue
         else:
-            seen.add((kind, channel and channel.group(1)))
+            counted.add((kind, channel and channel.group(1)))
         arrays = _ARRAY.findall(scattered or instruction.type)
         if instruction.operation.endswith("-start") and kind != "all-reduce":
-            arrays = arrays[len(arrays) // 2 :]  # a start also lists what goes in
+            arrays = arrays[len(arrays) // 2 :]  # a start lists its operands before its results
         size = sum(_size(array) for array in arrays)
         dtype, dimensions, _ = max(arrays, key=_size)
         source = re.search(r'op_name="([^"]*)"', line)
@@ -136,10 +136,10 @@ def collectives_of(text: str) -> tuple[Collective, ...]:
 
 
 def transfers_of(text: str) -> tuple[Transfer, ...]:
-    """What a program of several slices hands to the network between them, most bytes first.
+    """The transfers between the slices of a program for several slices, most bytes first.
 
-    There the compiler splits a collective in two: inside the slice it stays one, and between
-    slices it becomes a `send` to the host's network runtime and a `recv` from it.
+    The compiler divides a collective over all slices into two: within a slice it remains a
+    collective; between slices it becomes a `send` to the host's network runtime and a `recv`.
     """
     found = collections.defaultdict(list)
     for line in text.splitlines():
@@ -153,22 +153,22 @@ def transfers_of(text: str) -> tuple[Transfer, ...]:
 
 
 def memory_traffic(text: str) -> float:
-    """Bytes that a program moves to and from the chip's main memory.
+    """Bytes that a program reads from and writes to the chip's main memory.
 
-    Every operand and every result that lies there counts once per instruction, whole, even where
-    only some rows of it are read.
+    Every operand and result in main memory is counted once per instruction and in full, even if
+    only a part of it is accessed.
     """
     return sum(move.bytes for move in moves_of(text))
 
 
 def moves_of(text: str) -> list[Move]:
-    """What every instruction of a program moves to and from main memory, most bytes first."""
+    """Main-memory traffic of every instruction of a program, most bytes first."""
     computations, entry = _computations(text)
     return sorted(_moves(entry, computations), key=lambda move: -move.bytes)
 
 
 def _computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """Instructions by computation, and the name of the one that is executed."""
+    """Instructions by computation, and the name of the entry computation."""
     computations, entry, current = {}, "", []
     for line in text.splitlines():
         if (header := _COMPUTATION.match(line)) and not line.startswith(" "):
@@ -204,9 +204,9 @@ def _moves(name: str, computations: dict[str, list[Instruction]]) -> list[Move]:
 
 
 def _trips(rest: str, computations: dict[str, list[Instruction]]) -> int:
-    """How often a loop runs: as it says, or by what its condition compares its counter with."""
-    if said := re.search(r'"known_trip_count":\{"n":"(\d+)"', rest):
-        return int(said.group(1))
+    """Trip count of a loop: its annotation, or the constant that its counter is compared with."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', rest):
+        return int(known.group(1))
     condition = re.search(r"condition=%?([\w.\-]+)", rest)
     counts = [
         int(instruction.rest.split(")")[0])
@@ -217,7 +217,7 @@ def _trips(rest: str, computations: dict[str, list[Instruction]]) -> int:
 
 
 def _called(operation: str, rest: str) -> Iterator[str]:
-    """Computations whose instructions run on their own, not fused into one."""
+    """Computations whose instructions are executed separately, not fused into one."""
     if operation == "while":
         yield from re.findall(r"body=%?([\w.\-]+)", rest)
     elif operation == "call":
@@ -227,7 +227,7 @@ def _called(operation: str, rest: str) -> Iterator[str]:
 
 
 def _transfer(result: str, operand: str) -> float:
-    """Bytes of a copy that runs in the background: its result names source and destination."""
+    """Main-memory traffic of an asynchronous copy, whose result lists source and destination."""
     arrays = [a for a in _ARRAY.findall(result) if a[1]]
     source = _ARRAY.findall(operand)[0]
     target = next((a for a in arrays if a != source), source)
@@ -265,5 +265,5 @@ def _group_size(line: str) -> int:
 
 
 def _shorten(op_name: str) -> str:
-    """The informative end of an operation's path."""
+    """The last part of an operation's path, which is the informative one."""
     return op_name.split("/", 1)[-1][-70:]

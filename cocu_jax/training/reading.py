@@ -1,4 +1,4 @@
-"""Reading one checkpoint: what it holds, and why it could not be read."""
+"""Reads one checkpoint, and distinguishes the reasons why it cannot be read."""
 
 import enum
 import json
@@ -13,12 +13,13 @@ from etils import epath
 from cocu_jax.errors import UserError
 from cocu_jax.training.state import TrainState
 
-# Seconds before another attempt. Storage that does not answer is given longer than files that do
-# not make sense, which are looked at once more in case the first look was incomplete.
+# Seconds before each further attempt. Storage that does not answer gets several. Damaged files are
+# read once more, because they may not have been completely visible at first.
 _WAITS_FOR_STORAGE = (1.0, 2.0, 4.0)
 _WAITS_FOR_DAMAGE = (0.5,)
 
-# What TensorStore, TensorFlow and Google's clients put into errors that say nothing of the data.
+# Parts of error messages of TensorStore, TensorFlow and Google's clients that mean a failure of the
+# storage, not damaged data.
 _STORAGE_ERRORS = (
     "UNAVAILABLE",
     "DEADLINE_EXCEEDED",
@@ -35,12 +36,12 @@ _STORAGE_ERRORS = (
 
 
 class Outcome(enum.IntEnum):
-    """How reading ended on one process; of several processes the largest counts."""
+    """Result of reading on one process; for several processes the largest is used."""
 
     READ = 0
-    DAMAGED = 1  # the files are there but make no sense
+    DAMAGED = 1  # files are incomplete or invalid
     UNREACHABLE = 2  # the storage did not answer
-    REFUSED = 3  # the checkpoint of another model or other data
+    REFUSED = 3  # the checkpoint belongs to another model or other data
 
 
 class Restored(NamedTuple):
@@ -48,7 +49,7 @@ class Restored(NamedTuple):
 
     Attributes:
         step: its step.
-        state: its arrays, placed as asked for.
+        state: its arrays, with the requested shardings.
         evaluated: figures of the evaluation at that step; None if there was none.
     """
 
@@ -58,12 +59,12 @@ class Restored(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What came of reading one checkpoint.
+    """Result of reading one checkpoint.
 
     Attributes:
-        outcome: how it ended on this process.
-        restored: the checkpoint if it was read.
-        reason: why not, in one line.
+        outcome: result on this process.
+        restored: the checkpoint, if it was read.
+        reason: otherwise the reason, in one line.
     """
 
     outcome: Outcome
@@ -72,17 +73,17 @@ class Reading(NamedTuple):
 
 
 class Reader:
-    """Reads the checkpoints below a directory without waiting for other processes.
+    """Reads the checkpoints in a directory without synchronising with other processes.
 
     Args:
-        directory: absolute, or of a bucket.
-        facts: what must be equal for a run to go on.
+        directory: an absolute path, or a directory in a bucket.
+        facts: values that must be the same in the checkpoint.
         target: shapes, types and shardings to restore to.
     """
 
     def __init__(self, directory: epath.Path, facts: dict, target: TrainState):
         self._directory = directory
-        self._facts = json.loads(json.dumps(facts))  # as they are stored: tuples are lists
+        self._facts = json.loads(json.dumps(facts))  # as stored: tuples become lists
         self._target = target
         index = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
@@ -105,14 +106,14 @@ class Reader:
         self._manager.close()
 
     def read(self, step: int) -> Reading:
-        """Reads one checkpoint; tries again, a few times, where that may help."""
+        """Reads one checkpoint, with further attempts where they may help."""
         attempt = 0
         while True:
             try:
                 return Reading(Outcome.READ, self._read(step))
             except UserError as error:
                 return Reading(Outcome.REFUSED, reason=str(error))
-            except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+            except Exception as error:  # Orbax and TensorStore raise many types for damaged files
                 reason, unreachable = _root(error), _of_storage(error)
             waits = _WAITS_FOR_STORAGE if unreachable else _WAITS_FOR_DAMAGE
             logging.warning("%s/%d: cannot be read (%s)", self._directory, step, reason)
@@ -135,8 +136,8 @@ class Reader:
         for name, value in self._facts.items():
             if facts.get(name) != value:
                 raise UserError(
-                    f"{self._directory}: checkpoint {step} was made with {name}={facts.get(name)}, "
-                    f"this run has {value}; use another --workdir"
+                    f"{self._directory}: checkpoint {step} was written with "
+                    f"{name}={facts.get(name)}, this run has {value}; use another --workdir"
                 )
 
     def _check_arrays(self, step: int) -> None:
@@ -152,12 +153,12 @@ class Reader:
             raise UserError(
                 f"{self._directory}: checkpoint {step} is of another model: {name} is "
                 f"{before.get(name, 'absent')} there, {now.get(name, 'absent')} in this run{more}; "
-                "use the config that made it, or another --workdir"
+                "use the config that it was written with, or another --workdir"
             )
 
 
 def _described(tree) -> dict[str, str]:
-    """Type and shape of every array by name."""
+    """Type and shape of every array, by name."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): (
@@ -168,7 +169,7 @@ def _described(tree) -> dict[str, str]:
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
-    """The error, what caused it, what caused that, and so on."""
+    """The chain of exceptions from an error to its first cause."""
     found = []
     while error is not None:
         found.append(error)
@@ -177,13 +178,13 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 
 def _root(error: Exception) -> str:
-    """The first cause, in one line."""
+    """The first cause of an error, in one line."""
     cause = _causes(error)[-1]
     return (str(cause).strip() or type(cause).__name__).split("\n")[0][:200]
 
 
 def _of_storage(error: Exception) -> bool:
-    """Whether the storage failed rather than what it holds."""
+    """Whether the storage failed, as opposed to damaged data."""
     for cause in _causes(error):
         if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
             return True

@@ -1,4 +1,4 @@
-"""TPU slices by the names clouds sell them under, as compile targets on a machine without TPUs."""
+"""TPU slices, by the names used in Google Cloud, as compile targets on a machine without TPUs."""
 
 import dataclasses
 import math
@@ -14,14 +14,15 @@ from cocu_jax.training.hardware import CHIPS, Chip
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """How slices of one TPU generation are named and built.
+    """Names and layout of the slices of one TPU generation.
 
     Attributes:
-        kind: its chip in `hardware.CHIPS`.
+        kind: key of its chip in `hardware.CHIPS`.
         accelerator: prefix of Google's accelerator type.
         topology: prefix of libtpu's topology name.
-        cores_per_chip: slices of v4, v5p and tpu7x are named by cores, two per chip.
-        axes: of the torus or mesh of chips.
+        cores_per_chip: the size in a slice's name divided by its number of chips; slices of v4, v5p
+            and tpu7x are named by cores, two per chip.
+        axes: number of axes of the torus or mesh of chips.
     """
 
     kind: str
@@ -42,12 +43,12 @@ GENERATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Slices:
-    """What to compile for: a slice, or several that the data-centre network joins.
+    """A compile target: one slice, or several that are joined by the data-centre network.
 
     Attributes:
         name: such as "v5e-256", "v5p:4x4x6" or "2xv5e-256".
-        generation: of the chips.
-        shape: chips along each axis of a slice.
+        generation: generation of the chips.
+        shape: number of chips along each axis of a slice.
         count: number of slices.
     """
 
@@ -58,18 +59,18 @@ class Slices:
 
     @property
     def chip(self) -> Chip:
-        """Peaks of one device."""
+        """Peak figures of one device."""
         return CHIPS[self.generation.kind]
 
     def devices(self) -> list[jax.Device]:
-        """Devices that can be compiled for, not computed on.
+        """Devices that programs can be compiled for, but not run on.
 
         Raises:
-            UserError: the `libtpu` package is missing or does not know the slice.
+            UserError: the `libtpu` package is missing or does not support the slice.
         """
         os.environ["TPU_SKIP_MDS_QUERY"] = "1"
         os.environ["TPU_WORKER_HOSTNAMES"] = "localhost"
-        os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no chip is used, so others may compile too
+        os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # no chip is used, so no lock is needed
         size = math.prod(self.shape) * self.generation.cores_per_chip
         os.environ["TPU_ACCELERATOR_TYPE"] = f"{self.generation.accelerator}-{size}"
         topology = f"{self.generation.topology}:{'x'.join(map(str, self.shape))}"
@@ -78,7 +79,7 @@ class Slices:
             options |= {"chip_config_name": "megacore", "chips_per_host_bounds": (2, 2, 1)}
         try:
             return list(topologies.get_topology_desc(topology, "tpu", **options).devices)
-        except Exception as error:  # libtpu raises what it likes
+        except Exception as error:  # libtpu raises exceptions of many types
             reason = str(error).strip().split("\n")[0][:150]
             raise UserError(
                 f"--compile_for={self.name}: no topology {topology} ({reason}); "
@@ -87,7 +88,7 @@ class Slices:
 
 
 def parse_slices(name: str) -> Slices:
-    """The slices called `name`: "v5e-256", "tpu7x-128", "v5p:4x4x6", "2xv5e-256".
+    """Parses the name of a slice or several: "v5e-256", "tpu7x-128", "v5p:4x4x6", "2xv5e-256".
 
     Raises:
         UserError: no such generation or size.
@@ -103,23 +104,25 @@ def parse_slices(name: str) -> Slices:
     if match.group(4):
         shape = tuple(int(length) for length in match.group(4).split("x"))
         if len(shape) != generation.axes:
-            raise UserError(f"--compile_for={name}: a topology has {generation.axes} axes there")
+            raise UserError(
+                f"--compile_for={name}: a topology of {match.group(2)} has {generation.axes} axes"
+            )
     else:
         chips, rest = divmod(int(match.group(3)), generation.cores_per_chip)
         shape = None if rest else _shape(chips, generation.axes)
         if shape is None:
-            times_three = " or three times one" if generation.axes == 3 else ""
+            times_three = ", or three times one" if generation.axes == 3 else ""
             raise UserError(
-                f"--compile_for={name}: not a power of two{times_three} of at least four chips "
-                f"({generation.cores_per_chip} to a chip in the name)"
+                f"--compile_for={name}: the number of chips must be a power of two of at least 4"
+                f"{times_three}; the name counts {generation.cores_per_chip} per chip"
             )
     return Slices(name, generation, shape, int(match.group(1) or 1))
 
 
 def _shape(chips: int, axes: int) -> tuple[int, ...] | None:
-    """Chips along each axis, as even as can be: 4x4x8, 16x16, 4x4x6; 2x2x1 for four.
+    """Chips along each axis, as equal as possible: 4x4x8, 16x16, 4x4x6; 2x2x1 for four chips.
 
-    None unless `chips` is a power of two from four on or, in three dimensions, three times one.
+    None unless `chips` is a power of two of at least 4 or, in three dimensions, three times one.
     """
     threes = 3 if axes == 3 and chips % 3 == 0 else 1
     rest = chips // threes

@@ -1,8 +1,8 @@
-"""Everything that a training step changes, as one tree of arrays.
+"""The state of training: everything that a step changes, as one tree of arrays.
 
 Modules are split into a static graph and flat dictionaries of arrays by path, such as
-`image/stages/0/group_tokens`: those cost next to nothing to pass through `jax.jit`, and give the
-arrays of a checkpoint their names.
+`image/stages/0/group_tokens`. Flat dictionaries are cheap to pass through `jax.jit`, and their keys
+are the names of the arrays in a checkpoint.
 """
 
 import dataclasses
@@ -22,16 +22,17 @@ Arrays = dict[str, Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """What a checkpoint holds.
+    """The arrays of a checkpoint.
 
     Attributes:
-        step: updates tried so far; also the position of the input, which brings all randomness.
-        skipped: how many of them were skipped because loss or gradient was not finite.
-        skipped_in_row: how many were skipped since the last good one.
+        step: steps done so far, skipped ones included; it also determines the position in the data
+            and, with the seed, all random numbers.
+        skipped: number of steps without an update, because loss or gradient was not finite.
+        skipped_in_row: number of steps skipped since the last update.
         params: parameters by path.
         batch_stats: running statistics of batch normalisation by path.
         optimizer: state of the optimiser.
-        average: running average of `params` and `batch_stats`, or None when it is off.
+        average: running average of `params` and `batch_stats`; None if there is none.
     """
 
     step: Int[Array, ""]
@@ -51,7 +52,7 @@ def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Arrays, Arrays]:
     """
     graphdef, params, stats, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     if jax.tree.leaves(rest):
-        raise ValueError(f"state that a train state has no place for: {rest}")
+        raise ValueError(f"the train state cannot hold this state of a module: {rest}")
     return graphdef, _flat(params), _flat(stats)
 
 
@@ -78,10 +79,10 @@ def create_state(
     seed: int,
     averaged: bool,
 ) -> TrainState:
-    """The state before the first step. Pure: trace it, or run it under `jax.jit` with shardings."""
+    """The state before the first step; a pure function for `jax.eval_shape` and `jax.jit`."""
     _, params, stats = split_model(build(Keys(seed)))
-    # Values that began as Python numbers are weakly typed; a step's outputs are not, and a second
-    # call with another type would compile again.
+    # Arrays made from Python numbers are weakly typed, the outputs of a step are not. Without the
+    # conversion the second call of the step would be compiled again.
     params = {name: jax.lax.convert_element_type(x, x.dtype) for name, x in params.items()}
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
@@ -96,7 +97,7 @@ def create_state(
 
 
 def evaluated_model(graphdef: nnx.GraphDef, state: TrainState) -> nnx.Module:
-    """The model that is evaluated and exported: the average where there is one."""
+    """The model that is evaluated and exported: the average if there is one."""
     return merge_model(graphdef, *evaluated_arrays(state))
 
 
@@ -110,7 +111,7 @@ def evaluated_arrays(state: TrainState) -> tuple[Arrays, Arrays]:
 
 
 def graph_of(build: Callable[[Keys], nnx.Module]) -> nnx.GraphDef:
-    """Static graph of a module, built from shapes only."""
+    """Static graph of a module; no parameter is computed."""
     return nnx.split(nnx.eval_shape(lambda: build(Keys(0))))[0]
 
 

@@ -18,15 +18,15 @@ from cocu_jax.training.state import Arrays, TrainState
 
 @dataclasses.dataclass(frozen=True)
 class StepSettings:
-    """How a step updates.
+    """Options of the training step.
 
     Attributes:
-        accumulate: parts in which the towers see the batch; 1 is all at once.
-        average_decay: of the running average of the parameters; 0 keeps none.
-        split_update: every device updates its part of the parameters, with its part of the moments
-            and the average, and all of them gather the new parameters: gradients are scattered
-            instead of summed everywhere, at the same bytes on the links (Xu et al., 2020, arXiv
-            2004.13336).
+        accumulate: number of parts in which the towers process the batch; 1: all at once.
+        average_decay: decay of the running average of the parameters; 0: no average.
+        split_update: every device updates only its part of the parameters, and stores only that
+            part of the moments and the average. Gradients are reduce-scattered and new parameters
+            are gathered, instead of an all-reduce of the gradients; the communication is the same
+            (Xu et al., 2020, arXiv 2004.13336).
     """
 
     accumulate: int = 1
@@ -41,14 +41,14 @@ def make_train_step(
     settings: StepSettings,
     mesh: Mesh,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The uncompiled step; `compile_step` adds the shardings.
+    """The uncompiled step: loss and gradients, then an update; `compile_step` adds the shardings.
 
-    A step whose loss or gradient is not finite changes nothing but the counters.
+    If the loss or the gradient is not finite, the step changes nothing but the counters.
     """
     gradients = make_gradients(objective, settings.accumulate, mesh)
 
     def split(arrays: Arrays) -> Arrays:
-        """Every device's part, where updates are split."""
+        """Shards arrays for the update if updates are split."""
         if not settings.split_update:
             return arrays
         return jax.lax.with_sharding_constraint(arrays, _update_shardings(mesh, arrays))
@@ -60,21 +60,21 @@ def make_train_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         updates, moments = optimizer.update(grads, state.optimizer, old)
         params = optax.apply_updates(old, updates)
-        done = state.step - state.skipped
+        updates_done = state.step - state.skipped
         average = state.average
         if average is not None:
-            average = _move_average(average, params | stats, done, settings.average_decay)
-        changed = params, stats, moments, average
-        kept = old, state.batch_stats, state.optimizer, state.average
+            average = _move_average(average, params | stats, updates_done, settings.average_decay)
         params, stats, moments, average = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), changed, kept
+            lambda new, old: jnp.where(finite, new, old),
+            (params, stats, moments, average),
+            (old, state.batch_stats, state.optimizer, state.average),
         )
-        params = split(params)  # gathered at the very end
-        bad = 1 - finite.astype(jnp.int32)
+        params = split(params)  # so that they are gathered after everything else
+        skipped = 1 - finite.astype(jnp.int32)
         state = TrainState(
             step=state.step + 1,
-            skipped=state.skipped + bad,
-            skipped_in_row=(state.skipped_in_row + bad) * bad,
+            skipped=state.skipped + skipped,
+            skipped_in_row=(state.skipped_in_row + skipped) * skipped,
             params=params,
             batch_stats=stats,
             optimizer=moments,
@@ -83,7 +83,7 @@ def make_train_step(
         metrics |= {
             "loss/total": loss,
             "gradient_norm": norm,
-            "learning_rate": schedule(done),
+            "learning_rate": schedule(updates_done),
             "skipped_steps": state.skipped.astype(jnp.float32),
             "skipped_in_row": state.skipped_in_row.astype(jnp.float32),
         }
@@ -93,7 +93,7 @@ def make_train_step(
 
 
 def place_state(mesh: Mesh, shapes: TrainState, settings: StepSettings) -> TrainState:
-    """Shardings of a train state: split updates split the moments and the average as well."""
+    """Shardings of a train state; if updates are split, moments and average are split further."""
     shardings = state_shardings(mesh, shapes)
     if not settings.split_update:
         return shardings
@@ -106,9 +106,9 @@ def _update_shardings(mesh: Mesh, tree):
 
 
 def compile_step(train_step, mesh: Mesh, shardings: TrainState):
-    """`train_step` under `jax.jit`: state placed as `shardings` says, batch split by rows.
+    """`train_step` under `jax.jit`, with the state sharded by `shardings` and the batch by example.
 
-    The old state's buffers become the new state's.
+    The old state is donated: its buffers are reused for the new one.
     """
     return jax.jit(
         train_step,
@@ -118,8 +118,12 @@ def compile_step(train_step, mesh: Mesh, shardings: TrainState):
     )
 
 
-def _move_average(average: Arrays, values: Arrays, done: Array, decay: float) -> Arrays:
-    """Exponential average whose decay warms up, so that early averages are not the first values."""
-    done = done.astype(jnp.float32)
-    decay = jnp.minimum(decay, (1 + done) / (10 + done))
+def _move_average(average: Arrays, values: Arrays, updates: Array, decay: float) -> Arrays:
+    """Exponential moving average.
+
+    The decay rises to `decay` over the first updates, so that the initial values are soon
+    forgotten.
+    """
+    updates = updates.astype(jnp.float32)
+    decay = jnp.minimum(decay, (1 + updates) / (10 + updates))
     return {name: decay * old + (1 - decay) * values[name] for name, old in average.items()}

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from cocu_jax.curation.job import curate
 from cocu_jax.input.corpus import open_corpus, read_shard
 from cocu_jax.input.pipeline import train_batches
-from cocu_jax.input.rows import rows_of
+from cocu_jax.input.unbatch import unbatch
 from configs.curate import get_config
 from data_prep.gallery.gallery import Gallery
 from data_prep.image_text.images import ImageRecipe
@@ -106,14 +106,14 @@ def test_rows_may_have_nothing_in_them(shape, dtype):
     empty = tf.zeros(shape, dtype) if dtype != tf.string else tf.fill(shape, "")
     numbers = tf.range(shape[0])
     batches = tf.data.Dataset.from_tensors((numbers, {"empty": empty})).repeat(2)
-    found = list(rows_of(batches).as_numpy_iterator())
+    found = list(unbatch(batches).as_numpy_iterator())
     assert [number for number, _ in found] == 2 * list(range(shape[0]))
     assert all(row["empty"].shape == shape[1:] for _, row in found)
 
 
 def test_rows_equal_those_that_unbatch_gives():
     batches = tf.data.Dataset.range(10).map(lambda i: {"a": i, "b": tf.fill([3], i)}).batch(4)
-    ours, theirs = (list(d.as_numpy_iterator()) for d in (rows_of(batches), batches.unbatch()))
+    ours, theirs = (list(d.as_numpy_iterator()) for d in (unbatch(batches), batches.unbatch()))
     assert len(ours) == len(theirs) == 10
     for mine, their in zip(ours, theirs, strict=True):
         assert mine["a"] == their["a"] and (mine["b"] == their["b"]).all()

@@ -46,7 +46,7 @@ def make_order(directory, **settings):
 
 @pytest.fixture(scope="module")
 def order(corpus_directory):
-    return make_order(corpus_directory, seed=3, lanes=8, rows=1, window=4)
+    return make_order(corpus_directory, seed=3, lanes=8, per_batch=1, window=4)
 
 
 def test_batches_are_equal_for_one_two_and_four_processes(data):
@@ -105,7 +105,7 @@ def test_a_lane_goes_on_from_any_place(order):
 
 def test_seeking_reads_nothing_that_lies_before_the_window(tmp_path):
     directory = write_corpus(tmp_path, (9, 9, 9))
-    order = make_order(directory, seed=0, lanes=1, rows=1, window=6)  # windows of 9, 6, 6, 6
+    order = make_order(directory, seed=0, lanes=1, per_batch=1, window=6)  # windows of 9, 6, 6, 6
     straight = keys_of_lane(order, 0, done=0, count=27)
     first = straight[0][1].encode()
     for file in map(pathlib.Path, order.corpus.shard_files):
@@ -120,7 +120,7 @@ def long_order(tmp_path_factory):
     """4,096 records in shards of which none is cut where a lane or a segment is."""
     directory = tmp_path_factory.mktemp("long")
     directory = write_corpus(directory, (1500, 7, 1089, 1500), images=[b"image"] * 4096)
-    return make_order(directory, seed=0, lanes=4, rows=16, window=256)
+    return make_order(directory, seed=0, lanes=4, per_batch=16, window=256)
 
 
 def test_neighbours_of_a_file_meet_in_a_batch_no_more_often_than_by_chance(long_order):

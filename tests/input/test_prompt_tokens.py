@@ -6,7 +6,7 @@ import tensorflow as tf
 from scipy import stats
 
 from cocu_jax.errors import UserError
-from cocu_jax.input.prompts import prompt_table, with_ends
+from cocu_jax.input.prompts import prompt_table, token_sequences
 from cocu_jax.models.templates import IMAGENET_TEMPLATES
 from cocu_jax.models.tokenizer import Tokenizer
 
@@ -40,7 +40,7 @@ def test_every_template_with_every_concept_equals_the_tokenizer(table):
 def test_captions_are_cut_with_their_end_kept():
     texts = ("a dog on a sofa", " ".join(["long"] * 40))
     want = Tokenizer()(list(texts), context_length=LENGTH)
-    np.testing.assert_array_equal(with_ends(captions(*texts), LENGTH), want)
+    np.testing.assert_array_equal(token_sequences(captions(*texts), LENGTH), want)
 
 
 def test_where_the_caption_stands_in_the_prompt_is_zero(table):
@@ -64,6 +64,6 @@ def test_templates_are_drawn_uniformly(table):
 def test_a_prompt_length_that_cuts_prompts_is_refused():
     with pytest.raises(UserError, match="use at least"):
         prompt_table(GALLERY, 8)
-    with pytest.raises(UserError, match="cuts prompts for nouns of 8 tokens; use at least 19"):
+    with pytest.raises(UserError, match="nouns of 8 tokens do not fit; use at least 19"):
         prompt_table((), 18)
     assert prompt_table((), 19).concepts.shape[0] == 0

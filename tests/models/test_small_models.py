@@ -48,7 +48,7 @@ def small_model(**changes):
     return nnx.merge(graph, jax.tree.map_with_path(draw, state))
 
 
-def row_keys(seed, rows):
+def example_keys(seed, rows):
     return jax.random.split(jax.random.key(seed), rows)
 
 
@@ -65,7 +65,7 @@ def loss_and_gradients(model, images, captions, prompts):
 def _loss_and_gradients(graph, params, stats, *batch):
     def loss(params):
         model = nnx.merge(graph, params, stats, copy=True)
-        value = parity.training_loss(model, *batch, keys=row_keys(0, len(batch[0])))
+        value = parity.training_loss(model, *batch, keys=example_keys(0, len(batch[0])))
         return value, nnx.state(model, nnx.BatchStat)
 
     (value, stats), gradients = jax.value_and_grad(loss, has_aux=True)(params)
@@ -124,13 +124,13 @@ def test_randomness_comes_from_the_keys_alone():
     def train(model, keys):
         return model.encode_image(IMAGES, train=True, keys=keys).feature
 
-    first, again, other = (train(model, row_keys(seed, len(IMAGES))) for seed in (0, 0, 1))
+    first, again, other = (train(model, example_keys(seed, len(IMAGES))) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, other, atol=1e-2)
 
 
 def test_the_noise_of_a_row_does_not_depend_on_its_place():
-    model, keys = small_model(drop_path=0.5), row_keys(0, len(IMAGES))
+    model, keys = small_model(drop_path=0.5), example_keys(0, len(IMAGES))
 
     @nnx.jit
     def tokens(model, images, keys):
@@ -147,4 +147,4 @@ def test_training_and_randomness_go_together():
     with pytest.raises(ValueError, match="in training, and only there"):
         model.encode_image(IMAGES, train=True)
     with pytest.raises(ValueError, match="in training, and only there"):
-        model.encode_image(IMAGES, keys=row_keys(0, len(IMAGES)))
+        model.encode_image(IMAGES, keys=example_keys(0, len(IMAGES)))

@@ -85,7 +85,7 @@ def test_concept_without_letter_or_digit_is_refused(tokenizer):
 
 @pytest.mark.parametrize("template", ["a photo", "a {} and a {}.", "a{}.", "a {}s", "{}!"])
 def test_template_that_cannot_be_joined_is_refused(tokenizer, template):
-    with pytest.raises(UserError, match="needs one {}"):
+    with pytest.raises(UserError, match="it must contain one {}"):
         template_pieces(tokenizer, [template])
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 from miniature_corpus import encode, picture, write_annotations, write_corpus
 
 from cocu_jax.models.layers import Projector
-from cocu_jax.training.objective import Features, Objective, groupvit_loss, row_keys
+from cocu_jax.training.objective import Features, Objective, example_keys, groupvit_loss
 from configs import cocu
 from data_prep.scenes.prepare import prepare_scenes
 from data_prep.scenes.settings import ScenesConfig
@@ -144,5 +144,6 @@ class Pair(nnx.Module):
 
 def _pair_features(model, batch):
     image = model.image(batch["image"])
-    image = image * jax.vmap(lambda key: jax.random.normal(key, image.shape[1:]))(row_keys(batch))
+    keys = example_keys(batch)
+    image = image * jax.vmap(lambda key: jax.random.normal(key, image.shape[1:]))(keys)
     return Features(image, model.text(batch["texts"])), {"noise": jnp.abs(image).mean()}

@@ -84,7 +84,7 @@ def test_a_refusal_of_cudnn_is_logged_with_its_reason(monkeypatch, caplog):
     with caplog.at_level("WARNING", logger="absl"):
         assert not attention.cudnn_compiles(20, 20, 8, "bfloat16", False)
     attention.cudnn_compiles.cache_clear()
-    assert "XLA's, for cuDNN's does not compile: INTERNAL: no engine" in caplog.text
+    assert "XLA's; cuDNN's does not compile: INTERNAL: no engine" in caplog.text
 
 
 def test_other_failures_are_not_taken_for_a_refusal(monkeypatch):

@@ -227,6 +227,6 @@ def test_nothing_readable_is_an_error_and_nothing_at_all_is_not(saved, mesh, tmp
 
 def test_checkpoint_of_other_data_is_refused(saved, mesh):
     with pytest.raises(
-        UserError, match=r"checkpoint 3 was made with batch_size=8, this run has 16"
+        UserError, match=r"checkpoint 3 was written with batch_size=8, this run has 16"
     ):
         restore(saved, mesh, FACTS | {"batch_size": 16})

@@ -129,7 +129,7 @@ def groupvit(scenes, tiny_config, tmp_path_factory):
     corpus = dict(directory=scenes, split="clip", annotations="")
     config.data.corpora = (ml_collections.ConfigDict(corpus),)
     config.compile_cache = str(tmp_path_factory.mktemp("compiled"))
-    settings = make_objective(config).settings
+    settings = make_objective(config).model_config
     graph, state = nnx.split(nnx.eval_shape(lambda: GroupViT(settings, rngs=Keys(0))))
     rng = np.random.default_rng(0)
     state = jax.tree.map(lambda x: jnp.asarray(rng.random(x.shape), jnp.float32), state)
@@ -220,7 +220,7 @@ def test_processes_that_have_read_different_weights_are_refused(finished, monkey
     same = True
     initial_state(plan, f"{workdir}@2", False)
     same = False
-    with pytest.raises(UserError, match="the processes have read different weights; name one"):
+    with pytest.raises(UserError, match="the processes have read different weights"):
         initial_state(plan, f"{workdir}@2", False)
 
 

@@ -171,7 +171,7 @@ def test_run_that_diverges_stops_with_one_clear_line(scenes_config, tmp_path):
     config.nonfinite_limit = 2
     config.total_steps = 20
     with pytest.raises(
-        UserError, match="loss or gradient not finite .* lower config.learning_rate"
+        UserError, match="loss or gradient was not finite .* lower config.learning_rate"
     ):
         train(config, str(tmp_path))
 

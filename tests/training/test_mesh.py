@@ -97,7 +97,7 @@ def test_only_text_features_are_gathered_and_nothing_is_repartitioned(pair):
     [
         (3, 1, 8, "there are 8 devices"),
         (-1, 3, 8, "there are 8"),
-        (-1, 1, 12, "no multiple of the 8"),
+        (-1, 1, 12, "not a multiple of the 8"),
     ],
 )
 def test_meshes_that_do_not_fit_are_refused(data, fsdp, batch, message):

@@ -59,7 +59,11 @@ def test_neighbours_along_fsdp_are_neighbours_in_the_torus():
 @pytest.mark.parametrize(
     ("fsdp", "devices", "message"),
     [
-        (3, gpu_devices(3), r"config.mesh.fsdp=3 must divide the 8 devices of a slice \(or host\)"),
+        (
+            3,
+            gpu_devices(3),
+            r"config.mesh.fsdp=3: it must divide the 8 devices of a slice",
+        ),
         (1, gpu_devices(2)[:-4], r"the processes have 4 to 8 devices each"),
         (1, gpu_devices(2, processes=8)[:-4], r"slices of different sizes \(\[4, 8\] devices\)"),
     ],

@@ -31,7 +31,7 @@ class Line(nnx.Module):
 
 
 LINE = Objective(
-    settings=None,
+    model_config=None,
     build=lambda rngs: Line(),
     features=lambda model, batch: (Features(model.slope[...] * batch["x"], None), {}),
     loss=lambda model, features, gather: (jnp.square(features.image - 3).mean(), {}),

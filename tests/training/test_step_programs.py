@@ -49,10 +49,10 @@ def test_recomputed_and_fused_gradients_are_the_plain_ones(tiny_config, random_b
 def test_programs_are_chosen_by_the_chip_unless_the_config_says_otherwise(tiny_config):
     config = tiny_config()
 
-    on_tpu = make_objective(config, "TPU v5 lite").settings
-    on_gpu = make_objective(config, "NVIDIA H100 80GB HBM3").settings
+    on_tpu = make_objective(config, "TPU v5 lite").model_config
+    on_gpu = make_objective(config, "NVIDIA H100 80GB HBM3").model_config
     config.tuned = False
-    as_said = make_objective(config, "TPU v5 lite").settings
+    as_said = make_objective(config, "TPU v5 lite").model_config
 
     assert on_tpu.remat and on_tpu.fused_attention
     assert not (on_gpu.remat or on_gpu.fused_attention)
@@ -60,7 +60,7 @@ def test_programs_are_chosen_by_the_chip_unless_the_config_says_otherwise(tiny_c
 
 
 def test_every_choice_is_a_field_of_a_model(tiny_config):
-    settings = make_objective(tiny_config(), "cpu").settings
+    settings = make_objective(tiny_config(), "cpu").model_config
 
     for kind, chosen in PROGRAMS.items():
         tuned = tune(settings, kind)

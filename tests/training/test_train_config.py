@@ -161,7 +161,7 @@ def test_other_values_that_are_not_allowed_are_one_line(name, value, message):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("accumulate", 3, "config.accumulate=3: it must divide the 2 rows of a device"),
+        ("accumulate", 3, "config.accumulate=3: it must divide the 2 examples of a device"),
         ("epochs", 0.01, "config.epochs=0.01: less than a step with 96 examples"),
     ],
 )

@@ -215,7 +215,7 @@ def test_unusual_settings_come_back_from_our_own_file(tmp_path):
 
 def test_something_else_is_refused(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=r"other.pth: holds no dictionary of tensors under 'model'"):
+    with pytest.raises(UserError, match=r"contains no dictionary of tensors under 'model'"):
         load_official(tmp_path / "other.pth")
     torch.save({"model": {"a": torch.ones(2)}}, tmp_path / "resnet.pth")
     with pytest.raises(UserError, match=r"resnet.pth: .*pos_embed is missing"):

@@ -253,13 +253,13 @@ def test_neutral_settings_of_openclip_change_nothing(tmp_path):
 
 def test_files_that_are_no_models_are_told_for_what_they_are(tmp_path):
     torch.save({"state_dict": {"layer.weight": torch.ones(2)}}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match="neither a GroupViT of its authors .* nor a CLIP"):
+    with pytest.raises(UserError, match="neither the authors' GroupViT .* nor a CLIP"):
         open_checkpoint(str(tmp_path / "other.pt"))
     save_file({"x": torch.ones(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="holds weights alone; give the folder"):
+    with pytest.raises(UserError, match="contains only weights; give the folder"):
         open_checkpoint(str(tmp_path / "model.safetensors"))
     (tmp_path / "notes.txt").write_text("no model")
-    with pytest.raises(UserError, match="no torch checkpoint"):
+    with pytest.raises(UserError, match="not a torch checkpoint"):
         open_checkpoint(str(tmp_path / "notes.txt"))
     with pytest.raises(UserError, match="absent.pt: no such file"):
         open_checkpoint(str(tmp_path / "absent.pt"))

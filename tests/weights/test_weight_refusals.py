@@ -194,7 +194,7 @@ def test_command_line_converts_both_ways(sources, tmp_path, capsys):
         assert target.suffix == ".pth" or fingerprint(target) in printed
     small.assert_identical(load_groupvit(tmp_path / "d"), load_groupvit(sources / "groupvit"))
     for command, source, target, said in (
-        ("import", tmp_path / "a", tmp_path / "d", "is there already"),
+        ("import", tmp_path / "a", tmp_path / "d", "already exists"),
         ("import", tmp_path / "a", tmp_path / "x.pth", "use export"),
         ("export", sources / "clip", tmp_path / "x.pth", "is a CLIP"),
         ("export", tmp_path / "absent", tmp_path / "x", "no such folder"),

@@ -24,13 +24,13 @@ Converts checkpoints of CLIP, SigLIP and GroupViT.
 
   import  from a Hugging Face hub id, a Hugging Face or open_clip folder, OpenAI's .pt archive, a
           training checkpoint of open_clip, or the GroupViT authors' .pth file,
-          to a folder that every job of cocu-jax reads, and transformers as well
+          to a folder that all jobs of cocu-jax and transformers can read
   export  from such a folder, e.g. the export/ of a run,
           to a Hugging Face folder that can be uploaded, or to the authors' .pth format
 
 Both accept a training run: RUN, or RUN@STEP for one of its checkpoints.
 
-Nothing in a checkpoint is executed. Every tensor is checked, and the target appears only when it is
+No code in a checkpoint is executed. Every tensor is checked, and the target appears only when it is
 complete.
 """
 _EXAMPLES = """\
@@ -58,9 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     bring.add_argument("source", help="hub id, folder, or .pt or .pth file")
     bring.add_argument("target", help="new folder to write")
-    take = commands.add_parser("export", help="write a model in a format for others")
+    take = commands.add_parser("export", help="write a model in a format for other programs")
     take.add_argument("source", help="folder of the model, e.g. a run's export/")
-    take.add_argument("target", help="new folder, or a file that ends in .pth")
+    take.add_argument("target", help="new folder, or the name of a .pth file")
     options = parser.parse_args(arguments)
     try:
         if options.command == "import" and _is_official(options.target):
@@ -76,13 +76,13 @@ def convert(source: str, target: str) -> str:
     """Reads a model and writes it in the target's format; returns a one-line summary.
 
     Raises:
-        UserError: the source is not readable, the target exists already, or its format cannot
-            hold the model.
+        UserError: the source is not readable, the target already exists, or its format does not
+            support the model.
     """
     target = place(target)
     path = epath.Path(target)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"{target}: is there already; remove it or choose another place")
+        raise UserError(f"{target}: already exists; remove it or choose another place")
     checkpoint = open_checkpoint(source)
     model = checkpoint.model
     if not _is_official(target):
@@ -93,7 +93,7 @@ def convert(source: str, target: str) -> str:
     else:
         kind = type(model).__name__
         raise UserError(
-            f"{source}: is a {kind}; .pth is the format of GroupViT only, give a folder"
+            f"{source}: is a {kind}; only GroupViT can be written as .pth, so give a folder"
         )
     count = sum(array.size for array in arrays(model).values())
     written = f"{target}: {type(model).__name__}, {count:,} values"

@@ -48,9 +48,9 @@ class Checkpoint:
 
     Attributes:
         source: its name, for messages.
-        model: has `encode_image` and `encode_text`.
-        processing: how its images are prepared.
-        tokenizer_files: name and content of the files of a tokenizer that came with it.
+        model: a model with `encode_image` and `encode_text`.
+        processing: preparation of its images.
+        tokenizer_files: contents of the tokenizer files that came with it, by file name.
     """
 
     source: str
@@ -65,7 +65,7 @@ class Checkpoint:
         )
 
     def text_tokenizer(self) -> Callable[[Sequence[str]], Int[np.ndarray, "n t"]]:
-        """The function that turns texts into token ids for `encode_text`.
+        """The function from texts to token ids for `encode_text`.
 
         Raises:
             UserError: the model's vocabulary is not CLIP's, and it has no tokenizer.
@@ -79,22 +79,22 @@ def open_checkpoint(source: str, dtype: str = "float32") -> Checkpoint:
 
     Args:
         source: one of
-            a training run of ours, local or in a bucket: its export, or its newest checkpoint
-                while it has none;
+            a training run, local or in a bucket: its export, or its newest checkpoint if there is
+                no export yet;
             `RUN@STEP`, one checkpoint of a run;
             a Hugging Face folder, local or in a bucket, or a hub id, `@revision` optional;
             a folder or hub id in open_clip's layout;
             a file: the GroupViT authors' `.pth`, OpenAI's `.pt`, or a checkpoint of open_clip's
                 training with its `open_clip_config.json` beside it.
-        dtype: of the matrix products, "float32" or "bfloat16"; parameters are float32.
+        dtype: type of matrix products, "float32" or "bfloat16"; parameters are float32.
 
     Raises:
-        UserError: there is no such model, it is damaged, or it is of a kind we do not compute.
+        UserError: there is no such model, it is damaged, or it is of an unsupported kind.
     """
     name = place(source)
     if not name:
         raise UserError(
-            "no checkpoint given; name a training run, a Hugging Face folder or hub id, or a file"
+            "no checkpoint given; give a training run, a Hugging Face folder or hub id, or a file"
         )
     if epath.Path(name).is_file() or name.endswith(_FILES):
         return _open_file(name, dtype)
@@ -126,11 +126,11 @@ def _open_folder(path: str, source: str, dtype: str) -> Checkpoint:
 def _open_file(name: str, dtype: str) -> Checkpoint:
     """A single torch file, whose format is recognised by its content."""
     if name.endswith(".safetensors"):
-        raise UserError(f"{name}: holds weights alone; give the folder, where its config lies too")
+        raise UserError(f"{name}: contains only weights; give the folder with weights and config")
     with local_copy(name) as file:
         content = open_torch(file)
         if not isinstance(content, dict):
-            raise UserError(f"{name}: holds no dictionary of tensors; is it a checkpoint?")
+            raise UserError(f"{name}: contains no dictionary of tensors; is it a checkpoint?")
         if is_openai(content):
             return Checkpoint(name, *load_openai(tensors_in(content, file), name, dtype))
         if "model" not in content:
@@ -144,13 +144,13 @@ def _open_training_file(content: dict, file: pathlib.Path, name: str, dtype: str
     tensors = tensors_in(content, file, "state_dict" if "state_dict" in content else None)
     if not any(key.endswith("visual.conv1.weight") for key in tensors):
         raise UserError(
-            f"{name}: neither a GroupViT of its authors (an entry 'model') nor a CLIP of OpenAI or "
+            f"{name}: neither the authors' GroupViT (an entry 'model') nor a CLIP of OpenAI or "
             "open_clip (tensors 'visual.…')"
         )
     config = file.with_name(OPENCLIP_CONFIG)
     if not config.exists():
         raise UserError(
-            f"{name}: its tensors do not tell activation and heads; put the model's "
-            f"{OPENCLIP_CONFIG} beside it"
+            f"{name}: activation and heads cannot be inferred from its tensors; put the model's "
+            f"{OPENCLIP_CONFIG} in the same folder"
         )
     return Checkpoint(name, *load_openclip(read_json(config), str(config), tensors, name, dtype))

@@ -17,8 +17,8 @@ from cocu_jax.models.text import TextConfig
 
 OURS = "cocu_jax"
 MULTI_LABEL = "multi_label_logit_scale"
-# Settings of training that no tensor shows and their GroupViT config has no field for.
-_KNOBS = (
+# Fields of GroupViTConfig without a field in transformers' config or an effect on tensor shapes.
+_TRAINING_FIELDS = (
     "drop_path",
     "dense_init_std",
     "assign_init_std",
@@ -95,8 +95,8 @@ def architecture(config: dict, source: str) -> str:
             return name
     if found == "siglip2":
         raise UserError(
-            f"{source}: describes a SigLIP 2 of any resolution (NaFlex); only those of one "
-            "resolution are supported, whose model_type is siglip"
+            f"{source}: describes a SigLIP 2 for variable resolution (NaFlex); only models for a "
+            "fixed resolution are supported, whose model_type is siglip"
         )
     known = ", ".join(_ARCHITECTURES.values())
     raise UserError(f"{source}: describes {found}; supported are {known}")
@@ -108,7 +108,7 @@ def read_clip_config(config: dict, source: str, dtype: str) -> CLIPConfig:
     Args:
         config: content of `config.json`.
         source: its name, for messages.
-        dtype: of the matrix products.
+        dtype: type of matrix products.
 
     Raises:
         UserError: it is not CLIP's, or describes an unsupported variant.
@@ -142,7 +142,9 @@ def read_siglip_config(config: dict, source: str, dtype: str) -> SiglipConfig:
     width = vision["hidden_size"]
     projection = text.get("projection_size") or text["hidden_size"]
     if projection != width:
-        raise UserError(f"{source}: texts have {projection} features, images {width}")
+        raise UserError(
+            f"{source}: texts have {projection} features, images {width}; not supported"
+        )
     return SiglipConfig(
         image_size=_side(vision, "image_size", source),
         patch_size=_side(vision, "patch_size", source),
@@ -214,7 +216,7 @@ def read_groupvit_config(config: dict, source: str, dtype: str) -> GroupViTConfi
         text=_text_config(_tower(config, "text", _GROUPVIT_TEXT), source),
         layer_norm_eps=vision["layer_norm_eps"],
         dtype=dtype,
-        **{name: ours[name] for name in _KNOBS if name in ours},
+        **{name: ours[name] for name in _TRAINING_FIELDS if name in ours},
     )
 
 
@@ -238,7 +240,7 @@ def write_clip_config(config: CLIPConfig) -> dict[str, Any]:
 
 
 def write_groupvit_config(config: GroupViTConfig, multi_label_scale: np.float32) -> dict[str, Any]:
-    """`config.json` for transformers' `GroupViTModel`, with that log temperature under ours."""
+    """`config.json` for transformers' `GroupViTModel`; our own settings are under `cocu_jax`."""
     return {
         "architectures": ["GroupViTModel"],
         "model_type": "groupvit",
@@ -265,7 +267,7 @@ def write_groupvit_config(config: GroupViTConfig, multi_label_scale: np.float32)
         },
         OURS: {
             MULTI_LABEL: float(multi_label_scale),
-            **{name: getattr(config, name) for name in _KNOBS},
+            **{name: getattr(config, name) for name in _TRAINING_FIELDS},
         },
     }
 
@@ -286,7 +288,7 @@ def _tower(config: dict, tower: str, defaults: dict) -> dict:
 
 
 def _text_config(text: dict, source: str) -> TextConfig:
-    # 2 in old configs means "the largest id of the row", which is how the towers read the end.
+    # In old configs 2 means the token with the largest id, which our towers always use.
     if text["eos_token_id"] not in (2, text["vocab_size"] - 1):
         raise UserError(f"{source}: end token {text['eos_token_id']} is not the vocabulary's last")
     return _tower_of_text(text, source)
@@ -339,7 +341,7 @@ def _text_json(text: TextConfig, model_type: str) -> dict[str, Any]:
 
 
 def _ratio(tower: dict) -> float:
-    """MLP ratio whose product with the width rounds to the hidden size; whole if it is whole."""
+    """MLP ratio whose product with the width rounds to the hidden size; an int if possible."""
     ratio = tower["intermediate_size"] / tower["hidden_size"]
     return int(ratio) if ratio.is_integer() else ratio
 

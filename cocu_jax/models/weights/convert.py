@@ -50,8 +50,8 @@ def model_from_tensors(
     extra = sorted(name for name in tensors.keys() - expected if not BUFFERS.fullmatch(name))
     if extra:
         raise UserError(
-            f"{source}: tensor {extra[0]} has no place in the model "
-            f"({len(extra)} such); its config describes another architecture"
+            f"{source}: tensor {extra[0]} does not belong to the model ({len(extra)} such "
+            "tensors); its config describes another architecture"
         )
     for path, variable in variables.items():
         shape = variable.shape
@@ -74,7 +74,7 @@ def _check(place: Place, shape: Shape, tensors: Mapping[str, StoredTensor], sour
     if stored.dtype not in _FLOATS:
         raise UserError(
             f"{stored.file}: tensor {place.name} is {stored.dtype}; "
-            f"weights are {', '.join(_FLOATS)}"
+            f"supported are {', '.join(_FLOATS)}"
         )
 
 
@@ -99,7 +99,10 @@ def arrays(model: nnx.Module) -> dict[str, np.ndarray]:
 
 
 def tensors_from_arrays(ours: Mapping[str, np.ndarray], table: Table) -> dict[str, np.ndarray]:
-    """A checkpoint's tensors by name, from our arrays by path; adds the batch norms' counters."""
+    """A checkpoint's tensors by name, from our arrays by path.
+
+    The counters of torch's batch normalisation are added, with value 0.
+    """
     pieces: dict[str, list[np.ndarray]] = {}
     for path, array in ours.items():
         place = find(table, path)

@@ -1,4 +1,4 @@
-"""The files of a model beside its weights: tokenizer, image processor and model card."""
+"""Writes the files of a model other than weights: tokenizer, image processor and model card."""
 
 import json
 import pathlib
@@ -14,7 +14,7 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
 def write_json(file: pathlib.Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file as the hub's are."""
+    """Writes a JSON file in the style of those on the hub."""
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -25,15 +25,15 @@ def write_hub_files(
     processing: ImageProcessing,
     tokenizer: Mapping[str, bytes],
 ) -> None:
-    """Writes what `AutoProcessor` of transformers and the page on the hub need.
+    """Writes the files for transformers' `AutoProcessor` and for the model's page on the hub.
 
     Args:
-        folder: the model's.
+        folder: folder of the model.
         architecture: transformers' name of the model's class.
-        text: the text tower.
-        processing: how images are prepared.
-        tokenizer: files of the tokenizer the model came with; none: CLIP's are written, if the
-            vocabulary has its size.
+        text: settings of the text tower.
+        processing: preparation of images.
+        tokenizer: tokenizer files that came with the model; if there are none and the vocabulary
+            has the size of CLIP's, CLIP's are written.
     """
     write_json(folder / PREPROCESSOR, write_processing(processing))
     for name, content in tokenizer.items():
@@ -73,8 +73,7 @@ tags:
 
 # {architecture} exported by cocu-jax
 
-A model for {task}. Say here what it was trained on, how well it does, and under
-which licence it is shared.
+A model for {task}. Describe here its training data, its results and its licence.
 
 ```python
 from transformers import AutoProcessor, {architecture}

@@ -7,19 +7,20 @@ from cocu_jax.errors import UserError
 from cocu_jax.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-# PIL's numbers, which Hugging Face writes.
+# PIL's numbers, which are used in Hugging Face's files.
 _RESAMPLES = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
 @dataclass(frozen=True)
 class ImageProcessing:
-    """Resize to a square, scale to 0..1, normalise.
+    """Image preparation: resize to a square, scale to [0, 1], normalise.
 
     Attributes:
         size: side of the model's square input, in pixels.
-        mean: of the colour channels, red, green, blue, on the scale 0..1.
-        std: deviation of the same.
-        keep_aspect: resize the short side and cut out the centre; False: squeeze both sides.
+        mean: mean of red, green and blue, for values in [0, 1].
+        std: standard deviation of red, green and blue, for values in [0, 1].
+        keep_aspect: whether the short side is resized and the centre is cropped; otherwise the
+            aspect ratio is changed.
         resample: PIL's name of the interpolation.
     """
 
@@ -31,12 +32,12 @@ class ImageProcessing:
 
 
 def imagenet_processing(size: int) -> ImageProcessing:
-    """GroupViT's preparation: ImageNet's mean and deviation, bilinear."""
+    """GroupViT's preparation: ImageNet's mean and standard deviation, bilinear."""
     return ImageProcessing(size, IMAGENET_MEAN, IMAGENET_STD, resample="bilinear")
 
 
 def siglip_processing(size: int) -> ImageProcessing:
-    """SigLIP's preparation: both sides squeezed, values from -1 to 1."""
+    """SigLIP's preparation: resized without keeping the aspect ratio, values in [-1, 1]."""
     return ImageProcessing(size, (0.5,) * 3, (0.5,) * 3, keep_aspect=False)
 
 
@@ -62,7 +63,7 @@ def read_processing(settings: dict, source: str, image_size: int) -> ImageProces
     stated = settings.get("size", image_size if default.keep_aspect else square)
     keep_aspect = not isinstance(stated, dict) or "shortest_edge" in stated
     if keep_aspect and not settings.get("do_center_crop", True):
-        raise UserError(f"{source}: do_center_crop is off, sides stay unequal; not supported")
+        raise UserError(f"{source}: do_center_crop is off, so images are not square; not supported")
     size = _side(stated, source)
     cut = _side(settings.get("crop_size", size), source) if keep_aspect else size
     if not size == cut == image_size:
@@ -73,7 +74,7 @@ def read_processing(settings: dict, source: str, image_size: int) -> ImageProces
     names = {number: name for name, number in _RESAMPLES.items()}
     resample = settings.get("resample", _RESAMPLES[default.resample])
     if resample not in names:
-        raise UserError(f"{source}: resample {resample} is none of PIL's")
+        raise UserError(f"{source}: resample {resample} is not one of PIL's; not supported")
     return ImageProcessing(
         size,
         tuple(settings.get("image_mean", default.mean)),
@@ -84,7 +85,11 @@ def read_processing(settings: dict, source: str, image_size: int) -> ImageProces
 
 
 def read_joint_processing(settings: dict, source: str, default: ImageProcessing) -> ImageProcessing:
-    """Translates `processor_config.json`, which covers all inputs; errors as `read_processing`."""
+    """Reads `processor_config.json`, whose images are one of several entries.
+
+    Arguments and errors as `read_processing`, except `default`, which is returned if there is no
+    entry for images.
+    """
     images = settings.get("image_processor")
     return default if images is None else read_processing(images, source, default.size)
 
@@ -92,7 +97,7 @@ def read_joint_processing(settings: dict, source: str, default: ImageProcessing)
 def write_processing(processing: ImageProcessing) -> dict[str, Any]:
     """`preprocessor_config.json` for transformers' `CLIPImageProcessor` or its SigLIP one."""
     square = {"height": processing.size, "width": processing.size}
-    kind = "CLIP" if processing.keep_aspect else "Siglip"  # which squeezes both sides
+    kind = "CLIP" if processing.keep_aspect else "Siglip"
     return {
         "image_processor_type": f"{kind}ImageProcessor",
         "do_convert_rgb": True,
@@ -110,7 +115,7 @@ def write_processing(processing: ImageProcessing) -> dict[str, Any]:
 
 
 def _side(size: int | dict, source: str) -> int:
-    """The side of a square, in the old form (a number) or the new one (a dictionary)."""
+    """The side of a square, given in the old form (a number) or the new form (a dictionary)."""
     if not isinstance(size, dict):
         return size
     sides = {size[name] for name in ("height", "width", "shortest_edge") if name in size}

@@ -1,8 +1,8 @@
 """Names and axis orders of our arrays and of the same tensors in other checkpoint formats.
 
-Every table has rows of (our path, their name, parts). A `*` is a number and is the same on both
-sides, in order. `parts` lists the arrays that the row stands for: the suffix of both names, and the
-layout of the tensor. Every path of ours matches exactly one row of a table.
+A table has entries of (our path, their name, parts). A `*` stands for a number; numbers are the
+same on both sides, in order. `parts` lists the arrays of an entry: the suffixes of both names, and
+the layout of the tensor. Each of our paths matches exactly one entry of a table.
 
 Our matrices are [in, out] and have no axes of length one; theirs are [out, in], as in torch.
 """
@@ -21,7 +21,7 @@ class Layout:
     """A reordering of axes: ours = theirs.transpose(axes), reshaped.
 
     Attributes:
-        their_shape: their shape, from ours.
+        their_shape: computes their shape from ours.
         axes: order of their axes in ours; empty: the same order.
     """
 
@@ -46,7 +46,7 @@ def _convolution(shape: Shape) -> Shape:
 
 
 SAME = Layout(lambda shape: shape)
-ROW = Layout(lambda shape: (1, *shape))  # a batch axis in front
+BATCHED = Layout(lambda shape: (1, *shape))  # a leading axis of length one
 LINEAR = Layout(lambda shape: shape[::-1], (1, 0))
 CONV1D = Layout(lambda shape: (*shape[::-1], 1), (1, 0, 2))  # width one: a linear layer
 PATCHES = Layout(_convolution, (2, 3, 1, 0))  # [out, 3, rows, columns]: a linear layer per patch
@@ -54,14 +54,14 @@ PATCHES = Layout(_convolution, (2, 3, 1, 0))  # [out, 3, rows, columns]: a linea
 
 @dataclass(frozen=True)
 class Part:
-    """One array of a row.
+    """One array of an entry.
 
     Attributes:
-        ours: ending of our path.
-        theirs: ending of their name.
-        layout: how theirs is laid out.
-        third: theirs is three arrays of one shape on top of each other (query, key, value), and
-            this is the one meant; None: theirs is this one alone.
+        ours: suffix of our path.
+        theirs: suffix of their name.
+        layout: layout of their tensor.
+        third: index of this array if their tensor is a concatenation of three (query, key, value);
+            None if it is not.
     """
 
     ours: str
@@ -70,13 +70,13 @@ class Part:
     third: int | None = None
 
 
-Row = tuple[str, str, tuple[Part, ...]]
-Table = tuple[Row, ...]
+Entry = tuple[str, str, tuple[Part, ...]]
+Table = tuple[Entry, ...]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an array of ours is in their checkpoint: see `Part`."""
+    """The place of one of our arrays in their checkpoint; attributes as those of `Part`."""
 
     name: str
     layout: Layout
@@ -84,7 +84,7 @@ class Place:
 
 
 def find(table: Table, path: str) -> Place | None:
-    """Where our `path`, e.g. `"text.blocks.3.norm1.scale"`, is; None if it has no place there."""
+    """The place of our `path`, e.g. `"text.blocks.3.norm1.scale"`; None if there is none."""
     for ours, theirs, parts in table:
         for part in parts:
             pattern = re.escape(ours + part.ours).replace(r"\*", r"(\d+)")
@@ -164,8 +164,8 @@ _HF_POOLING = (
     *_under("mlp", "mlp", _MLP),
 )
 HUGGINGFACE_SIGLIP: Table = (
-    ("log_scale", "logit_scale", _array(ROW)),
-    ("bias", "logit_bias", _array(ROW)),
+    ("log_scale", "logit_scale", _array(BATCHED)),
+    ("bias", "logit_bias", _array(BATCHED)),
     *_HF_TEXT[1:],
     ("text.head", "text_model.head", _DENSE),
     ("image.patch_embed", "vision_model.embeddings.patch_embedding", _CONVOLUTION),
@@ -193,7 +193,7 @@ _GROUPING = (
     *_under("mlp_out", "mlp_channels", _MLP),
 )
 _STAGE = (
-    ("group_tokens", "group_token", _array(ROW)),
+    ("group_tokens", "group_token", _array(BATCHED)),
     ("projector_norm", "group_projector.0", _NORM),
     *_under("projector_mlp", "group_projector.1", _MLP),
     *_under("grouping", "downsample", _GROUPING),
@@ -208,7 +208,11 @@ HUGGINGFACE_GROUPVIT: Table = (
     *_HF_TEXT,
     ("image.patch_embed", "vision_model.embeddings.patch_embeddings.projection", _CONVOLUTION),
     ("image.patch_norm", "vision_model.embeddings.layernorm", _NORM),
-    ("image.position_embedding", "vision_model.embeddings.position_embeddings", _array(ROW)),
+    (
+        "image.position_embedding",
+        "vision_model.embeddings.position_embeddings",
+        _array(BATCHED),
+    ),
     *_under("image.stages.*", "vision_model.encoder.stages.*", _HF_STAGE),
     ("image.final_norm", "vision_model.layernorm", _NORM),
     ("image_projector.dense1", "visual_projection.0", _DENSE),
@@ -265,7 +269,7 @@ OFFICIAL_GROUPVIT: Table = (
     ("multi_label_log_scale", "multi_label_logit_scale", _array()),
     ("image.patch_embed", "img_encoder.patch_embed.proj", _CONVOLUTION),
     ("image.patch_norm", "img_encoder.patch_embed.norm", _NORM),
-    ("image.position_embedding", "img_encoder.pos_embed", _array(ROW)),
+    ("image.position_embedding", "img_encoder.pos_embed", _array(BATCHED)),
     *_under("image.stages.*", "img_encoder.layers.*", _OFFICIAL_STAGE),
     ("image.final_norm", "img_encoder.norm", _NORM),
     ("text.token_embedding", "text_encoder.token_embedding.weight", _array()),
@@ -278,7 +282,7 @@ OFFICIAL_GROUPVIT: Table = (
 
 # ---- OpenAI's CLIP, and open_clip, which keeps its names ----------------------------------------
 
-_PRODUCT = (Part(".kernel", "", SAME),)  # applied from the right: [in, out], as ours
+_PRODUCT = (Part(".kernel", "", SAME),)  # a matrix [in, out], as ours
 OPENCLIP: Table = (
     ("log_scale", "logit_scale", _array()),
     ("image.class_embedding", "visual.class_embedding", _array()),
@@ -295,6 +299,5 @@ OPENCLIP: Table = (
     ("text_projection", "text_projection", _PRODUCT),
 )
 
-# Buffers that carry no learned value: positions 0, 1, 2 …, a counter that torch's BatchNorm keeps,
-# the causal mask.
+# Buffers without learned values: position ids, the counter of torch's BatchNorm, the causal mask.
 BUFFERS = re.compile(r"(.*\.)?(position_ids|num_batches_tracked|attn_mask)")

@@ -22,11 +22,11 @@ from cocu_jax.models.weights.names import OPENCLIP, find
 from cocu_jax.models.weights.safetensors_file import StoredTensor
 from cocu_jax.models.weights.torch_file import without_wrappers
 
-# Values of OpenAI's archives beside the weights; no other file of this layout has them.
+# Entries of OpenAI's archives besides the weights, by which they are recognised.
 _OPENAI = {"input_resolution", "context_length", "vocab_size"}
 _OPENAI_HEAD = 64
 
-# Settings of open_clip that may have any value, and what each must be to be ours otherwise.
+# Settings of open_clip that may have any value (FREE), or must have this one if set (PLAIN).
 _VISION_FREE = {
     "image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "patch_dropout",
     "output_tokens", "act_kwargs", "norm_kwargs", "attn_pooler_queries", "attn_pooler_heads",
@@ -50,17 +50,17 @@ _TOKENIZERS = ("hf_tokenizer_name", "tokenizer_kwargs", "tokenizer_mode")
 def load_openclip(
     config: dict, config_source: str, tensors: Mapping[str, StoredTensor], source: str, dtype: str
 ) -> tuple[CLIP, ImageProcessing]:
-    """An open_clip checkpoint as our CLIP, and how its images are prepared.
+    """An open_clip checkpoint as our CLIP, and its image preparation.
 
     Args:
         config: content of `open_clip_config.json`.
-        config_source: its name, for messages.
-        tensors: the checkpoint; of a training checkpoint, its `state_dict`.
-        source: its name, for messages.
-        dtype: of the matrix products, "float32" or "bfloat16"; parameters are float32.
+        config_source: name of this file, for messages.
+        tensors: the checkpoint, or the `state_dict` of a training checkpoint.
+        source: name of the checkpoint, for messages.
+        dtype: type of matrix products, "float32" or "bfloat16"; parameters are float32.
 
     Raises:
-        UserError: it is damaged, or a kind of model that is not supported.
+        UserError: it is damaged, or the model is of an unsupported kind.
     """
     try:
         settings = read_openclip_config(config, config_source, dtype)
@@ -82,7 +82,7 @@ def load_openai(
     """The tensors of one of OpenAI's archives as our CLIP; arguments as `load_openclip`.
 
     Raises:
-        UserError: it is damaged, or has a ResNet for images.
+        UserError: it is damaged, or its image tower is a ResNet.
     """
     tensors = {name: x for name, x in without_wrappers(tensors).items() if name not in _OPENAI}
     settings = _config_from_shapes(tensors, source, dtype)
@@ -104,7 +104,7 @@ def read_openclip_config(config: dict, source: str, dtype: str) -> CLIPConfig:
     for name in _TOKENIZERS:
         if text.get(name):
             raise UserError(
-                f"{source}: {name} is {text[name]}: its texts are not CLIP's tokens; not supported"
+                f"{source}: {name} is {text[name]}; a tokenizer other than CLIP's is not supported"
             )
     _require_plain(model, _MODEL_FREE, {}, source, "")
     _require_plain(vision, _VISION_FREE, _VISION_PLAIN, source, "vision_cfg.")
@@ -136,7 +136,7 @@ def read_openclip_config(config: dict, source: str, dtype: str) -> CLIPConfig:
 
 
 def _require_plain(settings: dict, free: set, plain: dict, source: str, prefix: str) -> None:
-    """Refuses every setting that may change the plain transformer."""
+    """Raises a UserError for any setting that may describe another architecture."""
     for name, value in settings.items():
         if name not in free and value and value != plain.get(name):
             raise UserError(f"{source}: {prefix}{name} is {value}; such a model is not supported")
@@ -187,7 +187,7 @@ def _filled(settings: CLIPConfig, tensors: Mapping[str, StoredTensor], source: s
     tensors = {
         re.sub(r"^text\.", "", name): tensor  # open_clip's custom text towers
         for name, tensor in without_wrappers(tensors).items()
-        if name.split(".")[-1] != "logit_bias"  # of a sigmoid loss; no feature needs it
+        if name.split(".")[-1] != "logit_bias"  # part of a sigmoid loss, not of the features
     }
     scale = tensors.get("logit_scale")
     given = {}
@@ -210,7 +210,7 @@ def _config_from_shapes(tensors: Mapping[str, StoredTensor], source: str, dtype:
     def shape(name: str, rank: int) -> tuple[int, ...]:
         if name not in tensors or len(tensors[name].shape) != rank:
             raise UserError(
-                f"{source}: tensor {name} is missing or of another shape; is it a CLIP?"
+                f"{source}: tensor {name} is missing or has another shape; is it a CLIP?"
             )
         return tensors[name].shape
 

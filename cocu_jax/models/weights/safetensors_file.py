@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from cocu_jax.errors import UserError
 
-# Their names in the file's header; anything else (8-bit floats, packed types) is no weight of ours.
+# Types by their name in the header; others (8-bit floats, packed types) are not supported.
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64"}
 
 
@@ -20,7 +20,7 @@ class StoredTensor:
     """One tensor of a checkpoint file; its values are read only on request.
 
     Attributes:
-        file: the file that holds it, for messages.
+        file: the file that contains it, for messages.
         shape: its shape.
         dtype: name of its type, e.g. `"float32"` or `"bfloat16"`.
         read: reads the values; raises `UserError` if the file is damaged.
@@ -36,7 +36,7 @@ def open_safetensors(file: pathlib.Path) -> dict[str, StoredTensor]:
     """Names and shapes of the tensors in one file.
 
     Raises:
-        UserError: it is no safetensors file, or part of it is missing.
+        UserError: it is not a safetensors file, or part of it is missing.
     """
     try:
         reader = safe_open(file, framework="numpy")
@@ -58,8 +58,8 @@ def open_index(index: pathlib.Path, open_shard=open_safetensors) -> dict[str, St
     """Names and shapes of the tensors in the shards that an index file lists.
 
     Args:
-        index: a `*.index.json`, beside its shards.
-        open_shard: reads one shard.
+        index: a `*.index.json`, in the folder of its shards.
+        open_shard: the function that reads one shard.
 
     Raises:
         UserError: the index or a shard is damaged or missing, or they contradict each other.
@@ -76,7 +76,9 @@ def open_index(index: pathlib.Path, open_shard=open_safetensors) -> dict[str, St
             raise UserError(f"{shard}: missing, though {index.name} lists it; fetch it again")
         tensors |= open_shard(shard)
     if wrong := tensors.keys() ^ shard_of.keys():
-        raise UserError(f"{index}: lists other tensors than its shards hold, e.g. {min(wrong)}")
+        raise UserError(
+            f"{index}: does not list the same tensors as its shards contain, e.g. {min(wrong)}"
+        )
     return tensors
 
 
@@ -89,4 +91,4 @@ def _read(reader, name: str, file: pathlib.Path) -> np.ndarray:
 
 def _damaged(file: pathlib.Path, error: Exception) -> UserError:
     reason = str(error).partition("\n")[0]
-    return UserError(f"{file}: truncated or no safetensors file ({reason}); fetch it again")
+    return UserError(f"{file}: truncated or not a safetensors file ({reason}); fetch it again")

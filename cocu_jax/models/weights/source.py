@@ -1,4 +1,4 @@
-"""Sources of models: local folders, buckets, and Hugging Face hub ids."""
+"""Finds the files of a model: in local folders, in buckets, and on the Hugging Face hub."""
 
 import contextlib
 import hashlib
@@ -41,14 +41,14 @@ _OPENCLIP_FILES = (OPENCLIP_CONFIG, OPENCLIP_WEIGHTS, OPENCLIP_TORCH)
 
 @contextlib.contextmanager
 def model_folder(path_or_hub_id: str) -> Iterator[pathlib.Path]:
-    """Context manager: a local folder with the model's files.
+    """Context manager: a local folder that contains the model's files.
 
     Args:
         path_or_hub_id: a local folder; a folder in a bucket, such as `gs://bucket/run/export`; or
             a hub id such as `openai/clip-vit-base-patch32`, `@revision` optional.
 
     Raises:
-        UserError: there is no such model, or the hub is out of reach.
+        UserError: there is no such model, or the hub cannot be reached.
     """
     name = str(path_or_hub_id)
     if pathlib.Path(name).is_dir():
@@ -58,7 +58,9 @@ def model_folder(path_or_hub_id: str) -> Iterator[pathlib.Path]:
             _fetch_bucket(epath.Path(name), pathlib.Path(copy))
             yield pathlib.Path(copy)
     elif pathlib.Path(name).exists():
-        raise UserError(f"{name}: is a file, not a model's folder; give the folder it lies in")
+        raise UserError(
+            f"{name}: is a file, not a model's folder; give the folder that contains it"
+        )
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"{name}: no such folder; give a model's folder or a Hugging Face hub id")
     else:
@@ -114,14 +116,14 @@ def _fetch_hub(name: str) -> pathlib.Path:
     except Exception as error:  # the hub's and the network's libraries raise many kinds
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"{name}: neither a folder nor a model the hub could deliver ({reason}); "
+            f"{name}: is not a local folder, and cannot be fetched from the hub ({reason}); "
             "check the spelling and the network, or give a local folder"
         ) from None
     return folder
 
 
 def tokenizer_files(folder: pathlib.Path) -> dict[str, bytes]:
-    """Name and content of the tokenizer files in a model's folder."""
+    """Contents of the tokenizer files in a model's folder, by file name."""
     files = [file for name in _TOKENIZER_FILES if (file := folder / name).exists()]
     for file in files:
         _check_length(file)
@@ -129,7 +131,7 @@ def tokenizer_files(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 def open_weights(folder: pathlib.Path) -> dict[str, StoredTensor]:
-    """The tensors in a model's folder; safetensors are preferred to `.bin`, single files to shards.
+    """The tensors in a model's folder; prefers safetensors to `.bin`, and one file to shards.
 
     Raises:
         UserError: there are none, or a file is damaged.
@@ -146,13 +148,13 @@ def open_weights(folder: pathlib.Path) -> dict[str, StoredTensor]:
 
 
 def is_openclip(folder: pathlib.Path) -> bool:
-    """Whether a folder holds a model in open_clip's layout only, not in Hugging Face's as well."""
+    """Whether a folder contains a model in open_clip's layout and none in Hugging Face's."""
     theirs = (WEIGHTS, _SHARDED, _TORCH, _TORCH_SHARDED)
     return (folder / OPENCLIP_CONFIG).exists() and not any((folder / f).exists() for f in theirs)
 
 
 def open_openclip_weights(folder: pathlib.Path) -> dict[str, StoredTensor]:
-    """The tensors in a folder of open_clip, safetensors before `.bin`.
+    """The tensors in a folder in open_clip's layout; prefers safetensors to `.bin`.
 
     Raises:
         UserError: there are none, or a file is damaged.
@@ -164,7 +166,7 @@ def open_openclip_weights(folder: pathlib.Path) -> dict[str, StoredTensor]:
         content = open_torch(file)
         nested = isinstance(content, dict) and "state_dict" in content
         return tensors_in(content, file, "state_dict" if nested else None)
-    raise UserError(f"{folder}: no {OPENCLIP_WEIGHTS} and no {OPENCLIP_TORCH} beside its config")
+    raise UserError(f"{folder}: contains no {OPENCLIP_WEIGHTS} and no {OPENCLIP_TORCH}")
 
 
 def _open_bin(file: pathlib.Path) -> dict[str, StoredTensor]:
@@ -172,25 +174,25 @@ def _open_bin(file: pathlib.Path) -> dict[str, StoredTensor]:
 
 
 def read_json(file: pathlib.Path) -> dict:
-    """A JSON file's object.
+    """The object in a JSON file.
 
     Raises:
-        UserError: it is missing or damaged.
+        UserError: the file is missing or damaged.
     """
     try:
         _check_length(file)
         content = json.loads(file.read_text())
     except FileNotFoundError:
-        raise UserError(f"{file}: missing; a model's folder has one") from None
+        raise UserError(f"{file}: is missing; a model's folder contains one") from None
     except ValueError as error:
         raise UserError(f"{file}: not readable as JSON ({error}); fetch it again") from None
     if not isinstance(content, dict):
-        raise UserError(f"{file}: holds no JSON object; fetch it again")
+        raise UserError(f"{file}: contains no JSON object; fetch it again")
     return content
 
 
 def _check_length(file: epath.PathLike) -> None:
-    """Refuses a settings file of implausible length before reading it."""
+    """Raises a UserError for a settings file of implausible length, before it is read."""
     if (size := epath.Path(file).stat().length) > _LARGEST_SETTINGS:
         raise UserError(f"{file}: has {size:,} bytes; no such file is longer than 100 MB")
 
@@ -198,8 +200,8 @@ def _check_length(file: epath.PathLike) -> None:
 def fingerprint(path_or_hub_id: str) -> str:
     """SHA-256, in hex, of all files that determine a model's results.
 
-    These are the weight files, `config.json` and, where there is one, the image processor's config.
-    Copies of a folder have equal fingerprints; the same weights in other shards do not.
+    These are the weight files, `config.json` and the image processor's config, if there is one.
+    Copies of a folder have equal fingerprints; the same weights in different shards do not.
 
     Raises:
         UserError: as `model_folder`.

@@ -1,4 +1,4 @@
-"""Writes folders and files that appear only when they are complete."""
+"""Writes folders and files such that only complete ones appear under their name."""
 
 import contextlib
 import pathlib
@@ -25,7 +25,7 @@ def new_folder(path: str) -> Iterator[pathlib.Path]:
     """
     place = epath.Path(path)
     if place.exists() and not (place / CONFIG).exists() and not _is_empty(place):
-        raise UserError(f"{place}: is there already and is no model; choose another place")
+        raise UserError(f"{place}: already exists and is not a model; choose another place")
     with _beside(path) as staging:
         staging.mkdir()
         yield staging
@@ -55,7 +55,7 @@ def new_file(path: str) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def _beside(path: str) -> Iterator[pathlib.Path]:
-    """A free local path of the same name, on the disk of a local target so that it can be moved."""
+    """A temporary local path of the same name; on the target's disk, so that it can be moved."""
     place = epath.Path(path)
     remote = "://" in str(path)
     try:
@@ -69,7 +69,7 @@ def _beside(path: str) -> Iterator[pathlib.Path]:
     try:
         yield pathlib.Path(private) / place.name
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{place}: writing failed ({error}); nothing was left there") from error
+        raise UserError(f"{place}: writing failed ({error}); no files were left") from error
     finally:
         shutil.rmtree(private, ignore_errors=True)
 

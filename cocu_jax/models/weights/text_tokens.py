@@ -1,8 +1,8 @@
 """Tokenises texts for the text tower of a model.
 
-CLIP's vocabulary is part of this package. A model with another vocabulary needs the tokenizer of
-its training, from the `tokenizer.json` or, for SigLIP, the `spiece.model` beside its weights: ids
-of a wrong vocabulary would silently give wrong features.
+CLIP's vocabulary is part of this package. A model with another vocabulary needs the tokenizer that
+it was trained with, from the `tokenizer.json` or, for SigLIP, the `spiece.model` with its weights;
+token ids of a different vocabulary would give wrong features without any error.
 """
 
 import json
@@ -28,12 +28,12 @@ Tokenize = Callable[[Sequence[str]], Int[np.ndarray, "n t"]]
 
 
 def clip_tokens(text: TextConfig, files: Mapping[str, bytes], source: str) -> Tokenize:
-    """Tokenises for CLIP and GroupViT, whose feature is that of the end token, the largest id.
+    """The tokenizer for CLIP and GroupViT, whose feature is that of the end token, the largest id.
 
-    Token ids are trimmed to the longest text, since nothing after the end token changes a feature.
+    Token ids are trimmed to the longest text, because positions after the end token have no effect.
 
     Args:
-        text: config of the tower.
+        text: settings of the tower.
         files: the model's tokenizer files.
         source: the model's name, for messages.
 
@@ -48,8 +48,8 @@ def clip_tokens(text: TextConfig, files: Mapping[str, bytes], source: str) -> To
     ids = own.encode("a").ids
     if max(ids) != end or ids[-1] != end:
         raise UserError(
-            f"{source}: its {TOKENIZER} does not end a text with token {end}, where the model "
-            "reads its feature; this is the tokenizer of another model"
+            f"{source}: its {TOKENIZER} does not end a text with token {end}, the model's end "
+            "token; this is the tokenizer of another model"
         )
     own.enable_truncation(text.context_length)
     own.enable_padding(pad_id=0)
@@ -57,7 +57,7 @@ def clip_tokens(text: TextConfig, files: Mapping[str, bytes], source: str) -> To
 
 
 def siglip_tokens(text: TextConfig, files: Mapping[str, bytes], source: str) -> Tokenize:
-    """Tokenises for SigLIP, whose feature is that of the last position of the padded context.
+    """The tokenizer for SigLIP, whose feature is that of the last position of the padded context.
 
     Texts are lower-cased, as in SigLIP's training; its first generation also removes punctuation.
     Arguments and errors as `clip_tokens`.
@@ -78,7 +78,7 @@ def siglip_tokens(text: TextConfig, files: Mapping[str, bytes], source: str) -> 
 
 
 def _sentencepiece_rows(text: TextConfig, content: bytes, source: str) -> Tokenize:
-    """For SigLIP's own vocabulary, of which the end token also fills the rows up."""
+    """For SigLIP's own vocabulary, whose end token is also the padding."""
     try:
         own = sentencepiece.SentencePieceProcessor(model_proto=content)
     except RuntimeError as error:
@@ -125,7 +125,7 @@ def _rows(own: tokenizers.Tokenizer, texts: Sequence[str]) -> Int[np.ndarray, "n
 
 
 def _trimmed(rows: Int[np.ndarray, "n t"]) -> Int[np.ndarray, "n u"]:
-    """Without the columns after the last end token."""
+    """Removes the positions after the last end token of the batch."""
     return rows[:, : int(rows.argmax(axis=1).max(initial=0)) + 1]
 
 
@@ -133,8 +133,8 @@ def _open(files: Mapping[str, bytes], text: TextConfig, source: str) -> tokenize
     """The tokenizer in `tokenizer.json`, without padding or truncation."""
     if TOKENIZER not in files:
         raise UserError(
-            f"{source}: its vocabulary of {text.vocab_size:,} tokens is not CLIP's, and it comes "
-            f"without a {TOKENIZER}; put the one that it was trained with beside its weights"
+            f"{source}: its vocabulary of {text.vocab_size:,} tokens is not CLIP's, and it has no "
+            f"{TOKENIZER}; put the one that it was trained with in the folder of its weights"
         )
     try:
         own = tokenizers.Tokenizer.from_str(files[TOKENIZER].decode())
@@ -151,7 +151,7 @@ def _open(files: Mapping[str, bytes], text: TextConfig, source: str) -> tokenize
 def _check_largest(token: int, text: TextConfig, name: str, source: str) -> None:
     if token >= text.vocab_size:
         raise UserError(
-            f"{source}: its {name} has token {token}, the model knows {text.vocab_size:,} tokens; "
+            f"{source}: its {name} has token {token}, the model has {text.vocab_size:,} tokens; "
             "this is the tokenizer of another model"
         )
 

@@ -19,7 +19,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.models.weights.inert_pickle import ScriptModule, TensorRecord, read_pickle
 from cocu_jax.models.weights.safetensors_file import StoredTensor
 
-# What zipfile and NumPy raise over bytes that are not what they should be.
+# Exceptions of zipfile and NumPy for damaged files.
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -33,7 +33,7 @@ _DAMAGE = (
 
 
 def open_torch(file: pathlib.Path) -> Any:
-    """The content of a torch file, with `StoredTensor` for tensors; nothing in it is executed.
+    """The content of a torch file, with `StoredTensor` for tensors; no code in it is executed.
 
     Every size in the file is checked against the size of the file before memory is allocated.
 
@@ -42,12 +42,12 @@ def open_torch(file: pathlib.Path) -> Any:
             `torch.jit.save`.
 
     Returns:
-        The pickled object; of a TorchScript archive, its tensors by dotted name and the outermost
-        module's plain values. Objects that are neither data nor tensors are inert.
+        The pickled object; for a TorchScript archive, its tensors by dotted name and the plain
+        values of the outermost module. Objects that are neither data nor tensors become `Inert`.
 
     Raises:
-        UserError: the file is damaged, or is in the format of torch before 1.6 while torch is not
-            installed to read it.
+        UserError: the file is damaged, or it has the format of torch before 1.6 and torch, which is
+            needed to read it, is not installed.
     """
     if not file.is_file():
         raise UserError(f"{file}: {'is a folder, not a' if file.exists() else 'no such'} file")
@@ -62,7 +62,7 @@ def open_torch(file: pathlib.Path) -> Any:
         content = content.values() if isinstance(content, ScriptModule) else content
     except _DAMAGE as error:
         raise UserError(
-            f"{file}: truncated or no torch checkpoint ({error}); fetch it again"
+            f"{file}: truncated or not a torch checkpoint ({error}); fetch it again"
         ) from None
     root = pickled.removesuffix("data.pkl")
 
@@ -84,7 +84,7 @@ def tensors_in(
     Args:
         content: from `open_torch`.
         file: its name, for messages.
-        entry: key of the dictionary of tensors inside the outermost one; None: it is the outermost.
+        entry: key of the dictionary of tensors in the content; None: the content itself.
 
     Raises:
         UserError: there is no such dictionary.
@@ -92,20 +92,20 @@ def tensors_in(
     weights = content.get(entry) if entry and isinstance(content, Mapping) else content
     if not isinstance(weights, Mapping):
         missing = f" under {entry!r}" if entry else ""
-        raise UserError(f"{file}: holds no dictionary of tensors{missing}; is it a checkpoint?")
+        raise UserError(f"{file}: contains no dictionary of tensors{missing}; is it a checkpoint?")
     return {name: value for name, value in weights.items() if isinstance(value, StoredTensor)}
 
 
 def without_wrappers(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """The tensors by the names they have in the model itself.
+    """The tensors without the prefixes `module.` and `_orig_mod.` of their names.
 
-    Distributed training and compiling put `module.` and `_orig_mod.` before them.
+    They are added by distributed training and by `torch.compile`.
     """
     return {re.sub(r"^((module|_orig_mod)\.)+", "", name): x for name, x in tensors.items()}
 
 
 def _replaced(content: Any, change: Callable[[str, Any], Any]) -> Any:
-    """The content with each value in one or two levels of dictionaries as `change` makes it."""
+    """Applies `change` to the values of a dictionary and of the dictionaries in it."""
     if not isinstance(content, Mapping):
         return content
     return {
@@ -119,10 +119,10 @@ def _replaced(content: Any, change: Callable[[str, Any], Any]) -> Any:
 def _check(
     archive: zipfile.ZipFile, root: str, record: TensorRecord, file: pathlib.Path, name: str
 ) -> None:
-    """Refuses a tensor that is not entirely, and without overlap, inside a buffer of the file.
+    """Checks that a tensor lies completely within a buffer of the file.
 
     Raises:
-        UserError: the content is damaged, or of another kind.
+        UserError: it does not, or the buffer is missing or compressed.
     """
     try:
         entry = archive.getinfo(f"{root}data/{record.storage.key}")
@@ -132,19 +132,19 @@ def _check(
             f"{file}: tensor {name} is not readable ({error}); fetch it again"
         ) from None
     if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > file.stat().st_size:
-        raise UserError(f"{file}: tensor {name} is packed, as torch never does; fetch it again")
+        raise UserError(f"{file}: tensor {name} is compressed, unlike torch's; fetch it again")
     count = math.prod(record.shape)
     reach = sum((n - 1) * s for n, s in zip(record.shape, record.strides, strict=True))
     elements = entry.file_size // itemsize
     sound = min(record.shape + record.strides + (record.offset,)) >= 0
     if count and not (sound and record.offset + reach < elements and count <= elements):
-        raise UserError(f"{file}: tensor {name} reaches past its buffer; fetch the file again")
+        raise UserError(f"{file}: tensor {name} exceeds its buffer; fetch the file again")
 
 
 def _read(
     archive: zipfile.ZipFile, root: str, record: TensorRecord, file: pathlib.Path, name: str
 ) -> np.ndarray:
-    """Copies one tensor, which was checked, out of the archive, whose checksum covers it."""
+    """Reads a tensor that was checked; the archive's checksum is verified as well."""
     try:
         names = archive.namelist()
         order = archive.read(f"{root}byteorder") if f"{root}byteorder" in names else b"little"
@@ -155,7 +155,7 @@ def _read(
             f"{file}: tensor {name} is not readable ({error}); fetch it again"
         ) from None
     if order == b"big":
-        raise UserError(f"{file}: written by a big-endian machine; save it again on a common one")
+        raise UserError(f"{file}: is big-endian; save it again on a little-endian machine")
     strides = tuple(stride * elements.itemsize for stride in record.strides)
     return np.lib.stride_tricks.as_strided(
         elements[record.offset :], record.shape, strides, writeable=False
@@ -173,17 +173,17 @@ def _load_with_torch(file: pathlib.Path) -> Any:
         import torch
     except ImportError:
         raise UserError(
-            f"{file}: in the format of torch before 1.6, which only torch reads: pip install torch"
+            f"{file}: has the format of torch before 1.6, which needs torch: pip install torch"
         ) from None
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch's own unpickler makes of a damaged file
+    except Exception as error:  # torch's unpickler raises many types for damaged files
         reason = str(error).partition("\n")[0]
         raise UserError(f"{file}: torch cannot read it safely ({reason}); fetch it again") from None
 
 
 def _with_tensors(content: Any, file: pathlib.Path) -> Any:
-    """The content with torch's tensors as ours."""
+    """The content with `StoredTensor` in place of torch's tensors."""
 
     def read(tensor) -> np.ndarray:
         return tensor.detach().float().numpy()
@@ -203,15 +203,15 @@ def write_torch(
     """Writes a file that `torch.load(file, weights_only=True)` reads.
 
     Args:
-        file: where to.
-        tensors: float32 and int64 arrays, by name; stored under `entry`.
-        entry: key of the tensors in the saved dictionary.
-        notes: further entries of that dictionary.
+        file: name of the file.
+        tensors: float32 and int64 arrays, by name.
+        entry: key of the dictionary of tensors in the saved dictionary.
+        notes: other entries of the saved dictionary.
     """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
 
         def add(name: str, data: bytes) -> None:
-            # Without a date, so that equal models are equal files.
+            # ZipInfo without a date, so that equal models give identical files.
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
 
         add("data.pkl", _pickled(tensors, entry, notes))

@@ -4,8 +4,8 @@
     WORKDIR/checkpoints/STEP     written by Orbax while the run trains
     WORKDIR/export               a Hugging Face folder, written at the end
 
-Only the arrays of the model are read, onto the host: neither the optimiser's state nor the devices
-of the run are needed. Nothing is written, so a run may go on meanwhile.
+Only the arrays of the model are read, to the memory of the host; neither the optimiser's state nor
+the devices of the run are needed. Nothing is written, so the run may continue meanwhile.
 """
 
 import dataclasses
@@ -37,8 +37,8 @@ class RunCheckpoint(NamedTuple):
     """A checkpoint of a run.
 
     Attributes:
-        run: the run's directory.
-        step: of the checkpoint.
+        run: directory of the run.
+        step: step of the checkpoint.
     """
 
     run: epath.Path
@@ -46,10 +46,10 @@ class RunCheckpoint(NamedTuple):
 
 
 def find_run_checkpoint(name: str) -> RunCheckpoint | None:
-    """The checkpoint that `RUN@STEP` names, or the newest of `RUN`; None if it is no such name.
+    """The checkpoint called `RUN@STEP`, or the newest of `RUN`; None if there is no such run.
 
     Raises:
-        UserError: there is such a run, but no such checkpoint.
+        UserError: the run exists, but not the checkpoint.
     """
     path, at, number = name.rpartition("@")
     if at and number.isdecimal() and (epath.Path(path) / _CHECKPOINTS).is_dir():
@@ -62,21 +62,21 @@ def find_run_checkpoint(name: str) -> RunCheckpoint | None:
     if not steps:
         raise UserError(f"{run}: no checkpoint was written yet; wait for the first one")
     if wanted is not None and wanted not in steps:
-        there = ", ".join(map(str, steps))
-        raise UserError(f"{run}: no checkpoint of step {wanted}; there are: {there}")
+        existing = ", ".join(map(str, steps))
+        raise UserError(f"{run}: no checkpoint of step {wanted}; there are: {existing}")
     return RunCheckpoint(run, steps[-1] if wanted is None else wanted)
 
 
 def load_run(
     checkpoint: RunCheckpoint, dtype: str = "float32"
 ) -> tuple[CLIP | GroupViT, ImageProcessing]:
-    """The model that the run would evaluate at that step, and how its images are prepared.
+    """The model that the run would evaluate at that step, and its image preparation.
 
-    Where the run keeps a running average of the weights, that is the model.
+    If the run keeps a running average of the weights, the model has the averaged ones.
 
     Args:
-        checkpoint: which one.
-        dtype: of the matrix products, "float32" or "bfloat16"; parameters are float32.
+        checkpoint: the checkpoint.
+        dtype: type of matrix products, "float32" or "bfloat16"; parameters are float32.
 
     Raises:
         UserError: the checkpoint cannot be read, or does not belong to the run's config.
@@ -107,7 +107,7 @@ def load_run(
 
 
 def _model_of(config: dict[str, Any], dtype: str) -> tuple[type, GroupViTConfig | CLIPConfig]:
-    """Class and settings of the model that a train config describes, read back from JSON."""
+    """Class and settings of the model that a train config in JSON describes."""
     model_class, config_class = _MODELS[config["objective"]]
     fields = {name: tuple(v) if isinstance(v, list) else v for name, v in config["model"].items()}
     text = TextConfig(**fields.pop("text"))
@@ -120,7 +120,7 @@ def _processing_of(data: dict[str, Any]) -> ImageProcessing:
 
 
 def _read_arrays(checkpoint: RunCheckpoint) -> dict[str, np.ndarray]:
-    """Parameters and statistics by path, those of the running average where there is one."""
+    """Parameters and statistics by path; those of the running average if there is one."""
     place = checkpoint.run / _CHECKPOINTS / str(checkpoint.step) / "state"
     place = place if "://" in str(place) else epath.Path(os.path.abspath(place))
     reader = ocp.PyTreeCheckpointHandler()
@@ -131,11 +131,11 @@ def _read_arrays(checkpoint: RunCheckpoint) -> dict[str, np.ndarray]:
         whole = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=whole, partial_restore=True)
         arrays = reader.restore(place, args=arguments)
-    except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+    except Exception as error:  # Orbax and TensorStore raise many types for damaged files
         reason = str(error).strip().partition("\n")[0][:200]
         raise UserError(
-            f"{place}: this checkpoint cannot be read ({reason}); "
-            "a run that goes on removes old ones: try another step"
+            f"{place}: this checkpoint cannot be read ({reason}); try another step, because a "
+            "running job removes old checkpoints"
         ) from None
     finally:
         reader.close()

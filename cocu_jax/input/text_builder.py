@@ -1,4 +1,4 @@
-"""Captions and prompts of many raw examples at once: parse, choose concepts, assemble tokens."""
+"""Makes the texts of examples: parses raw records, chooses concepts, assembles tokens."""
 
 import dataclasses
 from typing import NamedTuple
@@ -10,37 +10,36 @@ from jaxtyping import Int, UInt64
 from cocu_jax.input import concepts as sampling
 from cocu_jax.input.config import InputConfig
 from cocu_jax.input.draws import example_streams, mix, uniforms
-from cocu_jax.input.prompts import PromptTable, noun_pieces, prompt_table, with_ends
+from cocu_jax.input.prompts import PromptTable, noun_pieces, prompt_table, token_sequences
 from cocu_jax.input.sources import CAPTION_FEATURES, Source
 
 _TEMPLATE_DRAW, _NOISE_DRAW, _OWN_CAPTION_DRAW = 1, 3, 4
 
 
-class Examples(NamedTuple):
-    """Examples that lack nothing but their pictures.
+class UndecodedExamples(NamedTuple):
+    """Examples that are complete except for their images, which are still encoded.
 
     Attributes:
         encoded: image files [b].
         stream: uint64 [b], each example's own source of random numbers in this epoch.
-        rows: `key` string [b], `caption` int32 [b, t], `noise` uint32 [b, 2] and maybe `prompts`
-            int32 [b, k, t2].
+        fields: `key` string [b], `caption` int32 [b, t], `noise` uint32 [b, 2] and, if the config
+            asks for prompts, `prompts` int32 [b, k, t2].
     """
 
     encoded: tf.Tensor
     stream: UInt64[tf.Tensor, "b"]
-    rows: dict[str, tf.Tensor]
+    fields: dict[str, tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
-class Texts:
-    """Maps raw records to `Examples`.
+class TextBuilder:
+    """Parses raw records and builds their captions and prompts: maps them to `UndecodedExamples`.
 
     Attributes:
-        config: what a batch is made of.
-        seed: of all draws.
-        table: token pieces of the galleries of all sources, one after the other; None if there are
-            no prompts.
-        first_concept: place of each source's gallery in the table.
+        config: settings of a batch.
+        seed: seed of all draws.
+        table: tokens of the galleries of all sources, concatenated; None without prompts.
+        first_concept: index in the table of the first concept of each source's gallery.
     """
 
     config: InputConfig
@@ -54,36 +53,36 @@ class Texts:
         epoch: Int[tf.Tensor, "b"],
         record: tf.Tensor,
         annotation: tf.Tensor,
-    ) -> Examples:
+    ) -> UndecodedExamples:
         """Parses serialized examples [b] and their annotations [b] (empty if there are none)."""
         parsed = self._parse(record)
         stream = example_streams(self.seed, epoch, parsed["key"])
         caption = _draw_caption(stream, parsed["caption_tokens"], parsed["caption_lengths"])
         caption = tf.cast(caption, tf.int32)[:, 1:-1]
-        rows = {
+        fields = {
             "key": parsed["key"],
-            "caption": with_ends(caption, self.config.caption_length),
+            "caption": token_sequences(caption, self.config.caption_length),
             "noise": tf.bitcast(mix(stream, _NOISE_DRAW), tf.uint32),
         }
         if self.table is not None:
             concepts, chosen = self._choose(stream, source, parsed, annotation)
             template = uniforms(stream, _TEMPLATE_DRAW, self.config.prompts)
-            rows["prompts"] = self.table.tokens(concepts, chosen, template)
-        return Examples(parsed["image"], stream, rows)
+            fields["prompts"] = self.table.tokens(concepts, chosen, template)
+        return UndecodedExamples(parsed["image"], stream, fields)
 
     def _parse(self, record):
         spec = {
             "key": tf.io.FixedLenFeature([], tf.string),
             "image": tf.io.FixedLenFeature([], tf.string),
             "caption_tokens": tf.io.RaggedFeature(tf.int64),
-            "caption_lengths": tf.io.RaggedFeature(tf.int64),  # none in datasets of before
+            "caption_lengths": tf.io.RaggedFeature(tf.int64),  # absent in older datasets
         }
         if self.config.concepts in CAPTION_FEATURES:
             spec[CAPTION_FEATURES[self.config.concepts]] = tf.io.RaggedFeature(tf.int64)
         return tf.io.parse_example(record, spec)
 
     def _choose(self, stream, source, parsed, annotation):
-        """Tokens of the concepts there are [n, (t)], and which of them prompts take [b, k]."""
+        """Tokens of the available concepts [n, (t)], and the index of each prompt's [b, k]."""
         count = self.config.prompts
         if self.config.concepts == "nouns":
             caption = tf.cast(parsed["caption_tokens"], tf.int32)
@@ -123,12 +122,12 @@ class Texts:
 def _draw_caption(
     stream: UInt64[tf.Tensor, "b"], tokens: tf.RaggedTensor, lengths: tf.RaggedTensor
 ) -> tf.RaggedTensor:
-    """One caption of each image, each with the same chance, in this epoch.
+    """Draws one caption of each image for this epoch, uniformly.
 
     Args:
         stream: one random stream per sample.
-        tokens: tokens of all captions of an image, one caption after the other [b, (t)].
-        lengths: tokens of each caption [b, (n)]; [b, (0)] where all tokens are one caption.
+        tokens: tokens of all captions of an image, concatenated [b, (t)].
+        lengths: number of tokens of each caption [b, (n)]; [b, (0)] if there is only one caption.
 
     Returns:
         Tokens of the drawn captions [b, (t)].
@@ -144,16 +143,16 @@ def _draw_caption(
     return tf.gather(tokens.values, places)
 
 
-def make_texts(config: InputConfig, sources: tuple[Source, ...], seed: int) -> Texts:
-    """Tokenises the galleries.
+def make_text_builder(config: InputConfig, sources: tuple[Source, ...], seed: int) -> TextBuilder:
+    """A text builder for these sources; tokenises their galleries.
 
     Raises:
-        UserError: a prompt does not fit into `config.prompt_length`.
+        UserError: a prompt is longer than `config.prompt_length`.
     """
     if config.concepts == "none":
-        return Texts(config, seed, None, np.zeros(len(sources), np.int64))
+        return TextBuilder(config, seed, None, np.zeros(len(sources), np.int64))
     galleries = list(dict.fromkeys(source.gallery for source in sources))
     starts = np.cumsum([0, *map(len, galleries)], dtype=np.int64)
     table = prompt_table(sum(galleries, ()), config.prompt_length)
     places = [galleries.index(source.gallery) for source in sources]
-    return Texts(config, seed, table, starts[places])
+    return TextBuilder(config, seed, table, starts[places])
