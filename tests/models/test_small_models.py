@@ -144,7 +144,7 @@ def test_the_noise_of_a_row_does_not_depend_on_its_place():
 
 def test_training_and_randomness_go_together():
     model = small_model()
-    with pytest.raises(ValueError, match="in training, and only there"):
+    with pytest.raises(ValueError, match="in training, and only then"):
         model.encode_image(IMAGES, train=True)
-    with pytest.raises(ValueError, match="in training, and only there"):
+    with pytest.raises(ValueError, match="in training, and only then"):
         model.encode_image(IMAGES, keys=example_keys(0, len(IMAGES)))

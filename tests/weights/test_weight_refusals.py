@@ -171,7 +171,7 @@ def test_failure_while_writing_keeps_the_earlier_model(sources, tmp_path, monkey
 def test_what_is_no_model_is_not_overwritten(sources, tmp_path):
     model = load_groupvit(sources / "groupvit")
     (tmp_path / "thesis.txt").write_text("do not lose me")
-    with pytest.raises(UserError, match="is no model"):
+    with pytest.raises(UserError, match="is not a model"):
         save_groupvit(model, tmp_path)
     with pytest.raises(UserError, match="is a folder"):
         save_official(model, tmp_path)
