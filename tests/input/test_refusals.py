@@ -54,9 +54,7 @@ def test_missing_annotations_or_features(data, tmp_path, corpus_directory):
 
 
 def test_settings_that_do_not_fit(data):
-    refused(
-        data, "batch_size=8: it must be a multiple of the number of processes, 3", process_count=3
-    )
+    refused(data, "it must be a multiple of the number of processes, 3", process_count=3)
     refused(data, "3 processes cannot share the 8 lanes .*set it to 24", batch=24, process_count=3)
     data.lanes = 64
     refused(data, "51 examples are too few for config.data.lanes=64; set it to 32", batch=64)
