@@ -127,7 +127,7 @@ def test_zeros_that_are_allowed_make_a_plan(tiny_config):
         ),
         ("data.augment", "all", r"config.data.augment='all': it must be 'none', 'crop' or 'full'"),
         ("data.concepts", "", r"config.data.concepts='': it must be 'cluster', 'top', "),
-        ("data.crop_area", (0.5, 0.1), r"config.data.crop_area=\(0.5, 0.1\): the smallest share"),
+        ("data.crop_area", (0.5, 0.1), r"config.data.crop_area=\(0.5, 0.1\): give the smallest"),
         ("data.crop_area", (0.5,), r"config.data.crop_area=\(0.5,\): it must have more than 1"),
         ("data.crop_area", 0.5, r"config.data.crop_area=0.5: it must be a valid tuple"),
         ("data.corpora", (), "config.data.corpora is empty"),
