@@ -50,7 +50,6 @@ def order(corpus_directory):
 
 
 def test_batches_are_equal_for_one_two_and_four_processes(data):
-    data.augment = "full"
     whole = take(train_batches(data, 16, seed=1, start_step=2, with_keys=True), 3)
     for count in (2, 4):
         parts = [
