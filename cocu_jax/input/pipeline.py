@@ -178,7 +178,7 @@ def _examples(
         good = tf.data.Dataset.from_tensors((encoded, draws, fields)).map(finish).ignore_errors()
         blank = fields | {"image": transform.blank()}
         return (
-            good.map(lambda row: row | {_DAMAGED: False})
+            good.map(lambda example: example | {_DAMAGED: False})
             .concatenate(tf.data.Dataset.from_tensors(blank | {_DAMAGED: True}))
             .take(1)
         )
