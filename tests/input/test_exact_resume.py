@@ -51,19 +51,16 @@ def order(corpus_directory):
 
 def test_batches_are_equal_for_one_two_and_four_processes(data):
     whole = take(train_batches(data, 16, seed=1, start_step=2, with_keys=True), 3)
-    for count in (2, 4):
-        parts = [
-            take(train_batches(data, 16, 1, 2, index, count, with_keys=True), 3)
-            for index in range(count)
-        ]
-        for step, batch in enumerate(whole):
-            rows = [part[step] for part in parts]
-            same(batch, {name: np.concatenate([row[name] for row in rows]) for name in batch})
+    for index, count in ((1, 2), (0, 4), (2, 4)):
+        part = take(train_batches(data, 16, 1, 2, index, count, with_keys=True), 3)
+        own = slice(index * 16 // count, (index + 1) * 16 // count)
+        for batch, expected in zip(part, whole, strict=True):
+            same(batch, {name: values[own] for name, values in expected.items()})
 
 
 def test_starting_at_any_step_gives_the_batches_of_a_straight_run(data):
     straight = take(train_batches(data, 8, seed=1, with_keys=True), 25)  # almost four epochs
-    for step in (5, 13, 24):
+    for step in (5, 24):
         same(straight[step], next(train_batches(data, 8, 1, step, with_keys=True)))
 
 

@@ -80,21 +80,19 @@ def test_damaged_images_become_black_and_nothing_else_changes(data, tmp_path):
     files = [encode(picture(i)) for i in range(24)]
     data.concepts = data.augment = "none"
 
-    def batches(name, start, count):
-        directory = tmp_path / name / "mini" / "1.0.0"
-        found = train_batches(
-            with_corpus(data, directory=str(directory)), 8, seed=0, start_step=start, with_keys=True
-        )
-        return [next(found) for _ in range(count)]
+    def four_batches(name):
+        directory = str(tmp_path / name / "mini" / "1.0.0")
+        batches = train_batches(with_corpus(data, directory=directory), 8, seed=0, with_keys=True)
+        return [next(batches) for _ in range(4)]
 
     write_corpus(tmp_path / "good", (24,), images=files)
-    whole = batches("good", 0, 4)
+    whole = four_batches("good")
     damaged = [int(key.decode().removeprefix("mini")) for key in whole[1]["key"][:3]]
     contents = b"no image", b"\xff\xd8\xff and no more", files[damaged[2]][:300]
     for index, content in zip(damaged, contents, strict=True):
         files[index] = content
     write_corpus(tmp_path / "bad", (24,), images=files)
-    survived = batches("bad", 0, 4)
+    survived = four_batches("bad")
     for want, got in zip(whole, survived, strict=True):
         np.testing.assert_array_equal(want["key"], got["key"])
         np.testing.assert_array_equal(want["caption"], got["caption"])
@@ -102,8 +100,6 @@ def test_damaged_images_become_black_and_nothing_else_changes(data, tmp_path):
             black = int(key.decode().removeprefix("mini")) in damaged
             np.testing.assert_array_equal(image, 0 * expected if black else expected)
             assert expected.any()
-    (resumed,) = batches("bad", 1, 1)
-    np.testing.assert_array_equal(resumed["image"], survived[1]["image"])
 
 
 def test_plain_resize_keeps_the_picture(data):
