@@ -162,7 +162,7 @@ def test_other_values_that_are_not_allowed_are_one_line(name, value, message):
     ("field", "value", "message"),
     [
         ("accumulate", 3, "config.accumulate=3: it must divide the 2 examples of a device"),
-        ("epochs", 0.01, "config.epochs=0.01: less than a step with 96 examples"),
+        ("epochs", 0.01, "config.epochs=0.01: less than one step with 96 examples"),
     ],
 )
 def test_values_that_do_not_fit_the_machine_or_the_data_are_one_line(

@@ -149,7 +149,7 @@ def test_training_checkpoint_is_read_with_the_config_beside_it(tmp_path, prefix)
     file = tmp_path / "epoch_3.pt"
     optimizer = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-3}]}
     torch.save({"epoch": 3, "name": "x", "state_dict": tensors, "optimizer": optimizer}, file)
-    with pytest.raises(UserError, match="put the model's open_clip_config.json beside it"):
+    with pytest.raises(UserError, match="put the model's open_clip_config.json in"):
         open_checkpoint(str(file))
     config = openclip_config(quick_gelu=True)
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))

@@ -166,7 +166,7 @@ def test_siglip_2_texts_are_those_of_transformers_tokenizer(tmp_path):
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"tokenizer.json": None}, "its vocabulary of 100 tokens is not CLIP's, and it comes"),
+        ({"tokenizer.json": None}, "its vocabulary of 100 tokens is not CLIP's, and it has no"),
         ({"tokenizer.json": "{"}, "its tokenizer.json is not readable"),
         ({"tokenizer_config.json": None}, "names no pad_token"),
     ],

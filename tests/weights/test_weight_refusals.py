@@ -38,7 +38,7 @@ def _without(tensors, victim):
 # What is done to the tensors, and what the message must then name besides the tensor.
 TENSOR_DAMAGES = {
     "missing": (_without, "missing"),
-    "extra": (lambda t, v: {**t, f"{v}.extra": torch.ones(2)}, "no place"),
+    "extra": (lambda t, v: {**t, f"{v}.extra": torch.ones(2)}, "does not belong to the model"),
     "shape": (lambda t, v: {**t, v: t[v][:, :5].contiguous()}, r"has shape \[\d+, 5\]"),
     "type": (lambda t, v: {**t, v: t[v].long()}, "int64"),
 }
