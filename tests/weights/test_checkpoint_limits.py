@@ -145,9 +145,7 @@ def test_model_with_an_unknown_vocabulary_is_refused_where_texts_count(tmp_path)
     small.clip_oracle().save_pretrained(tmp_path)
     opened = open_checkpoint(str(tmp_path))
     assert not opened.has_clip_vocabulary()
-    with pytest.raises(
-        UserError, match="its vocabulary of 100 tokens is not CLIP's, and it has no"
-    ):
+    with pytest.raises(UserError, match="its vocabulary of 100 tokens is not CLIP's"):
         opened.text_tokenizer()
 
 
