@@ -28,15 +28,26 @@ def same(left, right):
         np.testing.assert_array_equal(left[name], right[name])
 
 
-def keys_of_lane(order, lane, done, count):
-    """(epoch, key) of the next `count` examples of a lane."""
+def keys_of_lanes(order, parts):
+    """(epoch, key) of the next `count` examples of a lane, for every (lane, done, count).
+
+    One dataset reads them all, because opening one takes a second.
+    """
     parse = {"key": tf.io.FixedLenFeature([], tf.string)}
-    records = order.read(tf.constant(lane, tf.int64), tf.constant(done, tf.int64)).take(count)
+    records = tf.data.Dataset.from_tensor_slices(tf.constant(parts, tf.int64)).flat_map(
+        lambda part: order.read(part[0], part[1]).take(part[2])
+    )
     found = []
     for epochs, batch, _ in records.batch(256).as_numpy_iterator():
         keys = tf.io.parse_example(batch, parse)["key"].numpy()
         found += [(int(epoch), key.decode()) for epoch, key in zip(epochs, keys, strict=True)]
-    return found
+    ends = np.cumsum([count for _, _, count in parts])
+    assert len(found) == ends[-1]
+    return [found[end - count : end] for end, (_, _, count) in zip(ends, parts, strict=True)]
+
+
+def keys_of_lane(order, lane, done, count):
+    return keys_of_lanes(order, [(lane, done, count)])[0]
 
 
 def make_order(directory, **settings):
@@ -83,10 +94,10 @@ def test_another_seed_or_epoch_gives_other_crops_prompts_and_order(data):
 
 def test_every_example_is_read_once_per_epoch(order):
     epochs = collections.defaultdict(list)
-    for lane in range(order.lanes):
-        share = (lane + 1) * EXAMPLES // order.lanes - lane * EXAMPLES // order.lanes
-        for epoch, key in keys_of_lane(order, lane, done=0, count=3 * share):
-            epochs[epoch].append(key)
+    bounds = [lane * EXAMPLES // order.lanes for lane in range(order.lanes + 1)]
+    three_epochs = [(lane, 0, 3 * n) for lane, n in enumerate(np.diff(bounds))]
+    for epoch, key in itertools.chain(*keys_of_lanes(order, three_epochs)):
+        epochs[epoch].append(key)
     assert sorted(epochs) == [0, 1, 2]
     for keys in epochs.values():
         assert sorted(keys) == [f"mini{i:04d}" for i in range(EXAMPLES)]
@@ -94,9 +105,9 @@ def test_every_example_is_read_once_per_epoch(order):
 
 
 def test_a_lane_goes_on_from_any_place(order):
-    straight = keys_of_lane(order, 5, done=0, count=30)
-    for done in (1, 3, 4, 6, 7, 15, 29):  # inside and at the ends of windows and epochs
-        assert keys_of_lane(order, 5, done, 1) == straight[done : done + 1]
+    places = (1, 3, 4, 6, 7, 15, 29)  # inside and at the ends of windows and epochs
+    straight, *single = keys_of_lanes(order, [(5, 0, 30), *((5, done, 1) for done in places)])
+    assert single == [straight[done : done + 1] for done in places]
 
 
 def test_seeking_reads_nothing_that_lies_before_the_window(tmp_path):
@@ -124,8 +135,8 @@ def test_neighbours_of_a_file_meet_in_a_batch_no_more_often_than_by_chance(long_
     records, batch, epochs = 4096, 64, 4
     meetings = collections.Counter()
     lanes = [
-        [int(key.removeprefix("mini")) for _, key in keys_of_lane(long_order, lane, 0, count)]
-        for lane, count in enumerate([epochs * records // 4] * 4)
+        [int(key.removeprefix("mini")) for _, key in lane]
+        for lane in keys_of_lanes(long_order, [(i, 0, epochs * records // 4) for i in range(4)])
     ]
     batches = np.concatenate([np.reshape(lane, (-1, 16)) for lane in lanes], axis=1)
     for epoch in np.split(batches, epochs):
