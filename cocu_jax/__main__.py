@@ -1,11 +1,11 @@
-"""The `cocu` command, also `python -m cocu_jax`: every tool of the project under one name."""
+"""The `cocu` command (also `python -m cocu_jax`), with all tools of the project as subcommands."""
 
 import importlib
 import sys
 
 # Command, the module whose `main()` it runs, and one line for the overview.
 COMMANDS = {
-    "segment": ("cocu_jax.segment", "segment pictures with words"),
+    "segment": ("cocu_jax.segment", "segment photos into any classes"),
     "app": ("cocu_jax.app.__main__", "segment photos and browse curations in a web browser"),
     "prepare": ("data_prep.__main__", "convert corpora and benchmarks to TFDS datasets"),
     "weights": ("cocu_jax.models.weights.__main__", "convert checkpoints"),
@@ -14,7 +14,7 @@ COMMANDS = {
 
 
 def main() -> int | None:
-    """Runs the command that `sys.argv` names; returns its exit status."""
+    """Runs the subcommand in `sys.argv`; returns its exit status."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(_overview())

@@ -1,4 +1,4 @@
-"""Decisions that all processes of a job take together: when to stop, and what process 0 decides.
+"""Decisions that all processes of a job share: when to stop, and decisions of process 0.
 
 The processes communicate through JAX's coordination service; devices are not involved.
 """
@@ -19,7 +19,7 @@ from cocu_jax.stopping import StopRequest
 T = TypeVar("T")
 
 _PATIENCE_MS = 3_600_000  # process 0 may be drawing pictures or writing a checkpoint
-_KEPT = 32  # answers that stay readable; no process lags behind by as many
+_KEPT_ANSWERS = 32  # answers that stay readable; no process lags behind by that many
 
 
 class Agreement:
@@ -46,7 +46,7 @@ class Agreement:
         if self._request:
             self._request.__enter__()
         else:
-            self._previous = signal.signal(signal.SIGINT, self._hand_on)
+            self._previous = signal.signal(signal.SIGINT, self._forward)
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -74,28 +74,28 @@ class Agreement:
         return self._stopping
 
     def of_first(self, decision: bool) -> bool:
-        """What process 0 decided; the others wait until it has come here, not for its devices."""
+        """The decision of process 0. The others wait for its call, but not for its devices."""
         return self._from_first(lambda: str(int(decision))) == "1"
 
     def on_first(self, action: Callable[[], None]) -> None:
-        """Runs something on process 0 while the others wait.
+        """Runs an action on process 0 while the others wait.
 
         Raises:
-            UserError: on all processes, if it was raised there.
+            UserError: on all processes, if the action raises it on process 0.
         """
 
-        def told() -> str:
+        def error_message() -> str:
             try:
                 action()
             except UserError as error:
                 return str(error)
             return ""
 
-        if said := self._from_first(told):
-            raise UserError(said)
+        if message := self._from_first(error_message):
+            raise UserError(message)
 
     def _from_first(self, answer: Callable[[], str]) -> str:
-        """Process 0's answer to a question that all processes ask."""
+        """The answer of process 0; all processes must call this in the same order."""
         if self._request:
             return answer()
         # JAX has no public access to its key-value store, which Flax and Orbax use this way, too.
@@ -103,13 +103,13 @@ class Agreement:
         self._questions += 1
         key = f"cocu_jax/agreement/{self._number}/" + "{}"
         if jax.process_index() == 0:
-            said = answer()
-            client.key_value_set(key.format(self._questions), said or " ")
-            if self._questions > _KEPT:
-                client.key_value_delete(key.format(self._questions - _KEPT))
-            return said
+            value = answer()
+            client.key_value_set(key.format(self._questions), value or " ")
+            if self._questions > _KEPT_ANSWERS:
+                client.key_value_delete(key.format(self._questions - _KEPT_ANSWERS))
+            return value
         return client.blocking_key_value_get(key.format(self._questions), _PATIENCE_MS).strip()
 
-    def _hand_on(self, number: int, frame: FrameType | None) -> None:
+    def _forward(self, number: int, frame: FrameType | None) -> None:
         signal.signal(number, self._previous)
         os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""TensorFlow as the reader of data on the host: imported without its notes, and off accelerators.
+"""Imports TensorFlow, which only reads data on the host, without its messages.
 
 Import this module before any other that imports TensorFlow.
 """
@@ -8,14 +8,16 @@ import os
 from cocu_jax.quiet import quiet_libraries
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # of no use to tf.data, and announced at length
+os.environ.setdefault(
+    "TF_ENABLE_ONEDNN_OPTS", "0"
+)  # not needed by tf.data; it prints long messages
 
 with quiet_libraries():
     import tensorflow as tf
 
 
 def keep_off_accelerators() -> None:
-    """Leaves the accelerators to JAX: TensorFlow would take all the memory of a GPU for itself.
+    """Hides the accelerators from TensorFlow, which would otherwise allocate all memory of a GPU.
 
     Has no effect once TensorFlow has started its devices.
     """

@@ -25,7 +25,7 @@ LOCK_FILE = "run.lock"
 _RENEWED_EVERY = 10.0  # seconds
 _WATCHED_FOR = 35.0
 _LONG_DEAD = 3600.0  # older than any difference between clocks
-_SETTLED_AFTER = {False: 0.05, True: 1.0}  # seconds until the last of several writers has won
+_SETTLED_AFTER = {False: 0.05, True: 1.0}  # seconds until a concurrent write is visible
 
 
 class WorkdirLock:
@@ -37,7 +37,8 @@ class WorkdirLock:
         watched_for: seconds without a renewal after which a file from another machine is dead.
 
     Raises:
-        UserError: on entering, another run is at work there; its host, process and start are named.
+        UserError: on entering, if another run uses the directory; the message has its host, process
+            and start.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class WorkdirLock:
                     self._usurper = holder
                     return
                 self._write()
-            except UserError as error:  # a full disk; the run itself will meet it
+            except UserError as error:  # a full disk; the run reports it at its next write
                 logging.warning("%s cannot be renewed (%s)", self._file, error)
 
     def _read(self) -> dict | None:
@@ -108,7 +109,7 @@ class WorkdirLock:
         except OSError as error:
             raise cannot_write(self._file, error) from None
         except (json.JSONDecodeError, UnicodeDecodeError):
-            return None  # of no use to anybody
+            return None  # a damaged file counts as missing
 
     def _write(self) -> None:
         write_file(self._file, json.dumps(self._own | {"renewed": time.time()}))
