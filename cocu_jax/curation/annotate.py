@@ -1,7 +1,7 @@
 """Ranks and clusters the archives of many anchors: bucketed by size, in chunks of one shape.
 
-An anchor's bucket depends on its own lists alone, and a chunk always has the same shape, so an
-annotation has the same bits whatever else is annotated with it and on however many devices.
+An anchor's bucket depends on its own lists alone, and the chunks of a bucket have one shape, so
+an annotation has the same bits whatever else is annotated with it and on however many devices.
 """
 
 import dataclasses
@@ -19,8 +19,9 @@ from cocu_jax.curation.ragged import Ragged, item_positions
 from cocu_jax.curation.rank import Archives, build_archives, rank_archives
 from cocu_jax.curation.storage.index import Entries
 
-_CHUNK = 256
 _BUCKETS = (4, 8, 12, 16, 24, 32, 48, 64)
+_CHUNK = 256  # rows
+_WIDE, _WIDE_CHUNK = 32, 64  # archives so wide are few and slow to cluster: less to fill up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Annotator:
                 target = column[:, :capacity] if column.ndim == 2 else column
                 target[rows] = np.asarray(part)[: len(rows)]
 
-        _run(build_chunk, concepts.lengths)
+        _run(build_chunk, concepts.lengths, lambda width: _CHUNK)
         return archives
 
     def _rank(
@@ -115,29 +116,41 @@ class Annotator:
         result.found[:] = archives.found
 
         def rank_chunk(rows: np.ndarray, width: int) -> None:
+            count = _rank_rows(width)
             part = jax.tree.map(
-                lambda x: _fill(x[rows, :width] if x.ndim == 2 else x[rows]), archives
+                lambda x: _fill(x[rows, :width] if x.ndim == 2 else x[rows], count), archives
             )
-            concepts, scores = rank_archives(part, _fill(anchors[rows]), self._embeddings)
+            concepts, scores = rank_archives(part, _fill(anchors[rows], count), self._embeddings)
             result.concepts[rows, :width] = np.asarray(concepts)[: len(rows)]
             result.scores[rows, :width] = np.asarray(scores)[: len(rows)]
             if self._clusters:
-                numbers = _fill(np.int32(first + rows))
+                numbers = _fill(np.int32(first + rows), count)
                 labels = cluster_archives(concepts, self._gram, self._seed, numbers)
                 result.clusters[rows, :width] = np.asarray(labels)[: len(rows)]
 
-        _run(rank_chunk, np.minimum(archives.found, self._capacity))
+        _run(rank_chunk, np.minimum(archives.found, self._capacity), _rank_rows)
 
 
-def _run(work: Callable[[np.ndarray, int], None], sizes: np.ndarray) -> None:
+def _rank_rows(width: int) -> int:
+    return _WIDE_CHUNK if width >= _WIDE else _CHUNK
+
+
+def _run(
+    work: Callable[[np.ndarray, int], None], sizes: np.ndarray, rows_of: Callable[[int], int]
+) -> None:
     """Calls `work(rows, bucket width)` for all chunks, several at a time."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done in [pool.submit(work, *chunk) for chunk in _chunks(sizes)]:
+        for done in [pool.submit(work, *chunk) for chunk in _chunks(sizes, rows_of)]:
             done.result()
 
 
-def _chunks(sizes: Int[np.ndarray, "n"]) -> Iterator[tuple[np.ndarray, int]]:
-    """(rows, bucket width) of chunks of rows of like size; rows of size 0 are left out."""
+def _chunks(
+    sizes: Int[np.ndarray, "n"], rows_of: Callable[[int], int]
+) -> Iterator[tuple[np.ndarray, int]]:
+    """(rows, bucket width) of chunks of rows of like size; rows of size 0 are left out.
+
+    `rows_of` gives the most rows of a chunk, by width.
+    """
     largest = int(sizes.max(initial=0))
     widths = list(_BUCKETS)
     while widths[-1] < largest:
@@ -145,8 +158,8 @@ def _chunks(sizes: Int[np.ndarray, "n"]) -> Iterator[tuple[np.ndarray, int]]:
     bucket = np.searchsorted(widths, sizes)
     for b, width in enumerate(widths):
         rows = np.flatnonzero((bucket == b) & (sizes > 0))
-        for start in range(0, len(rows), _CHUNK):
-            yield rows[start : start + _CHUNK], width
+        for start in range(0, len(rows), rows_of(width)):
+            yield rows[start : start + rows_of(width)], width
 
 
 def _padded(
@@ -165,6 +178,8 @@ def _padded(
     return tuple(part.reshape(_CHUNK, width) for part in (ids, similarities, in_caption))
 
 
-def _fill(rows: np.ndarray) -> np.ndarray:
+def _fill(rows: np.ndarray, count: int) -> np.ndarray:
     """Zero rows up to a whole chunk."""
-    return np.pad(rows, [(0, _CHUNK - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+    filled = np.zeros((count, *rows.shape[1:]), rows.dtype)
+    filled[: len(rows)] = rows
+    return filled

@@ -77,6 +77,12 @@ def check_config(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"config.{name} is empty; set it with --config.{name}=...")
     if "{}" not in settings.prompt:
         raise UserError(f"config.prompt={settings.prompt!r} has no {{}} for the concept")
+    try:
+        settings.prompt.format("")
+    except (ValueError, LookupError, AttributeError):
+        raise UserError(
+            f"config.prompt={settings.prompt!r} must have one {{}} and no other braces"
+        ) from None
     if settings.search == "clustered" and settings.recall != 1:
         raise UserError(
             f"config.recall={settings.recall} is for config.search='exact'; "

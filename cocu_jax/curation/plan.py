@@ -156,6 +156,9 @@ def make_plan(config: ml_collections.ConfigDict, workdir: str) -> Plan:
                 f"{other.directory}: has another concept gallery than {corpus.directory}; "
                 "prepare both with the same gallery"
             )
+    shards = [other.in_whole(shard) for other in index for shard in range(other.num_shards)]
+    if len(set(shards)) < len(shards):
+        raise UserError("config.index: two entries share shards; an image may be there only once")
     dtype = config.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     opened = open_checkpoint(config.clip, dtype)
     if isinstance(opened.model, GroupViT):

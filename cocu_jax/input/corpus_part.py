@@ -23,8 +23,8 @@ def shards_of_part(part: str, shards: int, where: str) -> tuple[int, ...]:
 
     Args:
         part: `[start:stop]` or `[start:stop:step]`. Start and stop are shard indices (`8shard`), or
-            percentages of the shards, rounded to the nearest index. A part that does not stop at 0
-            has at least one shard.
+            percentages of the shards, rounded to the nearest index. A part that stops
+            after it starts has at least one shard.
         shards: number of shards.
         where: name of the split, for error messages.
 
@@ -39,9 +39,10 @@ def shards_of_part(part: str, shards: int, where: str) -> tuple[int, ...]:
             "which is every fourth shard"
         )
     start, stop = _place(match.group(1), shards, 0), _place(match.group(2), shards, shards)
-    if start < shards and match.group(2) and not match.group(2).startswith("0"):
-        stop = max(stop, start + 1)
-    numbers = tuple(range(start, min(stop, shards), step))
+    first, last = (int(place + Fraction(1, 2)) for place in (start, stop))
+    if start < stop and first == last:
+        first, last = min(first, shards - 1), min(first, shards - 1) + 1
+    numbers = tuple(range(first, last, step))
     if not numbers:
         raise UserError(f"{where}: {part!r} contains none of its {shards} shards")
     return numbers
@@ -68,10 +69,11 @@ def part_of(corpus: Corpus, part: str) -> Corpus:
     )
 
 
-def _place(text: str | None, shards: int, default: int) -> int:
+def _place(text: str | None, shards: int, default: int) -> Fraction:
+    """Where a part starts or stops, in shards."""
     if not text:
-        return default
+        return Fraction(default)
     if text.endswith("shard"):
-        return min(int(text.removesuffix("shard")), shards)
+        return Fraction(min(int(text.removesuffix("shard")), shards))
     share = Fraction(text.removesuffix("%")) / 100
-    return min(int(share * shards + Fraction(1, 2)), shards)
+    return min(share * shards, Fraction(shards))

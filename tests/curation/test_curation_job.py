@@ -352,6 +352,7 @@ def test_index_may_be_parts_of_the_corpus_without_embedding_again(
         ({"clip": ""}, "config.clip is empty"),
         ({"match": "fuzzy"}, "config.match='fuzzy'"),
         ({"prompt": "a photo"}, "config.prompt"),
+        ({"prompt": "a {} of {}"}, "one {} and no other braces"),
         ({"neighbours": 0}, "config.neighbours=0"),
         ({"recall": 1.5}, "config.recall=1.5"),
         ({"share": "2/2"}, "config.share='2/2'"),
@@ -360,6 +361,13 @@ def test_index_may_be_parts_of_the_corpus_without_embedding_again(
 def test_bad_settings_are_one_line(fields, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         curate(fields, tmp_path, **changes)
+
+
+def test_an_image_twice_in_the_index_is_refused(fields, tmp_path):
+    parts = ("train[:60%]", "train[40%:]")
+    index = tuple({"directory": fields["corpus.directory"], "split": part} for part in parts)
+    with pytest.raises(UserError, match="config.index: two entries share shards"):
+        curate(fields, tmp_path, index=index)
 
 
 def test_another_gallery_is_refused(fields, tmp_path):

@@ -11,6 +11,9 @@ from cocu_jax.input.corpus_part import shards_of_part, split_and_part
         ("[90%:]", [18, 19]),
         ("[10%:20%]", [2, 3]),
         ("[:1%]", [0]),  # at least one
+        ("[:0.5%]", [0]),
+        ("[99%:]", [19]),
+        ("[51%:52%]", [10]),
         ("[:12.5%]", [0, 1, 2]),  # 2.5 is rounded up
         ("[18shard:]", [18, 19]),
         ("[2shard:5shard]", [2, 3, 4]),
@@ -32,7 +35,9 @@ def test_tenths_meet_without_overlap_or_gap():
             assert sum(parts, ()) == tuple(range(count))
 
 
-@pytest.mark.parametrize("part", ["[:10]", "[10%]", "[::0]", "[-1shard:]", "[:10%", "[:0%]", "[]"])
+@pytest.mark.parametrize(
+    "part", ["[:10]", "[10%]", "[::0]", "[-1shard:]", "[:10%", "[:0%]", "[50%:10%]", "[]"]
+)
 def test_what_is_no_part_or_empty_is_one_line(part):
     with pytest.raises(UserError, match="here: "):
         shards_of_part(part, 20, "here")
