@@ -25,6 +25,7 @@ _DOTTED = (
 _UNKNOWN = "no image or caption by its ending; name endings by --image_column and --caption_column"
 _ARCHIVE = "an archive within the archive; unpack it, and name it among the sources"
 _PACKED = {"tar", "tgz", "gz", "zip", "parquet", "tfrecord"}
+_LINK = "a link to another file; pack the files, e.g. by tar --dereference --hard-dereference"
 _HIDDEN = "hidden file or folder (its name begins with a dot)"
 
 
@@ -43,12 +44,16 @@ class Pairing:
         self._key: str | None = None
         self._parts: dict[str, bytes | None] = {}  # by ending; None is too large
         self._others: list[str] = []
+        self._unread = ""  # why the image is None
         self._alone: dict[str, str] = {}  # key -> what it lacks
 
     def add(
-        self, name: str, size: int, read: Callable[[], bytes]
+        self, name: str, size: int, read: Callable[[], bytes] | None
     ) -> Iterator[RawExample | Dropped]:
-        """Takes the next member; yields the example before it, if it ends there."""
+        """Takes the next member; yields the example before it, if it ends there.
+
+        `read` is None for a link to another file.
+        """
         folder, file = posixpath.split(name)
         if file.startswith("."):
             yield Dropped(_HIDDEN, f"{self._path}: {name}")
@@ -60,9 +65,11 @@ class Pairing:
             self._key, self._parts, self._others = key, {}, []
         ending = ending.lower()
         if ending in self._images:
-            self._parts[ending] = read() if size <= MAX_IMAGE_BYTES else None
+            self._unread = LARGE_IMAGE if read else _LINK
+            self._parts[ending] = read() if read and size <= MAX_IMAGE_BYTES else None
         elif ending in self._texts:
-            self._parts[ending] = read() if size <= MAX_TEXT_BYTES else None
+            if read:
+                self._parts[ending] = read() if size <= MAX_TEXT_BYTES else None
         else:
             self._others.append(ending)
 
@@ -102,7 +109,7 @@ class Pairing:
             tuple(texts),
             place,
             tuple(faults),
-            no_image=NO_IMAGE if encoded is not None else LARGE_IMAGE,
+            no_image=NO_IMAGE if encoded is not None else self._unread,
         )
 
     def _half(self, place: str, lacking: str) -> Iterator[Dropped]:

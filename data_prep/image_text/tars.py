@@ -31,6 +31,8 @@ def read_tar(path: str, reading: Reading) -> Iterator[RawExample | Dropped]:
                 if member.isfile():
                     read = lambda member=member: members.extractfile(member).read()  # noqa: E731
                     yield from pairing.add(member.name, member.size, read)
+                elif member.issym() or member.islnk():
+                    yield from pairing.add(member.name, 0, None)
     except Exception as error:
         damage = error
     yield from pairing.finish()

@@ -1,6 +1,7 @@
 """Names of files, members and paths as Windows, macOS and people write them."""
 
 import gzip
+import tarfile
 import zipfile
 
 import pytest
@@ -12,6 +13,7 @@ from data_prep.image_text.folders import folder_rows
 from data_prep.image_text.formats import Dropped, Reading
 from data_prep.image_text.lists import list_rows
 from data_prep.image_text.sources import find_units
+from data_prep.image_text.tars import read_tar
 from data_prep.image_text.zips import check_zip, read_zip
 
 WINDOWS, UNIX = 0, 3
@@ -114,3 +116,18 @@ def test_a_source_of_that_very_name_is_no_pattern(name, tmp_path):
     raw.webdataset(tmp_path / name, [0])
     [unit] = find_units([str(tmp_path / name)], epath.Path(tmp_path), None, Reading())
     assert unit.path == str(tmp_path / name)
+
+
+def test_links_in_tars_are_counted(tmp_path):
+    """As `tar` packs a file that it has packed under another name before."""
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name, content in (("a.jpg", raw.picture(0)), ("a.txt", b"a dog"), ("b.txt", b"a dog")):
+            (tmp_path / name).write_bytes(content)
+        (tmp_path / "b.jpg").hardlink_to(tmp_path / "a.jpg")
+        (tmp_path / "c.jpg").symlink_to("a.jpg")
+        for name in ("a.jpg", "a.txt", "b.jpg", "b.txt", "c.jpg"):
+            tar.add(tmp_path / name, name)
+    whole, linked, alone = read_tar(str(tmp_path / "x.tar"), Reading())
+    assert (whole.key, whole.image) == ("a", raw.picture(0))
+    assert (linked.key, linked.image) == ("b", None) and "--dereference" in linked.no_image
+    assert alone.reason == "no caption"
