@@ -104,10 +104,14 @@ def resolve_places(part) -> None:
     Raises:
         UserError: a string is an address that cannot be opened.
     """
-    for name in part if isinstance(part, ml_collections.ConfigDict | dict) else ():
-        value = part[name]
-        if isinstance(value, str):
-            part[name] = ",".join(map(place, value.split(",")))
+    if not isinstance(part, ml_collections.ConfigDict | dict):
+        return
+    texts = {name: value for name, value in part.items() if isinstance(value, str)}
+    for name, value in texts.items():  # before the parts, whose texts may be made of these
+        resolved = ",".join(map(place, value.split(",")))
+        if resolved != value:
+            part[name] = resolved
+    for value in part.values():
         for inner in value if isinstance(value, list | tuple) else (value,):
             resolve_places(inner)
 

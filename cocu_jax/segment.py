@@ -42,6 +42,7 @@ from eval.submission import write_prediction
 _ENDINGS = {
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".jp2",
 }  # fmt: skip
+_WRITTEN = re.compile(r"(.+)_(overlay|labels|groups_[12])\.png")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -185,6 +186,9 @@ def looks_like_file(text: str) -> bool:
 def find_images(names: list[str]) -> list[str]:
     """Expands folders and patterns to image files, without duplicates.
 
+    Pictures that this command has written, beside its JSON file, are no photos of a folder or a
+    pattern.
+
     Raises:
         UserError: a folder has no images, or no file matches a pattern.
     """
@@ -200,10 +204,17 @@ def find_images(names: list[str]) -> list[str]:
             own, reason = sorted(base.glob(pattern.group())), "no file matches"
         else:
             own, reason = [path], ""
+        if own != [path]:
+            own = [photo for photo in own if not _is_written(photo)]
         if not own:
             raise UserError(f"{name}: {reason}; name image files, folders or patterns")
         found += [os.fspath(p) for p in own]
     return list(dict.fromkeys(found))
+
+
+def _is_written(photo: epath.Path) -> bool:
+    name = _WRITTEN.fullmatch(photo.name)
+    return bool(name) and (photo.parent / f"{name.group(1)}.json").exists()
 
 
 def name_outputs(images: list[str]) -> dict[str, str]:

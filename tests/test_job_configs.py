@@ -11,6 +11,7 @@ from cocu_jax.curation.job import curate
 from cocu_jax.errors import UserError
 from cocu_jax.models.dense_clip import VARIANTS
 from cocu_jax.run import resolve_places
+from configs import cocu as cocu_file
 from configs import curate as curate_file
 from configs import evaluate as evaluate_file
 from eval.config import CustomConfig, EvaluateConfig
@@ -119,6 +120,11 @@ def test_texts_of_a_config_are_places(monkeypatch):
     config.index = ({"directory": "~/index", "split": "train"},)
     resolve_places(config)
     assert config.index[0]["directory"] == "/home/me/index"
-    config.corpus.directory = "https://a.org"
+    config = cocu_file.get_config()
+    config.data_root = "~/data"
+    resolve_places(config)
+    config.data_root += "/tfds"
+    assert config.data.corpora[0].directory == "/home/me/data/tfds/image_text/cc3m"
+    config.data_root = "https://a.org"
     with pytest.raises(UserError, match="https:// cannot be opened"):
         resolve_places(config)

@@ -35,9 +35,15 @@ def open_source(entry: CorpusConfig, concepts: str) -> Source:
         concepts: how concepts are chosen, see `InputConfig`.
 
     Raises:
-        UserError: corpus or annotations are missing, or lack a feature that `concepts` needs.
+        UserError: corpus or annotations are missing or empty, or lack a feature that `concepts`
+            needs.
     """
     corpus = open_corpus(entry.directory, entry.split)
+    if not corpus.num_examples:
+        raise UserError(
+            f"{corpus.directory}: no examples in its split {entry.split!r}; prepare it again, or "
+            "take it out of config.data.corpora"
+        )
     _require(corpus, _IMAGE_TEXT_FEATURES, "not an image-text dataset")
     annotations = None
     if concepts in CAPTION_FEATURES:

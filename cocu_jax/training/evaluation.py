@@ -67,6 +67,8 @@ class Evaluation:
         `miou`, `pixel_accuracy`, `bound_miou` (every group is given its best class) and
         `constant_miou` (all pixels are given one class).
 
+        A CLIP has no groups, and so no bound.
+
         Raises:
             Stopped: a stop was requested meanwhile.
         """
@@ -79,12 +81,9 @@ class Evaluation:
             title=self.prefix,
             stop=stop,
         )
-        return {
-            f"{self.prefix}/miou": result.miou,
-            f"{self.prefix}/bound_miou": result.bound_miou,
-            f"{self.prefix}/constant_miou": result.constant_miou,
-            f"{self.prefix}/pixel_accuracy": result.pixel_accuracy,
-        }
+        names = ("miou", "bound_miou", "constant_miou", "pixel_accuracy")
+        figures = {f"{self.prefix}/{name}": getattr(result, name) for name in names}
+        return {name: value for name, value in figures.items() if value is not None}
 
     def draw(self, model: nnx.Module) -> dict[str, UInt8[np.ndarray, "1 h w 3"]]:
         """The first images with ground truth, prediction and groups side by side, by name."""

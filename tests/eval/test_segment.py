@@ -277,6 +277,15 @@ def test_class_names_are_a_list_or_a_file(tmp_path):
     assert segment.parse_classes("dog") == ("dog",)
 
 
+def test_what_was_written_into_a_folder_of_photos_is_none_of_them(photos):
+    for name in ("a.json", "a_overlay.png", "a_groups_2.png", "a_1.png", "z_labels.png"):
+        (photos / name).write_bytes(b"")
+    for names in ([str(photos)], [str(photos / "*.png")]):
+        found = {pathlib.Path(name).name for name in segment.find_images(names)}
+        assert found - {"broken.jpg"} == {"a.png", "b.png", "c.png", "a_1.png", "z_labels.png"}
+    assert segment.find_images([str(photos / "a_overlay.png")]) == [str(photos / "a_overlay.png")]
+
+
 def test_images_of_equal_names_do_not_overwrite_each_other():
     assert segment.name_outputs(["x/a.jpg", "x/a.png", "x/b.png"]) == {
         "x/a.jpg": "a_jpg", "x/a.png": "a_png", "x/b.png": "b",

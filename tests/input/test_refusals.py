@@ -49,6 +49,8 @@ def test_missing_annotations_or_features(data, tmp_path, corpus_directory):
     refused(with_corpus(data, directory=corpus_directory), "needs its annotations")
     data.concepts = "nouns"
     refused(data, "no feature 'caption_nouns', .* data_prep image_text --nouns")
+    empty = write_corpus(tmp_path / "empty", (0,))
+    refused(with_corpus(data, directory=empty), "no examples in its split 'train'")
     bare = write_corpus(tmp_path, (8,), drop=("caption_tokens",))
     refused(with_corpus(data, directory=bare), "not an image-text dataset")
 

@@ -96,8 +96,9 @@ def test_run_without_an_export_is_opened_at_its_newest_checkpoint(finished, tmp_
 
 def test_step_that_is_not_there_is_told_with_those_that_are(finished, tmp_path):
     _, workdir = finished
-    with pytest.raises(UserError, match="no checkpoint of step 3; there are: 2, 4"):
-        open_checkpoint(f"{workdir}@3")
+    for step in ("3", "latest"):
+        with pytest.raises(UserError, match=f"no checkpoint of step {step}; there are: 2, 4"):
+            open_checkpoint(f"{workdir}@{step}")
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="no checkpoint was written yet"):
         open_checkpoint(str(tmp_path))

@@ -3,6 +3,7 @@
 import dataclasses
 
 import ml_collections
+import numpy as np
 import pytest
 from config_fields import leaves, with_value
 
@@ -11,6 +12,7 @@ from cocu_jax.input.config import CorpusConfig, InputConfig
 from cocu_jax.models.clip import CLIPConfig
 from cocu_jax.models.groupvit import GroupViTConfig
 from cocu_jax.models.text import TextConfig
+from cocu_jax.training import evaluation
 from cocu_jax.training.config import MeshConfig, TrainConfig, check_config
 from cocu_jax.training.evaluation import EvaluationConfig, evaluation_settings
 from cocu_jax.training.loop import FREE_FIELDS
@@ -18,6 +20,7 @@ from cocu_jax.training.plan import make_plan
 from cocu_jax.workdir import open_workdir
 from configs import clip, cocu, groupvit
 from eval.protocol import Protocol
+from eval.segmentation import SegmentationResult
 
 # Numbers for which 0 has a meaning, and -1.
 ZERO = {
@@ -210,3 +213,13 @@ def test_evaluation_may_be_none_one_or_several():
             config.evaluation = nothing
             check_config(config)
             assert evaluation_settings(config) == []
+
+
+def test_evaluation_of_a_model_without_groups_has_figures_alone(monkeypatch):
+    counts = np.array([[3, 1], [0, 4]])
+    result = SegmentationResult(("dog", "sky"), counts, None, images=2)
+    monkeypatch.setattr(evaluation, "evaluate_segmentation", lambda *_, **__: result)
+    settings = EvaluationConfig("somewhere", "validation")
+    found = evaluation.Evaluation(None, Protocol(), settings, "evaluation")(None, lambda _: False)
+    assert found["evaluation/miou"] == pytest.approx((3 / 4 + 4 / 5) / 2)
+    assert all(isinstance(value, float) for value in found.values())

@@ -51,9 +51,9 @@ def find_run_checkpoint(name: str) -> RunCheckpoint | None:
     Raises:
         UserError: the run exists, but not the checkpoint.
     """
-    path, at, number = name.rpartition("@")
-    if at and number.isdecimal() and (epath.Path(path) / _CHECKPOINTS).is_dir():
-        run, wanted = epath.Path(path), int(number)
+    path, at, wanted = name.rpartition("@")
+    if at and (epath.Path(path) / _CHECKPOINTS).is_dir():
+        run = epath.Path(path)
     elif (epath.Path(name) / _CHECKPOINTS).is_dir():
         run, wanted = epath.Path(name), None
     else:
@@ -61,10 +61,12 @@ def find_run_checkpoint(name: str) -> RunCheckpoint | None:
     steps = sorted(ocp.utils.checkpoint_steps(run / _CHECKPOINTS))
     if not steps:
         raise UserError(f"{run}: no checkpoint was written yet; wait for the first one")
-    if wanted is not None and wanted not in steps:
+    if wanted is None:
+        return RunCheckpoint(run, steps[-1])
+    if not (wanted.isdecimal() and int(wanted) in steps):
         existing = ", ".join(map(str, steps))
         raise UserError(f"{run}: no checkpoint of step {wanted}; there are: {existing}")
-    return RunCheckpoint(run, steps[-1] if wanted is None else wanted)
+    return RunCheckpoint(run, int(wanted))
 
 
 def load_run(
