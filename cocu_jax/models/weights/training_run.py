@@ -52,10 +52,10 @@ def find_run_checkpoint(name: str) -> RunCheckpoint | None:
         UserError: the run exists, but not the checkpoint.
     """
     path, at, wanted = name.rpartition("@")
-    if at and (epath.Path(path) / _CHECKPOINTS).is_dir():
-        run = epath.Path(path)
-    elif (epath.Path(name) / _CHECKPOINTS).is_dir():
+    if (epath.Path(name) / _CHECKPOINTS).is_dir():
         run, wanted = epath.Path(name), None
+    elif at and (epath.Path(path) / _CHECKPOINTS).is_dir():
+        run = epath.Path(path)
     else:
         return None
     steps = sorted(ocp.utils.checkpoint_steps(run / _CHECKPOINTS))
