@@ -20,7 +20,7 @@ from cocu_jax.training.state import split_model
 
 @pytest.fixture(scope="module")
 def gradients_on(tiny_config, random_batch):
-    """(data, fsdp) -> loss and gradients of one batch of a small GroupViT."""
+    """(data, fsdp) -> loss, gradients and new batch statistics of one batch of a small GroupViT."""
     config = tiny_config()
     config.model.depths = (1, 0, 0)
     objective, batch = make_objective(config), random_batch(config)
@@ -44,16 +44,19 @@ def gradients_on(tiny_config, random_batch):
         # Each program runs once: compiling it fast matters, not running it fast.
         fast = {"xla_backend_optimization_level": 0}
         gradients = jax.jit(make_gradients(objective, 1, mesh), compiler_options=fast)
-        loss, _, grads, _ = gradients(*arrays, put_batch(mesh, batch))
-        return float(loss), jax.device_get(grads)
+        result = gradients(*arrays, put_batch(mesh, batch))
+        return float(result.loss), *jax.device_get((result.params, result.batch_stats))
 
     return run
 
 
 @pytest.mark.parametrize("mesh", [(4, 2), pytest.param((8, 1), marks=pytest.mark.slow)])
 def test_loss_and_gradients_on_eight_devices_equal_those_on_one(gradients_on, mesh):
-    (loss, grads), (expected_loss, expected) = gradients_on(*mesh), gradients_on(1, 1)
+    loss, grads, stats = gradients_on(*mesh)
+    expected_loss, expected, expected_stats = gradients_on(1, 1)
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+    for name, value in expected_stats.items():
+        np.testing.assert_allclose(stats[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
     norm = np.sqrt(sum(np.square(g).sum() for g in expected.values()))
     for name, value in expected.items():
         # float32 sums in another order: relative to the whole gradient, as clipping sees it.
