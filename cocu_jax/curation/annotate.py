@@ -120,13 +120,13 @@ class Annotator:
             part = jax.tree.map(
                 lambda x: _fill(x[rows, :width] if x.ndim == 2 else x[rows], count), archives
             )
-            concepts, scores = rank_archives(part, _fill(anchors[rows], count), self._embeddings)
-            result.concepts[rows, :width] = np.asarray(concepts)[: len(rows)]
-            result.scores[rows, :width] = np.asarray(scores)[: len(rows)]
+            found = rank_archives(part, _fill(anchors[rows], count), self._embeddings)
             if self._clusters:
                 numbers = _fill(np.int32(first + rows), count)
-                labels = cluster_archives(concepts, self._gram, self._seed, numbers)
-                result.clusters[rows, :width] = np.asarray(labels)[: len(rows)]
+                found += (cluster_archives(found[0], self._gram, self._seed, numbers),)
+            targets = result.concepts, result.scores, result.clusters
+            for target, found_part in zip(targets, found, strict=False):
+                target[rows, :width] = np.asarray(found_part)[: len(rows)]
 
         _run(rank_chunk, np.minimum(archives.found, self._capacity), _rank_rows)
 
