@@ -186,8 +186,8 @@ def looks_like_file(text: str) -> bool:
 def find_images(names: list[str]) -> list[str]:
     """Expands folders and patterns to image files, without duplicates.
 
-    Pictures that this command has written, beside its JSON file, are no photos of a folder or a
-    pattern.
+    Pictures that this command has written (those with a JSON file beside them) are skipped in
+    folders and patterns.
 
     Raises:
         UserError: a folder has no images, or no file matches a pattern.

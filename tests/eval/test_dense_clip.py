@@ -143,7 +143,7 @@ def smooth(image: np.ndarray) -> np.ndarray:
 
 def test_refined_labels_equal_the_oracle(models):
     torch_model, model = models
-    protocol = dataclasses.replace(PROTOCOL, pamr=True)
+    protocol = dataclasses.replace(PROTOCOL, pamr=True, pamr_dilations=(1, 4))
     tokenizer = Tokenizer()
     prompts = tokenizer([t.format(word) for word in WORDS for t in SUBSET_TEMPLATES])
     words = oracle.word_embeddings(torch_model, prompts, len(SUBSET_TEMPLATES))
@@ -160,7 +160,9 @@ def test_refined_labels_equal_the_oracle(models):
     large = torch.nn.functional.interpolate(
         torch.tensor(image).permute(2, 0, 1)[None].float(), size, mode="bilinear"
     )[0]
-    refined = pamr_oracle(large.permute(1, 2, 0).numpy(), logits, pamr.DILATIONS, pamr.STEPS)
+    refined = pamr_oracle(
+        large.permute(1, 2, 0).numpy(), logits, protocol.pamr_dilations, pamr.STEPS
+    )
     scores = torch.tensor(refined * protocol.logit_scale).softmax(-1).permute(2, 0, 1).numpy()
     best = scores.max(0)
     theirs = np.where(best < protocol.bg_thresh, 0, OWNERS[scores.argmax(0)])

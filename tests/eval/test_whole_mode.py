@@ -31,6 +31,7 @@ PROTOCOL = Protocol(
     mode="whole",
     resize_long_short=(90, 40),
     templates="simple",
+    pamr_dilations=(1, 4),  # the program has a term for every neighbour: few compile fast
     mean=(0.5,) * 3,
     std=(0.25,) * 3,
 )
