@@ -193,12 +193,9 @@ def test_settings_that_contradict_the_dataset_are_refused(model, corpus):
     wrong = dataclasses.replace(corpus, metadata={**corpus.metadata, "classes": CLASSES[:4]})
     with pytest.raises(UserError, match="mask of 0000 holds"):
         evaluate(model, wrong, PROTOCOL)
-    with pytest.raises(Stopped, match="run the same command again"):
-        evaluate(model, corpus, PROTOCOL, stop=lambda images: True)
 
 
-@pytest.mark.parametrize("tile_size", [None, (16, 24)])
-def test_a_stopped_evaluation_resumes(model, corpus, reference, tile_size, tmp_path):
+def test_a_stopped_evaluation_resumes(model, corpus, reference, tmp_path):
     """With small tiles, the run is stopped while an image is only partly counted."""
     file = epath.Path(tmp_path / "part.npz")
 
@@ -214,7 +211,7 @@ def test_a_stopped_evaluation_resumes(model, corpus, reference, tile_size, tmp_p
             stop=lambda images: stop_after is not None and len(seen) >= stop_after,
             partial=partial,
             visit=lambda prediction: seen.append(prediction.key),
-            tile_size=tile_size,
+            tile_size=(16, 24),
         )
         return result, seen
 
