@@ -12,6 +12,7 @@ from cocu_jax.errors import UserError
 from configs import demo
 
 ROOT = pathlib.Path(__file__).parents[2]
+_FAST_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 # The demo's own config with every size cut down; the code path is the same.
 _TRAIN = {
@@ -54,7 +55,11 @@ def start_demo(workdir, *more):
     cache = workdir.parent / "compiled"  # the three runs share one program
     flags += [f"--config.{part}.compile_cache={cache}" for part in ("clip", "pretrain")]
     command = [sys.executable, "main.py", "--config=configs/demo.py", f"--workdir={workdir}"]
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {
+        "XLA_FLAGS": _FAST_TO_COMPILE,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # evaluations share programs, too
+    }
     return subprocess.run(
         [*command, *flags, *more],
         cwd=ROOT,
