@@ -1,7 +1,8 @@
 """A headless browser looks at a page.
 
 Run it to take a picture of a report:
-    python tests/demo/browser.py runs/demo/report.html docs/report.png [WIDTH HEIGHT]
+    python tests/demo/browser.py runs/demo/report.html docs/demo_report.png [WIDTH HEIGHT]
+    python tests/demo/browser.py runs/demo/report.html#way docs/demo_way.png 1180 1370
 """
 
 import pathlib
@@ -38,15 +39,23 @@ def loaded_page(page: pathlib.Path) -> str:
     return _run(f"--dump-dom {page.resolve().as_uri()}".split())
 
 
-def screenshot(page: pathlib.Path, picture: pathlib.Path, width: int, height: int) -> None:
-    """Writes the top of the page as PNG."""
-    _run(
-        [
-            f"--window-size={width},{height}",
-            f"--screenshot={picture.resolve()}",
-            page.resolve().as_uri(),
-        ]
-    )
+def screenshot(
+    page: pathlib.Path, picture: pathlib.Path, width: int, height: int, part: str = ""
+) -> None:
+    """Writes the top of the page as PNG, or only the section whose id is `part`."""
+    with tempfile.TemporaryDirectory() as folder:
+        shown = pathlib.Path(folder) / page.name
+        style = (
+            f"<style>main > :not(#{part}) {{ display: none }}</style></head>" if part else "</head>"
+        )
+        shown.write_text(page.read_text().replace("</head>", style, 1))
+        _run(
+            [
+                f"--window-size={width},{height}",
+                f"--screenshot={picture.resolve()}",
+                shown.resolve().as_uri(),
+            ]
+        )
 
 
 def _run(arguments: list[str]) -> str:
@@ -60,4 +69,6 @@ def _run(arguments: list[str]) -> str:
 
 if __name__ == "__main__":
     source, target, *size = sys.argv[1:]
-    screenshot(pathlib.Path(source), pathlib.Path(target), *map(int, size or (1180, 1900)))
+    source, _, part = source.partition("#")
+    size = map(int, size or (1180, 1900))
+    screenshot(pathlib.Path(source), pathlib.Path(target), *size, part)
