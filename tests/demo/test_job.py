@@ -37,7 +37,7 @@ _SMALL = {
     | {"model.vision_width": 16, "model.vision_layers": 1, "model.projection_dim": 16},
     "pretrain": _TRAIN
     | {
-        "eval_every": 2,
+        "eval_every": 0,
         "evaluation.crop": 32,
         "evaluation.stride": 32,
         "evaluation.resize_long_short": "(32, 32)",
