@@ -12,7 +12,6 @@ from configs import cocu, curate
 
 IMAGE_SIZE = 64
 PATCH_SIZE = 8
-EVALUATED_SIZE = 96  # scenes are enlarged: 12 x 12 patches instead of 8 x 8
 STATISTICS = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
@@ -81,7 +80,7 @@ def _clip() -> ml_collections.ConfigDict:
     config = _train()
     config.objective = "clip"
     config.data.concepts = "none"
-    config.total_steps = 1_400
+    config.total_steps = 800
     config.data.crop_area = (0.85, 1.0)  # captions name whole scenes
     config.learning_rate = 2e-3
     config.warmup_steps = 50
@@ -103,13 +102,13 @@ def _pretrain() -> ml_collections.ConfigDict:
     config.total_steps = 800
     config.learning_rate = 1e-3
     config.warmup_steps = 50
-    config.eval_every = 400
+    config.eval_every = 200
     config.evaluation = evaluation = ml_collections.ConfigDict()
     evaluation.directory = ""  # filled in by the demo
     evaluation.split = "selection"
     evaluation.limit = 0
-    evaluation.crop = evaluation.stride = EVALUATED_SIZE
-    evaluation.resize_long_short = (EVALUATED_SIZE, EVALUATED_SIZE)
+    evaluation.crop = evaluation.stride = IMAGE_SIZE
+    evaluation.resize_long_short = (IMAGE_SIZE, IMAGE_SIZE)
     model = config.model
     model.image_size = IMAGE_SIZE
     model.patch_size = PATCH_SIZE
