@@ -20,7 +20,7 @@ class StopRequest:
         with StopRequest() as stop:
             for shard in shards:
                 if stop.requested:
-                    raise Stopped("stopped after 12 of 64 shards; run the same command to go on")
+                    raise Stopped("stopped after 12 of 64 shards; run the same command to continue")
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -1,7 +1,7 @@
 """Curates the concepts of an image-text corpus: `main.py --config=configs/curate.py`.
 
 Needs `--config.corpus.directory`, `--config.clip` and `--workdir`. The result is in
-`WORKDIR/annotations`; run the same command again to go on after an interruption.
+`WORKDIR/annotations`; run the same command again to continue after an interruption.
 """
 
 import ml_collections

@@ -330,5 +330,5 @@ def _wait_for_files(files: dict[epath.Path, dict[str, str]], title: str, stop: S
 def _check_stop(stop: StopRequest) -> None:
     if stop.requested:
         raise Stopped(
-            "stopped while searching; finished cells are kept, run the same command to go on"
+            "stopped while searching; finished cells are kept, run the same command to continue"
         )

@@ -244,5 +244,5 @@ def _groups(plan: Plan, stop: StopRequest) -> Iterator[list[int]]:
 def _check_stop(stop: StopRequest, doing: str) -> None:
     if stop.requested:
         raise Stopped(
-            f"stopped while {doing}; what is finished is kept, run the same command to go on"
+            f"stopped while {doing}; what is finished is kept, run the same command to continue"
         )

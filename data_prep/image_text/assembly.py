@@ -96,7 +96,7 @@ def _move_all(units: FinishedUnits, template: tfds.core.ShardedFileTemplate) -> 
             if stop.requested:
                 raise Stopped(
                     f"stopped after moving {position} of {len(filled)} shards; "
-                    "run the same command to go on"
+                    "run the same command to continue"
                 )
             place = template.sharded_filepath(shard_index=position, num_shards=len(filled))
             if place.name not in there:

@@ -98,7 +98,7 @@ def _finish(client: Client, name: str, tasks: Sequence[tuple]) -> None:
     except KilledWorker as error:
         raise UserError(
             f"a task ended its worker several times ({error}); give workers more memory, "
-            "look into their logs, and run the same command to go on"
+            "look into their logs, and run the same command to continue"
         ) from None
     finally:
         client.cancel(futures)

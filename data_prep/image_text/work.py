@@ -107,7 +107,7 @@ def do_work(work: Work, workers: Workers, stop_file: epath.Path) -> None:
     if stop.requested:
         raise Stopped(
             f"stopped after {len(finished.numbers)} of {len(work.tasks)} {work.noun}; "
-            "run the same command to go on"
+            "run the same command to continue"
         )
     if not (failures or finished.all):
         raise UserError(
@@ -120,7 +120,7 @@ def do_work(work: Work, workers: Workers, stop_file: epath.Path) -> None:
             raise failures[0]
         reason = str(failures[0]).strip().splitlines()[-1:] or [type(failures[0]).__name__]
         raise UserError(
-            f"preparing stopped: {reason[0]}; correct that and run the same command to go on"
+            f"preparing stopped: {reason[0]}; correct that and run the same command to continue"
         ) from failures[0]
 
 

@@ -137,7 +137,7 @@ def read_places(places: Iterable[Place], stop: StopRequest) -> dict[tuple, dict]
     shards = progress(wanted.items(), "Read images for the page", len(wanted), "shards")
     for (fingerprint, shard), (corpus, rows) in shards:
         if stop.requested:
-            raise Stopped("stopped before the page; run the same command to go on")
+            raise Stopped("stopped before the page; run the same command to continue")
         numbered = read_shard(corpus, shard).take(max(rows) + 1).enumerate()
         chosen = tf.constant(sorted(rows), tf.int64)
         picked = numbered.filter(lambda row, _, chosen=chosen: tf.reduce_any(chosen == row))

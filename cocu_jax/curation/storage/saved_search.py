@@ -51,7 +51,7 @@ class SavedSearch:
         self.offer(state, now=stopping)
         if stopping:
             raise Stopped(
-                "stopped while searching; what is found is kept, run the same command to go on"
+                "stopped while searching; what is found is kept, run the same command to continue"
             )
 
     def remove(self) -> None:

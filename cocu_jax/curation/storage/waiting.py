@@ -106,4 +106,4 @@ def _sleep(seconds: float, stop: StopRequest) -> None:
 
 def _check(stop: StopRequest) -> None:
     if stop.requested:
-        raise Stopped("stopped while waiting for others; run the same command to go on")
+        raise Stopped("stopped while waiting for others; run the same command to continue")
