@@ -147,7 +147,7 @@ def test_readable_formats_show_the_same_picture(batches):
 class Blind:
     """An encoder that looks at nothing."""
 
-    batch = 2
+    batch, width = 2, 3
 
     def images(self, pixels):
         return np.ones((self.batch, 3), np.float16)
