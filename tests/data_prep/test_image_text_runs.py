@@ -61,7 +61,9 @@ def test_stop_request_keeps_finished_units(tmp_path, monkeypatch):
             time.sleep(2)  # the stop is passed on every half second
 
     monkeypatch.setattr(UnitPreparer, "prepare", watched)
-    with pytest.raises(Stopped, match="stopped after 1 of 3 files; run the same command to continue"):
+    with pytest.raises(
+        Stopped, match="stopped after 1 of 3 files; run the same command to continue"
+    ):
         prepare(tmp_path, tmp_path / "*.tar")
     assert len(done) == 1
     assert len(keys_and_captions(prepare(tmp_path, tmp_path / "*.tar"))) == 3
