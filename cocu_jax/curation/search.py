@@ -34,16 +34,14 @@ class SearchSettings:
     Attributes:
         neighbours: L, how many rows of the index each query gets.
         query_rows: queries per product.
-        tile_rows: index rows per product; rounded up to a multiple of the group size. On CPUs what
-            a product needs should stay below 32 MB: glibc gets larger blocks from the system for
-            each call, and touching their pages takes a third of the product's time again.
+        tile_rows: index rows per product; rounded up to a multiple of the group size.
         recall: 1.0 ranks exactly; less uses `jax.lax.approx_max_k` with this recall target, which
             pays on TPUs (other devices compute it exactly).
     """
 
     neighbours: int = 8
     query_rows: int = 1024
-    tile_rows: int = 2560
+    tile_rows: int = 5120
     recall: float = 1.0
 
 
