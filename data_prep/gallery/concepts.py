@@ -1,7 +1,7 @@
 """Finding the gallery's concepts in captions."""
 
 from data_prep.gallery.gallery import Gallery
-from data_prep.gallery.words import Words
+from data_prep.gallery.words import WordSplitter
 
 _LONGEST_CONCEPT = 4  # words
 
@@ -14,7 +14,7 @@ class ConceptExtractor:
 
     def __init__(self, gallery: Gallery) -> None:
         self._gallery = gallery
-        self._words = Words()
+        self._words = WordSplitter()
         self._ids: dict[str, int] = {}
         # The lengths that the concepts with this first word have: most words have none.
         self._lengths: dict[str, tuple[int, ...]] = {}

@@ -20,7 +20,7 @@ from cocu_jax.errors import UserError
 from cocu_jax.progress import progress
 from data_prep.gallery.counts import Counts
 from data_prep.gallery.gallery import Gallery, plural, possible_singulars
-from data_prep.gallery.words import Words
+from data_prep.gallery.words import WordSplitter
 
 _OPENERS = frozenset(
     "a an the his her its their my our your this that these those some each".split()
@@ -111,7 +111,7 @@ def _count(
     phrases: Counts,
 ) -> None:
     """Counts words, words that fill "a … ,", and n-grams that end where a phrase ends."""
-    split = Words()
+    split = WordSplitter()
     for caption in captions:
         found, after_article, ends = [], [], []
         for run, opened in _runs(["", *split(caption), "."]):

@@ -34,7 +34,7 @@ _CACHED_PIECES = 100_000
 _CACHED_LENGTH = 32
 
 
-class Words:
+class WordSplitter:
     """Splits lower-cased text into words: `don't` into `do n't`, punctuation off.
 
     Every piece between spaces is split by itself, so that the full stop of any sentence comes off

@@ -12,7 +12,7 @@ from nltk.util import ngrams
 
 from data_prep.gallery.concepts import ConceptExtractor
 from data_prep.gallery.gallery import Gallery
-from data_prep.gallery.words import Words
+from data_prep.gallery.words import WordSplitter
 
 CLITICS = """don't it's I'd we'll they've you're i'm cannot can-not D'YE gimme gonna gotta lemme
 more'n wanna wanna, 'tis 'twas 'Tisn't dogs' ''quoted'' "'x'" o'clock rock'n'roll n't""".split()
@@ -127,7 +127,7 @@ def test_concepts_with_apostrophes_and_full_stops_are_found():
 
 def test_words_equal_nltks_treebank_tokenizer():
     """On pieces of hard strings, and on all short strings of the characters that have rules."""
-    treebank, words = treebank_tokenizer(), Words()
+    treebank, words = treebank_tokenizer(), WordSplitter()
     pieces = {
         piece for text in captions(1000) + hard_strings(2000, 4)[30:] for piece in text.split()
     }
@@ -142,10 +142,10 @@ def test_words_equal_nltks_treebank_tokenizer():
 
 
 def test_words_beyond_the_cache_are_split_alike(monkeypatch):
-    cached = Words()
+    cached = WordSplitter()
     expected = [cached(caption) for caption in captions(100)]
     monkeypatch.setattr("data_prep.gallery.words._CACHED_PIECES", 0)
-    bare = Words()
+    bare = WordSplitter()
     assert [bare(caption) for caption in captions(100)] == expected
     assert not bare._cache
 
