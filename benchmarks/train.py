@@ -48,7 +48,7 @@ def against_torch(batch_size: int, rounds: int) -> None:
     rate = PRODUCT_FLOPS / statistics.median(times.pop("product"))
     for name in [name for name in steps if name != "ours"]:
         ratio = statistics.median(a / b for a, b in zip(times[name], times["ours"], strict=True))
-        # The matrix products alone take over 90% of our time on a CPU, so 1.1 is the most it allows.
+        # On a CPU the matrix products take over 90% of our time: 1.1 is the most.
         goal = 1.0 if name == "torch" else None
         print_figure(f"whole step, batch {batch_size}: {name} / ours", ratio, "ratio", goal)
     for name, seconds in times.items():
