@@ -1,6 +1,9 @@
 """Small corpora prepared through the library, and what is in them."""
 
 import json
+import signal
+import subprocess
+import time
 
 from etils import epath
 
@@ -34,3 +37,14 @@ def report(directory: str) -> dict:
 
 def keys_and_captions(directory: str) -> list[tuple[str, str]]:
     return [(e["key"].decode(), e["caption"].decode()) for e in examples(directory)]
+
+
+def start_and_kill(command, seconds) -> bool:
+    """Starts a command, and kills it `seconds` after it has written "go"; False if it had ended."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout.readline() == b"go\n"
+    time.sleep(seconds)
+    process.kill()
+    killed = process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    return killed

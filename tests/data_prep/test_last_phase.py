@@ -7,13 +7,11 @@ import pathlib
 import random
 import shutil
 import signal
-import subprocess
 import sys
-import time
 
 import pytest
 import raw_corpora as raw
-from prepared_corpora import keys_and_captions, prepare, report
+from prepared_corpora import keys_and_captions, prepare, report, start_and_kill
 
 from cocu_jax.stopping import Stopped
 from data_prep.image_text import assembly
@@ -145,12 +143,7 @@ def test_processes_killed_at_random_moments(prepared, expected, tmp_path):
     for number in range(20):
         folder = _copy(prepared, tmp_path / str(number))
         command = [sys.executable, "-c", _SCRIPT, str(folder), str(prepared / "*.tar")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert process.stdout.readline() == b"go\n"
-        time.sleep(draw.uniform(0, 0.15))
-        process.kill()
-        kills += process.wait() == -signal.SIGKILL
-        process.stdout.close()
+        kills += start_and_kill(command, draw.uniform(0, 0.15))
         assert contents(_go_on(prepared, folder)) == expected
     assert kills > 6
 

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import raw_corpora as raw
 import tensorflow as tf
-from prepared_corpora import GALLERY, examples, prepare, report
+from prepared_corpora import GALLERY, examples, prepare, report, start_and_kill
 from scipy import stats
 from test_last_phase import FileOperations, Killed, contents
 
@@ -150,12 +149,7 @@ def test_processes_killed_while_they_shuffle(sources, shuffled, tmp_path, monkey
         shutil.copytree(tmp_path / "prepared", folder)
         arguments = [str(folder), f"{sources}/*.tar", str(shuffle._SHARD_BYTES)]
         command = [sys.executable, "-c", _SCRIPT, *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert process.stdout.readline() == b"go\n"
-        time.sleep(draw.uniform(0.02, 0.3))
-        process.kill()
-        kills += process.wait() == -signal.SIGKILL
-        process.stdout.close()
+        kills += start_and_kill(command, draw.uniform(0.02, 0.3))
         begun += any(folder.rglob("*tfrecord-0*"))
         assert contents(prepare(folder, sources / "*.tar", recipe=recipe(0))) == expected
         assert not list(folder.rglob("*unfinished*"))
