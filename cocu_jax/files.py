@@ -72,7 +72,7 @@ def remove_temporaries(directory: epath.Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def place(path: epath.PathLike) -> str:
+def expand_path(path: epath.PathLike) -> str:
     """Expands `~` in a path, which shells do not expand after `--flag=`.
 
     Args:

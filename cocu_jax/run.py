@@ -20,7 +20,7 @@ from ml_collections import config_flags
 import configs
 from cocu_jax.deterministic import DETERMINISTIC_FLAG
 from cocu_jax.errors import UserError
-from cocu_jax.files import place
+from cocu_jax.files import expand_path
 from cocu_jax.stopping import Stopped
 
 JOBS = {
@@ -72,7 +72,7 @@ def run(config, workdir: str) -> None:
     """
     if config.job not in JOBS:
         raise UserError(f"config.job={config.job!r} is not a job; choose one of {', '.join(JOBS)}")
-    resolve_places(config)
+    expand_paths(config)
     if _COMPILE_FOR.value:
         from cocu_jax.training.ahead_of_time import compile_for
 
@@ -81,7 +81,7 @@ def run(config, workdir: str) -> None:
         raise UserError(f"--dry_run works with train configs only; config.job is {config.job!r}")
     if not workdir and not _DRY_RUN.value:
         raise UserError("--workdir is not set; give this run a directory, e.g. --workdir=runs/demo")
-    workdir = workdir and place(workdir)
+    workdir = workdir and expand_path(workdir)
     if config.job == "train":
         prepare_training(config)
     if _DISTRIBUTED.value or (_DISTRIBUTED.value is None and _in_cluster()):
@@ -98,7 +98,7 @@ def run(config, workdir: str) -> None:
     _print_results(config.job, epath.Path(workdir))
 
 
-def resolve_places(part) -> None:
+def expand_paths(part) -> None:
     """Expands `~` at the start of all strings of a config, including those in comma lists.
 
     Raises:
@@ -108,12 +108,12 @@ def resolve_places(part) -> None:
         return
     texts = {name: value for name, value in part.items() if isinstance(value, str)}
     for name, value in texts.items():  # before the parts, whose texts may be made of these
-        resolved = ",".join(map(place, value.split(",")))
+        resolved = ",".join(map(expand_path, value.split(",")))
         if resolved != value:
             part[name] = resolved
     for value in part.values():
         for inner in value if isinstance(value, list | tuple) else (value,):
-            resolve_places(inner)
+            expand_paths(inner)
 
 
 def _print_results(job: str, workdir: epath.Path) -> None:

@@ -29,7 +29,7 @@ from etils import epath
 from pycocotools import mask as coco_mask
 
 from cocu_jax.errors import UserError
-from cocu_jax.files import place, write_file
+from cocu_jax.files import expand_path, write_file
 from cocu_jax.host_tensorflow import keep_off_accelerators  # before what imports TensorFlow
 from cocu_jax.input.images import read_image
 from cocu_jax.segmentation import DEFAULT_CHECKPOINT, Segmentation, Segmenter
@@ -179,7 +179,7 @@ def looks_like_file(text: str) -> bool:
     """Whether `--classes` is a file: an existing one, or a path without a comma."""
     if "," in text:
         return False
-    path = epath.Path(place(text))
+    path = epath.Path(expand_path(text))
     return bool(text.strip()) and (path.is_file() or "/" in text or bool(path.suffix.strip(". ")))
 
 
@@ -194,7 +194,7 @@ def find_images(names: list[str]) -> list[str]:
     """
     found = []
     for name in names:
-        name = place(name)
+        name = expand_path(name)
         path = epath.Path(name)
         if path.is_dir():
             own = sorted(p for p in path.iterdir() if p.suffix.lower() in _ENDINGS)
@@ -244,7 +244,7 @@ def make_output(folder: str) -> epath.Path:
     Raises:
         UserError: it cannot be created.
     """
-    output = epath.Path(place(folder))
+    output = epath.Path(expand_path(folder))
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

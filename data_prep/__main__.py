@@ -11,7 +11,7 @@ import sys
 from absl import logging
 
 from cocu_jax.errors import UserError
-from cocu_jax.files import place
+from cocu_jax.files import expand_path
 from cocu_jax.quiet import quiet_libraries
 from cocu_jax.stopping import Stopped
 
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
         keep_off_accelerators()
     logging.set_verbosity(logging.ERROR)  # TFDS warns of configurations that are meant
     try:
-        resolve_places(arguments)
+        expand_paths(arguments)
         module.run(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(2)
 
 
-def resolve_places(arguments: argparse.Namespace) -> None:
-    """Spells out `~`, also behind `--data_dir=`, where shells leave it.
+def expand_paths(arguments: argparse.Namespace) -> None:
+    """Expands `~` in arguments, which shells do not expand after `--data_dir=`.
 
     Raises:
         UserError: an argument is an address of a kind that cannot be opened.
@@ -82,10 +82,10 @@ def resolve_places(arguments: argparse.Namespace) -> None:
         if name in _ADDRESSES:
             continue
         if isinstance(value, str):
-            setattr(arguments, name, place(value))
+            setattr(arguments, name, expand_path(value))
         elif isinstance(value, list):
-            places = [place(part) if isinstance(part, str) else part for part in value]
-            setattr(arguments, name, places)
+            paths = [expand_path(part) if isinstance(part, str) else part for part in value]
+            setattr(arguments, name, paths)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import ml_collections
 from etils import epath
 
 from cocu_jax.errors import UserError
-from cocu_jax.files import place, safe_name
+from cocu_jax.files import expand_path, safe_name
 from cocu_jax.input.corpus import Corpus, open_corpus
 from eval.benchmarks import Benchmark, benchmarks
 from eval.class_names import read_class_names
@@ -46,7 +46,7 @@ def open_tasks(config: ml_collections.ConfigDict) -> list[Task]:
     Raises:
         UserError: a dataset or a file of class names is missing, or a setting is not valid.
     """
-    names = [place(name.strip()) for name in config.benchmarks.split(",")]
+    names = [expand_path(name.strip()) for name in config.benchmarks.split(",")]
     return [_open_task(name, config) for name in names]
 
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from cocu_jax.errors import UserError
-from cocu_jax.files import full_disk, place, safe_name, write_file
+from cocu_jax.files import expand_path, full_disk, safe_name, write_file
 
 
 def test_writers_of_one_file_do_not_meet(tmp_path):
@@ -61,8 +61,8 @@ def test_full_disk_is_one_line_whatever_a_library_makes_of_it():
 
 def test_places_are_local_or_in_a_bucket(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert place("~/photos") == "/home/me/photos"
-    assert place("a~b/c") == "a~b/c" and place("gs://bucket/a") == "gs://bucket/a"
+    assert expand_path("~/photos") == "/home/me/photos"
+    assert expand_path("a~b/c") == "a~b/c" and expand_path("gs://bucket/a") == "gs://bucket/a"
     for address in ("https://a.org/b", "http://a.org", "file:///b", "s4://a"):
         with pytest.raises(UserError, match="cannot be opened; download it"):
-            place(address)
+            expand_path(address)

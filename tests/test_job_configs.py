@@ -10,7 +10,7 @@ from cocu_jax.curation.config import check_config as check_curate
 from cocu_jax.curation.job import curate
 from cocu_jax.errors import UserError
 from cocu_jax.models.dense_clip import VARIANTS
-from cocu_jax.run import resolve_places
+from cocu_jax.run import expand_paths
 from configs import cocu as cocu_file
 from configs import curate as curate_file
 from configs import evaluate as evaluate_file
@@ -114,17 +114,17 @@ def test_texts_of_a_config_are_places(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     config = config_of("evaluate")
     config.update(data_dir="~/data", benchmarks="voc,~/own")
-    resolve_places(config.lock())
+    expand_paths(config.lock())
     assert (config.data_dir, config.benchmarks) == ("/home/me/data", "voc,/home/me/own")
     config = config_of("curate")
     config.index = ({"directory": "~/index", "split": "train"},)
-    resolve_places(config)
+    expand_paths(config)
     assert config.index[0]["directory"] == "/home/me/index"
     config = cocu_file.get_config()
     config.data_root = "~/data"
-    resolve_places(config)
+    expand_paths(config)
     config.data_root += "/tfds"
     assert config.data.corpora[0].directory == "/home/me/data/tfds/image_text/cc3m"
     config.data_root = "https://a.org"
     with pytest.raises(UserError, match="https:// cannot be opened"):
-        resolve_places(config)
+        expand_paths(config)

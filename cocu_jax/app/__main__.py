@@ -23,7 +23,7 @@ from etils import epath
 from cocu_jax.app.curation import Curation
 from cocu_jax.app.model import Model
 from cocu_jax.errors import UserError
-from cocu_jax.files import place
+from cocu_jax.files import expand_path
 from cocu_jax.segment import add_model_options
 from cocu_jax.segmentation import DEFAULT_CHECKPOINT
 from cocu_jax.stopping import StopRequest
@@ -68,7 +68,7 @@ def serve(options: argparse.Namespace) -> None:
     Raises:
         UserError: a model or the curation cannot be opened, or the address is in use.
     """
-    curation = Curation.open(place(options.curation)) if options.curation else None
+    curation = Curation.open(expand_path(options.curation)) if options.curation else None
     checkpoints = options.checkpoint or ([] if curation else [DEFAULT_CHECKPOINT])
     models = open_models(checkpoints, options.templates, options.crop, options.short_side)
     with tempfile.TemporaryDirectory(prefix="cocu_app_") as folder, StopRequest() as stop:

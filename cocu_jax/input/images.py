@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageFile
 
 from cocu_jax.errors import UserError
-from cocu_jax.files import place
+from cocu_jax.files import expand_path
 
 MAX_PIXELS = 64_000_000  # 192 MB when decoded, at three bytes per pixel
 MAX_BYTES = 200_000_000  # of a file; enough for so many pixels uncompressed
@@ -49,7 +49,7 @@ def read_image(path: epath.PathLike) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
         UserError: there is no such file, or it is not an image that can be read.
     """
-    path = epath.Path(place(path))
+    path = epath.Path(expand_path(path))
     try:
         with path.open("rb") as file:
             encoded = file.read(MAX_BYTES + 1)

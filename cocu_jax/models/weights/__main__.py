@@ -9,7 +9,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # conversions need no accelerator, which ma
 from etils import epath
 
 from cocu_jax.errors import UserError
-from cocu_jax.files import place
+from cocu_jax.files import expand_path
 from cocu_jax.models.clip import CLIP
 from cocu_jax.models.groupvit import GroupViT
 from cocu_jax.models.siglip import Siglip
@@ -79,7 +79,7 @@ def convert(source: str, target: str) -> str:
         UserError: the source is not readable, the target already exists, or its format does not
             support the model.
     """
-    target = place(target)
+    target = expand_path(target)
     path = epath.Path(target)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(f"{target}: already exists; remove it or choose another place")

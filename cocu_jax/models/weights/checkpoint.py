@@ -9,7 +9,7 @@ from etils import epath
 from jaxtyping import Int
 
 from cocu_jax.errors import UserError
-from cocu_jax.files import place
+from cocu_jax.files import expand_path
 from cocu_jax.models.clip import CLIP
 from cocu_jax.models.groupvit import GroupViT
 from cocu_jax.models.siglip import Siglip
@@ -91,7 +91,7 @@ def open_checkpoint(source: str, dtype: str = "float32") -> Checkpoint:
     Raises:
         UserError: there is no such model, it is damaged, or it is of an unsupported kind.
     """
-    name = place(source)
+    name = expand_path(source)
     if not name:
         raise UserError(
             "no checkpoint given; give a training run, a Hugging Face folder or hub id, or a file"
