@@ -56,6 +56,7 @@ def torch_step(
     device: str = "cpu",
     half: bool = False,
     backend: str | None = None,
+    fused: bool | None = None,
     **sizes,
 ) -> Callable[[], None]:
     """One step of transformers' model with the recipe's optimiser, on a batch that stays there.
@@ -67,6 +68,7 @@ def torch_step(
         device: torch's name of it.
         half: products in bfloat16, parameters in float32, as ours.
         backend: of `torch.compile`; None compiles nothing.
+        fused: whether AdamW is one kernel; None leaves it to torch.
         **sizes: of the model, see `transformers_oracle.random_groupvit`.
     """
     model = oracle.random_groupvit(**sizes).train().to(device)
@@ -76,7 +78,7 @@ def torch_step(
         {"params": [p for _, p in named if p.ndim > 1], "weight_decay": 0.05},
         {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=1e-5, fused=backend is not None)
+    optimizer = torch.optim.AdamW(groups, lr=1e-5, fused=fused)
     prompts = batch["prompts"]
     if full_prompts:
         pad = batch["caption"].shape[-1] - prompts.shape[-1]

@@ -40,8 +40,10 @@ def against_torch(batch_size: int, rounds: int) -> None:
     steps = {
         "torch": torch_step(batch, full_prompts=True),
         "torch, prompts at our positions": torch_step(batch),
-        "torch, compiled": torch_step(batch, full_prompts=True, backend="inductor"),
-        "torch, compiled, prompts at our positions": torch_step(batch, backend="inductor"),
+        "torch, compiled": torch_step(batch, full_prompts=True, backend="inductor", fused=True),
+        "torch, compiled, prompts at our positions": torch_step(
+            batch, backend="inductor", fused=True
+        ),
         "ours": our_step(config, batch),
     }
     times = interleaved_times(steps | {"product": large_product()}, rounds)

@@ -39,7 +39,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.dtype = ""  # of CLIP: "float32" or "bfloat16"; empty: bfloat16 on accelerators
     config.batch_size = 128  # images per device
     config.search_rows = 65_536  # queries searched in one pass over the index
-    config.tile_rows = 5_120  # index rows per product; 65_536 suits accelerators
+    config.tile_rows = 0  # index rows per product; 0: 5,120 on CPUs, 65,536 on accelerators
     config.recall = 1.0  # below 1: approximate search on TPUs; the summary gives its recall
 
     # Embeddings, reusable by other runs; local or in a bucket. Empty: WORKDIR/embeddings.

@@ -68,9 +68,9 @@ def test_every_part_runs_where_tensorflow_does_not_exist(tmp_path):
 
 @pytest.mark.slow
 def test_part_that_is_stopped_leaves_a_line(capsys):
-    from benchmarks.accelerator.__main__ import run_part
+    from benchmarks.accelerator.__main__ import Runner
 
-    assert run_part("agreement", seconds=1, tiny=True) == {}
+    Runner(seconds=1, tiny=True).run(["agreement"])
     error, time = map(json.loads, capsys.readouterr().out.splitlines())
     assert error["part"] == "agreement" and error["error"].startswith("the time is up")
     assert time["seconds"] < 30
@@ -79,26 +79,55 @@ def test_part_that_is_stopped_leaves_a_line(capsys):
 # A part that leaves a process behind which holds its output open, and fails as JAX's programs do.
 PART = """
 import subprocess, sys
-print('{"metric": "m", "value": 2}', flush=True)
-print(subprocess.Popen(["sleep", "600"]).pid, flush=True)
+left = subprocess.Popen(["sleep", "600"]).pid
+print(f'{{"metric": "left: ours", "value": {left}}}', flush=True)
 sys.exit("RuntimeError: out of memory")
 """
 
 
 @pytest.mark.slow  # imports torch
 def test_part_that_leaves_processes_behind_is_not_waited_for(tmp_path, monkeypatch, capsys):
-    from benchmarks.accelerator.__main__ import run_part
+    from benchmarks.accelerator.__main__ import Runner
 
     folder = tmp_path / "benchmarks/accelerator"
     folder.mkdir(parents=True)
     (folder / "__main__.py").write_text(PART)
     monkeypatch.chdir(tmp_path)
-    assert run_part("agreement", seconds=60, tiny=True) == {"m": 2}
-    _, left, error, time = capsys.readouterr().out.splitlines()
-    assert json.loads(error)["error"] == "exit code 1: RuntimeError: out of memory"
-    assert json.loads(time)["seconds"] < 30
-    command = pathlib.Path(f"/proc/{left}/cmdline")
+    Runner(seconds=60, tiny=True).run(["agreement"])
+    left, error, time = map(json.loads, capsys.readouterr().out.splitlines())
+    assert error["error"] == "exit code 1: RuntimeError: out of memory"
+    assert time["seconds"] < 30
+    command = pathlib.Path(f"/proc/{left['value']}/cmdline")
     assert not command.exists() or "sleep" not in command.read_text()  # gone, or unreaped
+
+
+# A part that measures for a while, and tells when.
+MEASURING = """
+import time
+from benchmarks.accelerator.measure import card
+with card():
+    print('{"part": "begins"}', flush=True)
+    time.sleep(1)
+    print('{"part": "ends"}', flush=True)
+"""
+
+
+@pytest.mark.slow  # imports torch
+def test_parts_side_by_side_use_the_card_one_after_the_other(tmp_path, monkeypatch, capsys):
+    from benchmarks.accelerator.__main__ import Runner
+    from benchmarks.accelerator.measure import CARD_LOCK
+
+    script = tmp_path / "part"
+    script.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c '{MEASURING.replace(chr(39), chr(34) * 3)}'\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setenv(CARD_LOCK, str(tmp_path / "lock"))
+    Runner(seconds=60, tiny=True).run(["agreement", "search", "attention"], side_by_side=3)
+    lines = [json.loads(line)["part"] for line in capsys.readouterr().out.splitlines()]
+    told = [line for line in lines if line in ("begins", "ends")]
+    assert told == ["begins", "ends"] * 3
 
 
 @pytest.mark.slow

@@ -13,13 +13,17 @@ Parts, each a process of its own, the telling and cheap ones first (`parts.py`):
 
 The first line names card, driver and versions. A figure is printed as soon as it is known; a part
 that fails prints a line with its error and those after it go on; a part that the time left does not
-suffice for is named. Ratios to torch follow when both figures are there. Needs jax, flax, optax,
-numpy, torch, transformers and the small packages that the models import (pydantic, ml_collections,
-jaxtyping, ftfy); no TensorFlow. `--tiny` runs every part at a toy size, on any
-machine: its figures mean nothing.
+suffice for is named. Ratios to torch follow when both figures are there. Compiling takes most of
+the time, so on a machine with many cores several parts compile side by side; they measure one after
+the other.
+
+Needs jax, flax, optax, numpy, torch, transformers and the small packages that the models import
+(pydantic, ml_collections, jaxtyping, ftfy); no TensorFlow. `--tiny` runs every part at a toy size,
+on any machine: its figures mean nothing.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -30,10 +34,13 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Sequence
+from typing import IO
 
 # Torch shares the card, so JAX may not take most of its memory when it starts.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
+from benchmarks.accelerator.measure import CARD_LOCK
 from benchmarks.accelerator.parts import PARTS
 from benchmarks.accelerator.versions import card_and_versions
 from benchmarks.figures import print_figure, print_line
@@ -49,6 +56,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=480, help="time for everything")
     parser.add_argument("--only", default="", help="parts, or beginnings of their names")
     parser.add_argument("--tiny", action="store_true", help="toy sizes")
+    parser.add_argument(
+        "--side-by-side",
+        type=int,
+        default=max(1, min(3, len(os.sched_getaffinity(0)) // 5)),
+        help="how many parts compile at the same time",
+    )
     parser.add_argument("--part", choices=list(PARTS), help="run one part in this process")
     options = parser.parse_args()
     if options.part:
@@ -57,20 +70,11 @@ def main() -> None:
     if not any(name.startswith(tuple(options.only.split(","))) for name in PARTS):
         parser.error(f"--only {options.only}: none of {', '.join(PARTS)} begins so")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the part that runs, too
-    deadline = time.monotonic() + options.seconds
     print_line(card_and_versions())
-    wanted, figures = tuple(options.only.split(",")), {}
-    for name, part in PARTS.items():
-        if not name.startswith(wanted):
-            continue
-        left = deadline - time.monotonic()
-        if left < part.least_seconds and not options.tiny:
-            needed = f"{left:.0f} s left, {part.least_seconds} s needed"
-            print_line({"part": name, "skipped": needed})
-            continue
-        new = run_part(name, left, options.tiny)
-        figures |= new
-        print_ratios(figures, new)
+    wanted = [name for name in PARTS if name.startswith(tuple(options.only.split(",")))]
+    with tempfile.NamedTemporaryFile() as lock:
+        os.environ[CARD_LOCK] = lock.name
+        Runner(options.seconds, options.tiny).run(wanted, options.side_by_side)
 
 
 def run_here(name: str, tiny: bool) -> None:
@@ -83,63 +87,96 @@ def run_here(name: str, tiny: bool) -> None:
         sys.exit(f"{type(error).__name__}: {reason}")
 
 
-def run_part(name: str, seconds: float, tiny: bool) -> dict[str, float]:
-    """Runs a part in its own process, which is stopped when the time is up; passes on its lines.
+class Runner:
+    """Runs parts in processes of their own and prints their lines, and ratios of their figures."""
 
-    Returns:
-        The values of its figures by metric. Of one that fails a line says why, and the end of what
-        it told on standard error is passed on there.
-    """
-    command = [sys.executable, "-m", "benchmarks.accelerator", "--part", name]
-    figures, start = {}, time.monotonic()
-    with tempfile.TemporaryFile("w+") as errors:
+    def __init__(self, seconds: float, tiny: bool):
+        """Starts the clock.
+
+        Args:
+            seconds: after this time what still runs is stopped.
+            tiny: whether to run at toy sizes.
+        """
+        self._deadline = time.monotonic() + seconds
+        self._tiny = tiny
+        self._figures: dict[str, float] = {}
+        self._printing = threading.Lock()
+        self._running: set[subprocess.Popen] = set()
+
+    def run(self, parts: Sequence[str], side_by_side: int = 1) -> None:
+        """Runs the parts in this order, some of them at the same time."""
+        with concurrent.futures.ThreadPoolExecutor(side_by_side) as workers:
+            try:
+                list(workers.map(self._run_part, parts))
+            finally:  # interrupted: the card is for others then
+                workers.shutdown(wait=False, cancel_futures=True)
+                for process in list(self._running):
+                    _end(process)
+
+    def _run_part(self, name: str) -> None:
+        """Runs a part until it ends or the time is up, if the time left suffices for it."""
+        start = time.monotonic()
+        left, needed = self._deadline - start, PARTS[name].least_seconds
+        if left < needed and not self._tiny:
+            self._print({"part": name, "skipped": f"{left:.0f} s left, {needed} s needed"})
+            return
+        with tempfile.TemporaryFile("w+") as errors:
+            code = self._pass_on_lines(name, left, errors)
+            errors.seek(0)
+            told = errors.read().strip().splitlines() or [""]
+        if code:
+            late = time.monotonic() >= self._deadline
+            reason = "the time is up" if late else f"exit code {code}"
+            self._print({"part": name, "error": f"{reason}: {told[-1][:300]}"})
+            print(*told[-30:], sep="\n", file=sys.stderr, flush=True)
+        self._print({"part": name, "seconds": round(time.monotonic() - start, 1)})
+
+    def _pass_on_lines(self, name: str, seconds: float, errors: IO[str]) -> int:
+        """Prints the lines of a part that is stopped after some seconds; returns its exit code."""
+        command = [sys.executable, "-m", "benchmarks.accelerator", "--part", name]
         process = subprocess.Popen(
-            command + ["--tiny"] * tiny,
+            command + ["--tiny"] * self._tiny,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
             start_new_session=True,
         )
+        self._running.add(process)
         late = threading.Timer(max(seconds, 1), _end, (process,))
         late.start()
         # What it leaves running (compilers) holds its output open, and would be waited for.
         threading.Thread(target=lambda: (process.wait(), _end(process)), daemon=True).start()
         try:
             for line in process.stdout:
-                print(line, end="", flush=True)
-                if line.startswith('{"metric"'):
-                    figure = json.loads(line)
-                    figures |= {figure["metric"]: figure["value"]} if "value" in figure else {}
-            code = process.wait()
-        finally:  # interrupted: the card is for others then
+                self._print(json.loads(line))
+            return process.wait()
+        finally:
             late.cancel()
-            _end(process)
-        errors.seek(0)
-        told = errors.read().strip().splitlines() or [""]
-    taken = time.monotonic() - start
-    if code:
-        reason = "the time is up" if taken >= seconds else f"exit code {code}"
-        print_line({"part": name, "error": f"{reason}: {told[-1][:300]}"})
-        print(*told[-30:], sep="\n", file=sys.stderr, flush=True)
-    print_line({"part": name, "seconds": round(taken, 1)})
-    return figures
+            self._running.discard(process)
+
+    def _print(self, line: dict) -> None:
+        """Prints a line, and a ratio if it is the second figure of one."""
+        with self._printing:
+            print_line(line)
+            if "value" in line:
+                self._figures[line["metric"]] = line["value"]
+                self._print_ratio(line["metric"])
+
+    def _print_ratio(self, new: str) -> None:
+        """Prints the best of `X: ours…` over `X: torch`, if the new figure is one of these."""
+        group = new.partition(": ")[0]
+        theirs = f"{group}: torch"
+        ours = {f"{group}: ours{end}" for end in _PROGRAMS} & self._figures.keys()
+        if ours and theirs in self._figures and new in {theirs, *ours}:
+            best = max(self._figures[name] for name in ours)
+            goal = _GOALS[group.split()[0].rstrip(",:")]
+            print_figure(f"{group}: ours / torch", best / self._figures[theirs], "ratio", goal)
 
 
 def _end(process: subprocess.Popen) -> None:
     """Kills a part and all that it started, if anything of it still runs."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-
-
-def print_ratios(figures: dict[str, float], new: dict[str, float]) -> None:
-    """Prints the best of `X: ours…` over `X: torch`, for every X that a new figure is of."""
-    for metric, theirs in figures.items():
-        group, _, who = metric.partition(": ")
-        ours = {f"{group}: ours{end}" for end in _PROGRAMS} & figures.keys()
-        if who == "torch" and ours and (new.keys() & {metric, *ours}):
-            best = max(figures[name] for name in ours)
-            goal = _GOALS[group.split()[0].rstrip(",:")]
-            print_figure(f"{group}: ours / torch", best / theirs, "ratio", goal)
 
 
 if __name__ == "__main__":

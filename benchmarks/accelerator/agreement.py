@@ -1,8 +1,11 @@
 """Loss and gradients of a float32 step on the accelerator and on the CPU."""
 
+import contextlib
+
 import jax
 import numpy as np
 
+from benchmarks.accelerator.measure import card
 from benchmarks.accelerator.step import config_of
 from benchmarks.figures import print_figure
 from benchmarks.steps import random_batch
@@ -29,8 +32,9 @@ def agreement(tiny: bool) -> None:
     for device in (cpu, jax.devices()[0]):
         mesh = make_mesh(1, 1, config.batch_size, [device])
         run = jax.jit(make_gradients(objective, 1, mesh))
-        loss, _, gradients, _ = run(params, stats, put_batch(mesh, batch))
-        results.append((float(loss), jax.device_get(gradients)))
+        with contextlib.nullcontext() if device is cpu else card():
+            loss, _, gradients, _ = run(params, stats, put_batch(mesh, batch))
+            results.append((float(loss), jax.device_get(gradients)))
     (expected, wanted), (loss, found) = results
     norm = np.linalg.norm
     total = norm([norm(value) for value in wanted.values()])

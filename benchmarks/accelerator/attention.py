@@ -9,7 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from benchmarks.accelerator.measure import seconds_of, torch_device, wait_for_jax, wait_for_torch
+from benchmarks.accelerator.measure import (
+    card,
+    seconds_of,
+    torch_device,
+    wait_for_jax,
+    wait_for_torch,
+)
 from benchmarks.figures import print_figure, print_line
 from cocu_jax.models import attention as ours
 from cocu_jax.training.hardware import chip_of
@@ -37,6 +43,7 @@ _WIDTH = 64
 Kernel = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
+@card()
 def attention(tiny: bool) -> None:
     """Prints every kernel's figures for every shape; one that fails prints why."""
     for shape in TINY if tiny else SHAPES:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import torch
 
-from benchmarks.accelerator.measure import torch_device, wait_for_torch
+from benchmarks.accelerator.measure import card, torch_device, wait_for_torch
 from benchmarks.figures import print_figure
 from cocu_jax.curation.search import SearchSettings, search
 from cocu_jax.training.hardware import chip_of
@@ -18,6 +18,7 @@ _WIDTH, _NEIGHBOURS = 512, 8
 _SIZES = {"ours": (1024, 5120), "ours, large tiles": (8192, 65_536)}
 
 
+@card()
 def nearest(tiny: bool) -> None:
     """Queries/s of ours and of torch's `topk(q @ x.T)`, and the share of the peak that this is."""
     rows, queries = (4096, 256) if tiny else (1_000_000, 131_072)

@@ -28,7 +28,7 @@ from cocu_jax.curation.cells import (
 )
 from cocu_jax.curation.clustered import ClusteredSettings, search_cells
 from cocu_jax.curation.plan import Plan
-from cocu_jax.curation.search import SearchSettings, SearchState, search
+from cocu_jax.curation.search import SearchState, search, settings_for
 from cocu_jax.curation.sorted_rows import Run, SortedRows, run_arrays, run_rows
 from cocu_jax.curation.storage.index import Index
 from cocu_jax.curation.storage.saved_search import SavedSearch
@@ -235,7 +235,7 @@ def _chosen_gap(
     config, devices = plan.config, jax.local_devices()
     if not len(rows):  # no image could be read
         return _sample_arrays(0.0, rows, np.zeros((0, config.neighbours), np.int32))
-    settings = SearchSettings(config.neighbours, tile_rows=config.tile_rows)
+    settings = settings_for(config.neighbours, config.tile_rows)
     saved = SavedSearch(plan, "sample", {"sizes": str(settings)})
     (truth,) = search(
         [queries], index.embeddings, len(index), settings,

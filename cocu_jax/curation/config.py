@@ -51,7 +51,7 @@ class CurateConfig:
     dtype: Literal["", "float32", "bfloat16"]
     batch_size: PositiveCount
     search_rows: PositiveCount
-    tile_rows: PositiveCount
+    tile_rows: Count
     recall: PositiveShare
     embeddings: str
     staging: str

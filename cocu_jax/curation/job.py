@@ -32,7 +32,7 @@ from cocu_jax.curation.plan import Plan, make_plan
 from cocu_jax.curation.ragged import starts_of
 from cocu_jax.curation.rank import substring_relation
 from cocu_jax.curation.report.finish import finish
-from cocu_jax.curation.search import SearchSettings, products, search
+from cocu_jax.curation.search import products, search, settings_for
 from cocu_jax.curation.storage.given import GivenEmbeddings
 from cocu_jax.curation.storage.index import Index, shard_arrays, usable
 from cocu_jax.curation.storage.saved_search import SavedSearch
@@ -200,7 +200,7 @@ def _search(
 ) -> tuple[list[np.ndarray], float | None]:
     """Neighbours of a group of shards, and the recall measured if the search is approximate."""
     config = plan.config
-    settings = SearchSettings(config.neighbours, tile_rows=config.tile_rows, recall=config.recall)
+    settings = settings_for(config.neighbours, config.tile_rows, config.recall)
     lengths = [len(part) for part in queries]
     total = products(lengths, len(index), settings, jax.local_device_count())
     with progress_bar(f"Search {title}", total, "blocks") as bar:

@@ -36,6 +36,7 @@ from cocu_jax.models.layers import (
 )
 from cocu_jax.models.losses import INITIAL_SCALARS, Loss
 from cocu_jax.models.position import extract_patches, resize_positions
+from cocu_jax.models.row_major import row_major
 from cocu_jax.models.text import TextConfig, TextTransformer
 from cocu_jax.settings import (
     Amount,
@@ -186,6 +187,7 @@ class Stage(nnx.Module):
             if previous is not None:
                 tokens = tokens + mix_tokens(self.projector_mlp, self.projector_norm(previous))
             x = jnp.concatenate([x, tokens], axis=1)
+        x = row_major(x)
         for i, block in enumerate(self.blocks):
             x = block(x, None if keys is None else fold_in_each(keys, i))
         if not grouped:

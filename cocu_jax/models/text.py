@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from cocu_jax.errors import UserError
 from cocu_jax.models.layers import Block, BlockInits, layer_norm
+from cocu_jax.models.row_major import row_major
 from cocu_jax.models.tokenizer import CONTEXT_LENGTH
 from cocu_jax.settings import PositiveAmount, PositiveCount, only_its_fields
 
@@ -87,7 +88,7 @@ class TextTransformer(nnx.Module):
             raise UserError(f"text of {length} tokens: the context is {context}; truncate it first")
         texts = tokens.reshape(-1, length)
         x = self.token_embedding[...][texts] + self.position_embedding[:length]
-        x = x.astype(self.dtype)
+        x = row_major(x.astype(self.dtype))
         for block in self.blocks[:-1]:
             x = block(x)
         end = self.blocks[-1].output_at(x, texts.argmax(-1))

@@ -37,7 +37,7 @@ def agree_on_attention(objective: Objective, batch: Batch) -> tuple[Objective, s
     if jax.process_count() > 1:
         answers = multihost_utils.broadcast_one_to_all(answers)
     chosen = {shape for shape, answer in zip(shapes, answers, strict=True) if answer}
-    name = {0: "XLA's", len(shapes): "cuDNN's"}.get(
+    name = {len(shapes): "cuDNN's", 0: "XLA's"}.get(
         len(chosen), f"cuDNN's for {len(chosen)} of {len(shapes)} shapes, XLA's for the others"
     )
     logging.info("attention of the train step: %s, on all processes", name)

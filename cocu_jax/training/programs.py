@@ -1,7 +1,7 @@
 """The fastest of several equivalent programs of the training step, by chip.
 
-The choices follow the costs that the TPU compiler reports: `python -m benchmarks.step_programs
---chip v5e` compiles all programs and prints them.
+For TPUs the choices follow the costs that the compiler reports: `python -m benchmarks.step_programs
+--chip v5e` compiles all programs and prints them. For GPUs they follow `benchmarks.accelerator`.
 """
 
 import dataclasses
@@ -20,6 +20,12 @@ PROGRAMS = {
     "TPU v6 lite": {"remat": True, "fused_attention": True},
     "TPU7x": {"remat": True, "fused_attention": True},
 }
+
+
+# Options of the compiler, by JAX's name of the platform. XLA merges products of one matrix with
+# several others: queries with keys and values, and captions with prompts, which have the same
+# weights. The copies that join and part the factors take more time than the merging saves.
+COMPILER_OPTIONS = {"gpu": {"xla_gpu_dot_merger_threshold_mb": 0}}
 
 
 def tune(settings: GroupViTConfig | CLIPConfig, device_kind: str) -> GroupViTConfig | CLIPConfig:

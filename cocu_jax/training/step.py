@@ -12,6 +12,7 @@ from jaxtyping import Array
 from cocu_jax.training.gradients import make_gradients
 from cocu_jax.training.mesh import BATCH, REPLICATED, state_shardings
 from cocu_jax.training.objective import Batch, Metrics, Objective
+from cocu_jax.training.programs import COMPILER_OPTIONS
 from cocu_jax.training.schedule import Schedule
 from cocu_jax.training.state import Arrays, TrainState
 
@@ -115,6 +116,7 @@ def compile_step(train_step, mesh: Mesh, shardings: TrainState):
         in_shardings=(shardings, NamedSharding(mesh, BATCH)),
         out_shardings=(shardings, NamedSharding(mesh, REPLICATED)),
         donate_argnums=0,
+        compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].platform),
     )
 
 
