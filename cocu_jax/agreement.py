@@ -3,20 +3,15 @@
 The processes communicate through JAX's coordination service; devices are not involved.
 """
 
+import contextlib
 import itertools
-import os
-import signal
 from collections.abc import Callable
-from types import FrameType
-from typing import TypeVar
 
 import jax
-from jax.experimental import multihost_utils
 
 from cocu_jax.errors import UserError
-from cocu_jax.stopping import StopRequest
-
-T = TypeVar("T")
+from cocu_jax.shared_stop import SharedStop
+from cocu_jax.stopping import StopRequest, StopSignals
 
 _PATIENCE_MS = 3_600_000  # process 0 may be drawing pictures or writing a checkpoint
 _KEPT_ANSWERS = 32  # answers that stay readable; no process lags behind by that many
@@ -25,9 +20,9 @@ _KEPT_ANSWERS = 32  # answers that stay readable; no process lags behind by that
 class Agreement:
     """Context manager around the work of a job that may run as several processes.
 
-    A single process stops on SIGINT or SIGTERM. With several, JAX's coordination service receives
-    SIGTERM (with which clouds also announce preemption) on any of them and chooses a moment that
-    none has reached yet; a SIGINT is forwarded to it. A second SIGINT interrupts at once.
+    A single process stops on SIGINT or SIGTERM, with which clouds also announce preemption. Several
+    processes stop together if any of them receives one, at a moment that they agree on
+    (`SharedStop`). A second SIGINT interrupts at once.
     """
 
     # Distinguishes the answers of this agreement from those of earlier ones: all processes make
@@ -35,25 +30,24 @@ class Agreement:
     _numbers = itertools.count()
 
     def __init__(self):
-        self._number = next(self._numbers)
-        self._request = StopRequest() if jax.process_count() == 1 else None
-        self._previous = None
-        self._moment = 0
-        self._stopping = False
+        self._keys = f"cocu_jax/agreement/{next(self._numbers)}/"
+        # This initialises the backend, whose libraries may install signal handlers of their own.
+        self._several = jax.process_count() > 1
         self._questions = 0
+        self._entered = contextlib.ExitStack()
 
     def __enter__(self) -> "Agreement":
-        if self._request:
-            self._request.__enter__()
+        if self._several:
+            processes = jax.process_index(), jax.process_count()
+            self._shared = SharedStop(_store(), f"{self._keys}stop/", *processes)
+            self._entered.callback(self._shared.close)
+            self._entered.enter_context(StopSignals(self._shared.request))
         else:
-            self._previous = signal.signal(signal.SIGINT, self._forward)
+            self._request = self._entered.enter_context(StopRequest())
         return self
 
     def __exit__(self, *raised: object) -> None:
-        if self._request:
-            self._request.__exit__(*raised)
-        else:
-            signal.signal(signal.SIGINT, self._previous)
+        self._entered.close()
 
     def stop(self, moments: int = 1) -> bool:
         """Whether to save and stop now.
@@ -64,14 +58,7 @@ class Agreement:
         Args:
             moments: how many moments have passed since the last call.
         """
-        if self._request:
-            return self._request.requested
-        for _ in range(0 if self._stopping else moments):
-            self._moment += 1
-            if multihost_utils.reached_preemption_sync_point(self._moment):
-                self._stopping = True
-                break
-        return self._stopping
+        return self._shared.reached(moments) if self._several else self._request.requested
 
     def of_first(self, decision: bool) -> bool:
         """The decision of process 0. The others wait for its call, but not for its devices."""
@@ -96,12 +83,11 @@ class Agreement:
 
     def _from_first(self, answer: Callable[[], str]) -> str:
         """The answer of process 0; all processes must call this in the same order."""
-        if self._request:
+        if not self._several:
             return answer()
-        # JAX has no public access to its key-value store, which Flax and Orbax use this way, too.
-        client = jax._src.distributed.global_state.client
+        client = _store()
         self._questions += 1
-        key = f"cocu_jax/agreement/{self._number}/" + "{}"
+        key = self._keys + "{}"
         if jax.process_index() == 0:
             value = answer()
             client.key_value_set(key.format(self._questions), value or " ")
@@ -110,6 +96,7 @@ class Agreement:
             return value
         return client.blocking_key_value_get(key.format(self._questions), _PATIENCE_MS).strip()
 
-    def _forward(self, number: int, frame: FrameType | None) -> None:
-        signal.signal(number, self._previous)
-        os.kill(os.getpid(), signal.SIGTERM)
+
+def _store():
+    """JAX's key-value store; it has no public name. Flax and Orbax use it this way, too."""
+    return jax._src.distributed.global_state.client

@@ -10,6 +10,7 @@ import importlib.util
 import logging as standard_logging
 import os
 import pathlib
+import signal
 import sys
 
 import ml_collections
@@ -222,3 +223,6 @@ def _join_hosts() -> None:
         raise UserError(
             f"cannot connect to other hosts ({reason}); on one host: --nodistributed"
         ) from None
+    # JAX has installed a handler that ignores SIGTERM for whoever does not ask its preemption
+    # service. Until a job reacts to signals (`Agreement`), they should end the program.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

@@ -1,8 +1,10 @@
+import os
 import signal
+import threading
 
 import pytest
 
-from cocu_jax.stopping import StopRequest
+from cocu_jax.stopping import StopRequest, StopSignals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -38,3 +40,37 @@ def test_nothing_is_requested_without_a_signal():
         pass
     assert not stop.requested
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_calls_the_function_while_the_main_thread_runs_no_python(number):
+    called, blocked, end = threading.Event(), *os.pipe()
+    before = signal.getsignal(number)
+
+    def unblock():
+        called.set()
+        os.write(end, b"x")
+
+    with StopSignals(unblock):
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        # Keeps the main thread inside the call, as a wait for devices does.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+        try:
+            assert os.read(blocked, 1) == b"x"
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+        assert called.is_set()
+    assert signal.getsignal(number) is before
+    assert signal.set_wakeup_fd(-1) == -1
+    os.close(blocked)
+    os.close(end)
+
+
+def test_only_a_second_ctrl_c_interrupts():
+    requests = threading.Semaphore(0)
+    with StopSignals(requests.release):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+            assert requests.acquire(timeout=10)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
