@@ -14,7 +14,6 @@ from cocu_jax.training.plan import batch_shapes
 
 @pytest.fixture
 def small(tiny_config, monkeypatch):
-    monkeypatch.setattr(attention, "_SHORTEST_FOR_CUDNN", 1)
     for tower in (groupvit, text):  # it has a program for CUDA, too
         monkeypatch.setattr(tower, "row_major", lambda x: x)
     config = tiny_config()
@@ -74,18 +73,6 @@ def test_process_0_asks_for_every_shape_and_a_refused_one_is_left_to_xla(small, 
     found = programs_for_cuda(agreed, batch)
     assert found.count(False) == 2 and len(found) >= 6  # the refused one, and that at one token
     monkeypatch.setattr(attention_choice, "cudnn_compiles", lambda *shape: False)
-    assert agree_on_attention(objective, batch)[1] == "XLA's"
-
-
-def test_short_sequences_are_left_to_xla(small, monkeypatch):
-    objective, batch = small
-    monkeypatch.setattr(attention, "_SHORTEST_FOR_CUDNN", 24)  # the texts; the image has 20 tokens
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    asked = set()
-    monkeypatch.setattr(attention_choice, "cudnn_compiles", lambda *shape: not asked.add(shape))
-    assert agree_on_attention(objective, batch)[1] == "cuDNN's"
-    assert asked == {(24, 24, 4, "bfloat16", True)}
-    monkeypatch.setattr(attention, "_SHORTEST_FOR_CUDNN", 100)
     assert agree_on_attention(objective, batch)[1] == "XLA's"
 
 
