@@ -119,8 +119,8 @@ def search(
     on_blocks(first * len(blocks) * len(devices))
     turns = _turns(*source, first) if blocks else ()  # none where all parts are empty
     for turn, (starts, tiles) in enumerate(turns, start=first + 1):
-        jax.block_until_ready(best)  # the next tiles were read meanwhile; no more wait on devices
-        placed = _split((tiles, starts), devices)
+        placed = _split((tiles, starts), devices)  # copied, as they were read, during the last turn
+        jax.block_until_ready(best)  # so that no more tiles than these wait on the devices
         for b, block in enumerate(blocks):
             best[b] = search_tiles(best[b], block, *placed)
         on_blocks(len(blocks) * len(devices))
