@@ -17,8 +17,9 @@ _FAST_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expens
 # The demo's own config with every size cut down; the code path is the same.
 _TRAIN = {
     "data.image_size": 32,
-    "batch_size": 16,
-    "total_steps": 3,
+    "data.lanes": 8,
+    "batch_size": 8,
+    "total_steps": 2,
     "warmup_steps": 1,
     "log_every": 1,
     "model.image_size": 32,
@@ -44,6 +45,7 @@ _SMALL = {
         "model.width": 16,
         "model.projection_hidden": 16,
         "model.projection_dim": 16,
+        "model.depths": "(1, 0, 0)",
         "model.groups": "(4, 4)",
     },
 }
