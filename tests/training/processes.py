@@ -98,15 +98,17 @@ def kill(processes) -> None:
         process.wait()
 
 
-def final_arrays(config, workdir) -> list[np.ndarray]:
+def final_arrays_by_name(config, workdir) -> dict[str, np.ndarray]:
     plan = make_plan(config, count_examples(config.data))
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep, data_facts(config))
     restored = checkpoints.restore(plan.targets())
     checkpoints.close()
     assert restored.step == config.total_steps
-    return jax.tree.leaves(jax.device_get(restored.state))
+    leaves = jax.tree_util.tree_flatten_with_path(jax.device_get(restored.state))[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def assert_same_end(config, one, other) -> None:
-    for value, wanted in zip(final_arrays(config, one), final_arrays(config, other), strict=True):
-        np.testing.assert_array_equal(value, wanted)
+    wanted = final_arrays_by_name(config, other)
+    for name, value in final_arrays_by_name(config, one).items():
+        np.testing.assert_array_equal(value, wanted[name], err_msg=name)

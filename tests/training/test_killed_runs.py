@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 import tensorstore
-from processes import assert_same_end, final_arrays, finish, kill, start, wait_for_step
+from processes import assert_same_end, final_arrays_by_name, finish, kill, start, wait_for_step
 
 from cocu_jax.training.metrics import read_metrics
 
@@ -110,6 +110,9 @@ def test_one_process_and_two_end_within_rounding_of_each_other(config, tmp_path)
     config.total_steps, one, two = 20, tmp_path / "one", tmp_path / "two"
     finish(start(config, one), one)
     finish(start(config, two, processes=2), two)
-    for value, wanted in zip(final_arrays(config, one), final_arrays(config, two), strict=True):
-        # float32 sums in another order, through 20 AdamW steps.
-        np.testing.assert_allclose(value, wanted, rtol=1e-3, atol=1e-5)
+    ends = [final_arrays_by_name(config, workdir) for workdir in (one, two)]
+    for name, value in ends[0].items():
+        # Softmax cancels the bias of keys. Its gradient is rounding alone, which AdamW scales up.
+        if "attention/key/bias" not in name:
+            # float32 sums in another order, through 20 AdamW steps.
+            np.testing.assert_allclose(ends[1][name], value, rtol=1e-3, atol=1e-5, err_msg=name)

@@ -17,6 +17,7 @@ from cocu_jax.training.program_text import (
     transfers_of,
 )
 from cocu_jax.training.slices import parse_slices
+from configs import cocu
 
 # As the TPU compiler writes them: S(1) is memory on the chip, one gather in two steps.
 TPU_PROGRAM = """
@@ -177,6 +178,7 @@ def test_slices_that_are_not_sold_are_refused(name):
 def test_small_step_compiles_for_a_tpu_with_the_work_and_the_links_that_were_counted(tiny_config):
     pytest.importorskip("libtpu")
     config = tiny_config()
+    config.data.corpora = cocu.get_config().data.corpora  # not read
     config.batch_size = 64
     cost = compile_for(config, "v5e-16")["train step"]
     assert {(c.kind, c.group) for c in cost.collectives} <= {("all-reduce", 16), ("all-gather", 16)}
@@ -188,6 +190,7 @@ def test_small_step_compiles_for_a_tpu_with_the_work_and_the_links_that_were_cou
 def test_two_slices_reduce_over_the_network_what_one_slice_has_summed(tiny_config):
     pytest.importorskip("libtpu")
     config = tiny_config()
+    config.data.corpora = cocu.get_config().data.corpora  # not read
     config.batch_size = 64
     config.mesh.fsdp = 2
     cost = compile_for(config, "2xv5e-16")["train step"]
@@ -203,6 +206,7 @@ def test_two_slices_reduce_over_the_network_what_one_slice_has_summed(tiny_confi
 def test_a_chip_of_two_devices_compiles_as_two(tiny_config):
     pytest.importorskip("libtpu")
     config = tiny_config()
+    config.data.corpora = cocu.get_config().data.corpora  # not read
     config.batch_size = 64
     cost = compile_for(config, "tpu7x-16")["train step"]
     assert {c.group for c in cost.collectives} == {16}  # 8 chips
