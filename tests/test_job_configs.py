@@ -21,7 +21,7 @@ from eval.protocol import DENSE
 
 # Numbers for which 0 has a meaning, and those that may be left out.
 ZERO = {
-    "curate": {"seed", "cells", "staging_gb", "page_images"},
+    "curate": {"seed", "cells", "staging_gb", "page_images", "tile_rows"},
     "evaluate": {"limit", "images_per_device", "windows_per_forward", "pictures", "bg_thresh"}
     | {"custom.bg_thresh"},
 }

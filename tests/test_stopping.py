@@ -66,6 +66,15 @@ def test_a_signal_calls_the_function_while_the_main_thread_runs_no_python(number
     os.close(end)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt; shells start background jobs with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_only_a_second_ctrl_c_interrupts():
     requests = threading.Semaphore(0)
     with StopSignals(requests.release):
