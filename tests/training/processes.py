@@ -109,6 +109,7 @@ def final_arrays_by_name(config, workdir) -> dict[str, np.ndarray]:
 
 
 def assert_same_end(config, one, other) -> None:
-    wanted = final_arrays_by_name(config, other)
-    for name, value in final_arrays_by_name(config, one).items():
+    found, wanted = (final_arrays_by_name(config, workdir) for workdir in (one, other))
+    assert found.keys() == wanted.keys()
+    for name, value in found.items():
         np.testing.assert_array_equal(value, wanted[name], err_msg=name)

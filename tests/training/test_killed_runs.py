@@ -111,6 +111,7 @@ def test_one_process_and_two_end_within_rounding_of_each_other(config, tmp_path)
     finish(start(config, one), one)
     finish(start(config, two, processes=2), two)
     ends = [final_arrays_by_name(config, workdir) for workdir in (one, two)]
+    assert ends[0].keys() == ends[1].keys()
     for name, value in ends[0].items():
         # Softmax cancels the bias of keys. Its gradient is rounding alone, which AdamW scales up.
         if "attention/key/bias" not in name:
