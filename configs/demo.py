@@ -99,16 +99,18 @@ def _clip() -> ml_collections.ConfigDict:
 
 def _pretrain() -> ml_collections.ConfigDict:
     config = _train()
-    config.total_steps = 800
+    config.total_steps = 1_000
     config.learning_rate = 1e-3
     config.warmup_steps = 50
-    config.eval_every = 200
+    config.eval_every = 500
     config.evaluation = evaluation = ml_collections.ConfigDict()
     evaluation.directory = ""  # filled in by the demo
     evaluation.split = "selection"
     evaluation.limit = 0
-    evaluation.crop = evaluation.stride = IMAGE_SIZE
-    evaluation.resize_long_short = (IMAGE_SIZE, IMAGE_SIZE)
+    # Scenes are enlarged to twice the model's size and read in nine windows that overlap by half.
+    evaluation.resize_long_short = (2 * IMAGE_SIZE, 2 * IMAGE_SIZE)
+    evaluation.crop = IMAGE_SIZE
+    evaluation.stride = IMAGE_SIZE // 2
     model = config.model
     model.image_size = IMAGE_SIZE
     model.patch_size = PATCH_SIZE

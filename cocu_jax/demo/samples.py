@@ -18,7 +18,7 @@ from cocu_jax.input.sources import open_source
 from cocu_jax.input.text_builder import make_text_builder
 from cocu_jax.models.tokenizer import Tokenizer
 from eval.images import read_images
-from eval.prediction import predict
+from eval.prediction import Prediction, predict
 from eval.protocol import Protocol
 from eval.segmenter import make_segmenter
 
@@ -33,7 +33,7 @@ class SceneSample:
         image: RGB pixels.
         truth: class of every pixel.
         labels: run -> predicted class of every pixel.
-        groups: run -> group of every pixel.
+        groups: run -> group of every pixel, of those that the whole scene forms in one window.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -102,25 +102,40 @@ def segmentation_samples(
 
     Args:
         models: run -> GroupViT.
-        corpus: a segmentation dataset.
-        protocol: how it is evaluated.
+        corpus: a segmentation dataset of square scenes.
+        protocol: how it is evaluated. Labels are those of this protocol; groups are those of the
+            whole scene in one window, because groups of different windows are unrelated.
         count: number of scenes.
     """
-    scenes = list(read_images(corpus, protocol, 0, 1, count))
-    classes, tokenizer = tuple(corpus.metadata["classes"]), Tokenizer()
-    seen = {}
-    for run, model in models.items():
-        segmenter = make_segmenter(model, classes, protocol, tokenizer)
-        seen[run] = {prediction.key: prediction for prediction in predict(segmenter, scenes)}
+    one_window = dataclasses.replace(
+        protocol, stride=protocol.crop, resize_long_short=(protocol.crop, protocol.crop)
+    )
+    labelled = _predictions(models, corpus, protocol, count)
+    grouped = _predictions(models, corpus, one_window, count)
     return [
         SceneSample(
             image=scene.image,
             truth=scene.labels.astype(int),
-            labels={run: predictions[scene.key].labels for run, predictions in seen.items()},
-            groups={run: predictions[scene.key].groups for run, predictions in seen.items()},
+            labels={run: seen[scene.key].labels for run, seen in labelled.items()},
+            groups={run: seen[scene.key].groups for run, seen in grouped.items()},
         )
-        for scene in scenes
+        for scene in read_images(corpus, protocol, 0, 1, count)
     ]
+
+
+def _predictions(
+    models: Mapping[str, nnx.Module], corpus: Corpus, protocol: Protocol, count: int
+) -> dict[str, dict[str, Prediction]]:
+    """Run -> key -> prediction, of the first scenes of a split."""
+    scenes = list(read_images(corpus, protocol, 0, 1, count))
+    classes, tokenizer = tuple(corpus.metadata["classes"]), Tokenizer()
+    segmenters = {
+        run: make_segmenter(model, classes, protocol, tokenizer) for run, model in models.items()
+    }
+    return {
+        run: {prediction.key: prediction for prediction in predict(segmenter, scenes)}
+        for run, segmenter in segmenters.items()
+    }
 
 
 def curation_samples(corpus: Corpus, annotations: str, count: int = 10) -> list[CurationSample]:

@@ -142,3 +142,9 @@ def test_segmentation_samples_are_the_first_scenes(dataset):
         assert sample.labels["cocu"].shape == sample.groups["cocu"].shape == (32, 32)
         for group in np.unique(sample.groups["cocu"]):  # one window: a group has one name
             assert len(np.unique(sample.labels["cocu"][sample.groups["cocu"] == group])) == 1
+    windows = dataclasses.replace(protocol, stride=16, resize_long_short=(64, 64))
+    for sample, one in zip(
+        segmentation_samples({"cocu": model}, corpus, windows, count=3), samples, strict=True
+    ):  # nine windows: the groups are still those of the whole scene
+        assert sample.labels["cocu"].shape == (32, 32)
+        assert (sample.groups["cocu"] == one.groups["cocu"]).all()
