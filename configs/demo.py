@@ -127,7 +127,7 @@ def _pretrain() -> ml_collections.ConfigDict:
     model.dense_init_std = 0.1
     model.assign_init_std = 0.3
     model.assign_logit_scale = 6.0
-    model.group_token_init_std = 1.0
+    model.group_token_init_std = 0.3
     return config
 
 
