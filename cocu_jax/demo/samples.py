@@ -17,7 +17,7 @@ from cocu_jax.input.corpus import Corpus, open_corpus, read_shard
 from cocu_jax.input.sources import open_source
 from cocu_jax.input.text_builder import make_text_builder
 from cocu_jax.models.tokenizer import Tokenizer
-from eval.images import read_images
+from eval.images import EvaluatedImage, read_images
 from eval.prediction import Prediction, predict
 from eval.protocol import Protocol
 from eval.segmenter import make_segmenter
@@ -110,8 +110,12 @@ def segmentation_samples(
     one_window = dataclasses.replace(
         protocol, stride=protocol.crop, resize_long_short=(protocol.crop, protocol.crop)
     )
-    labelled = _predictions(models, corpus, protocol, count)
-    grouped = _predictions(models, corpus, one_window, count)
+    scenes, resized = (  # images are resized by the protocol
+        list(read_images(corpus, used, 0, 1, count)) for used in (protocol, one_window)
+    )
+    classes = tuple(corpus.metadata["classes"])
+    labelled = _predictions(models, classes, scenes, protocol)
+    grouped = _predictions(models, classes, resized, one_window)
     return [
         SceneSample(
             image=scene.image,
@@ -119,23 +123,22 @@ def segmentation_samples(
             labels={run: seen[scene.key].labels for run, seen in labelled.items()},
             groups={run: seen[scene.key].groups for run, seen in grouped.items()},
         )
-        for scene in read_images(corpus, protocol, 0, 1, count)
+        for scene in scenes
     ]
 
 
 def _predictions(
-    models: Mapping[str, nnx.Module], corpus: Corpus, protocol: Protocol, count: int
+    models: Mapping[str, nnx.Module],
+    classes: tuple[str, ...],
+    scenes: list[EvaluatedImage],
+    protocol: Protocol,
 ) -> dict[str, dict[str, Prediction]]:
-    """Run -> key -> prediction, of the first scenes of a split."""
-    scenes = list(read_images(corpus, protocol, 0, 1, count))
-    classes, tokenizer = tuple(corpus.metadata["classes"]), Tokenizer()
-    segmenters = {
-        run: make_segmenter(model, classes, protocol, tokenizer) for run, model in models.items()
-    }
-    return {
-        run: {prediction.key: prediction for prediction in predict(segmenter, scenes)}
-        for run, segmenter in segmenters.items()
-    }
+    """Run -> key of the scene -> prediction."""
+    predictions = {}
+    for run, model in models.items():
+        segmenter = make_segmenter(model, classes, protocol, Tokenizer())
+        predictions[run] = {found.key: found for found in predict(segmenter, scenes)}
+    return predictions
 
 
 def curation_samples(corpus: Corpus, annotations: str, count: int = 10) -> list[CurationSample]:
