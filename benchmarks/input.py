@@ -10,6 +10,7 @@ that other work on the machine does not count. One JSON line per figure.
 
 import argparse
 import io
+import math
 import statistics
 import tempfile
 import time
@@ -36,6 +37,7 @@ from cocu_jax.models.tokenizer import Tokenizer
 SHARDS, RECORDS_PER_SHARD, LANES = 64, 128, 16
 SIZE, STORED = 224, 256
 AREA = (0.08, 1.0)
+_DECODED_AT_ONCE = 64
 GALLERY = tuple(
     f"{colour} {thing}" for colour in ("red", "blue") for thing in ("car", "cat", "sky")
 )
@@ -55,8 +57,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=6, help="batches per round")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=30, help="batches per round")
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
     tf.config.set_visible_devices([], "GPU")
@@ -78,7 +80,7 @@ def decoding(jpegs: list[bytes]) -> None:
     """Processor time of a JPEG, one by one: whole, a part of half its area, and the whole crop.
 
     Whole by each DCT and by our reader; the part by our reader, which decodes two pixels around it,
-    and without those. Every figure holds what calling a graph from Python costs.
+    and without those. Every figure contains the time of the pipeline itself ("nothing").
     """
     draws = tf.constant(np.random.default_rng(0).random(NUM_DRAWS), tf.float32)
     side = round(STORED * 0.5**0.5)
@@ -88,6 +90,7 @@ def decoding(jpegs: list[bytes]) -> None:
         return lambda jpeg: tf.io.decode_jpeg(jpeg, channels=3, dct_method=method)
 
     contestants = {
+        "nothing": lambda jpeg: tf.zeros([1, 1, 3], tf.uint8),
         "fast_dct": by_dct("INTEGER_FAST"),
         "accurate_dct": by_dct("INTEGER_ACCURATE"),
         "reader": image_graph.decode,
@@ -97,22 +100,33 @@ def decoding(jpegs: list[bytes]) -> None:
         ),
         "crop": lambda jpeg: random_crop(jpeg, draws, SIZE, AREA),
     }
-    signature = [tf.TensorSpec([], tf.string)]
-    functions = {
-        name: tf.function(decode, input_signature=signature) for name, decode in contestants.items()
-    }
-    times = {name: [] for name in functions}
-    for repeat in range(6):
-        for name, function in functions.items():
+    times = {name: [] for name in contestants}
+    iterators = {name: iter(one_by_one(jpegs, decode)) for name, decode in contestants.items()}
+    for pixels in iterators.values():
+        next(pixels)  # traces
+    wait_until_idle()
+    for _ in range(5):
+        for name, pixels in iterators.items():
             started = time.process_time()
-            for jpeg in jpegs:
-                function(jpeg)
+            for _ in range(0, len(jpegs), _DECODED_AT_ONCE):
+                next(pixels)
             times[name].append((time.process_time() - started) / len(jpegs))
-        if not repeat:
-            times = {name: [] for name in functions}  # that one has compiled them
     for name, measured in times.items():
         value = 1e6 * statistics.median(measured)
         print_figure(f"input/decode/{name}", value, "us/image", better="lower")
+
+
+def one_by_one(jpegs: list[bytes], decode: Callable[[tf.Tensor], tf.Tensor]) -> tf.data.Dataset:
+    """One pixel of every decoded image, in batches; nothing is done on another thread."""
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    options.threading.max_intra_op_parallelism = 1
+    pixels = (
+        tf.data.Dataset.from_tensor_slices(jpegs)
+        .repeat()
+        .map(lambda jpeg: tf.reduce_max(decode(jpeg)[0, 0]))
+    )
+    return pixels.batch(_DECODED_AT_ONCE).with_options(options)
 
 
 def photographs(count: int) -> list[bytes]:
@@ -187,7 +201,8 @@ def bare(jpegs: list[bytes], batch: int) -> Iterator:
         part = tf.image.decode_and_crop_jpeg(
             jpeg, window, channels=3, dct_method="INTEGER_ACCURATE"
         )
-        return tf.cast(tf.image.resize(part, [SIZE, SIZE]) + 0.5, tf.uint8)
+        resized = tf.image.resize(tf.cast(part, tf.float32), [SIZE, SIZE])
+        return tf.cast(resized + 0.5, tf.uint8)
 
     source = tf.data.Dataset.from_tensor_slices((jpegs, windows)).repeat()
     images = source.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
@@ -215,14 +230,23 @@ def race(contestants: dict[str, Iterator], options) -> dict[str, list[Rate]]:
 
 
 def timed(batches: Iterator, steps: int, batch: int) -> Rate:
-    """Rate of `steps` batches, after those that were made while another contestant ran."""
-    for _ in range(3):
+    """Rate of `steps` batches, once other contestants' buffers are full and its own are empty."""
+    wait_until_idle()
+    for _ in range(16):
         next(batches)
     wall, core = time.perf_counter(), time.process_time()
     for _ in range(steps):
         next(batches)
     images = steps * batch
     return Rate(images / (time.perf_counter() - wall), images / (time.process_time() - core))
+
+
+def wait_until_idle() -> None:
+    """Returns when the threads of this process have stopped working."""
+    used = -math.inf
+    while time.process_time() - used > 0.01:
+        used = time.process_time()
+        time.sleep(0.2)
 
 
 def report(rates: dict[str, list[Rate]]) -> None:

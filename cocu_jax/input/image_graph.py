@@ -40,17 +40,28 @@ def decode(encoded: tf.Tensor, window_of: WindowOf | None = None) -> UInt8[tf.Te
     """
     with tf.control_dependencies([_check(tf.strings.length(encoded) <= MAX_BYTES, "bytes")]):
         encoded = tf.identity(encoded)
-    # A tf.cond costs a tenth of the time of decoding a small image, so most images pass only one.
-    image = tf.cond(
-        _is_plain_jpeg(encoded),
-        lambda: _decode_jpeg(encoded, window_of, _upright),
-        lambda: tf.cond(
+
+    @_rare
+    def other():
+        return tf.cond(
             tf.io.is_jpeg(encoded),
             lambda: _decode_jpeg(encoded, window_of, _jpeg_orientation),
             lambda: _part(_decode_other(encoded), window_of),
-        ),
+        )
+
+    image = tf.cond(
+        _is_plain_jpeg(encoded), lambda: _decode_jpeg(encoded, window_of, _upright), other
     )
     return tf.ensure_shape(image, (None, None, 3))
+
+
+def _rare(branch):
+    """A seldom taken branch of a `tf.cond`, kept out of the graph of the caller.
+
+    TensorFlow inlines branches and visits every operation of one that is not taken, which costs a
+    tenth of the time of decoding a small image.
+    """
+    return tf.function(branch, autograph=False, experimental_attributes={"_noinline": True})
 
 
 def _is_plain_jpeg(encoded):
@@ -81,6 +92,10 @@ def _decode_jpeg(encoded, window_of, orientation_of):
             return tf.io.decode_jpeg(encoded, **_ACCURATE)
         return _jpeg_part(encoded, height, width, window_of(height, width))
 
+    @_rare
+    def turned_or_by_pillow():
+        return tf.cond(in_graph, turned, lambda: _part(_decode_by_pillow(encoded), window_of))
+
     def turned():
         swapped, upside_down, mirrored = (
             tf.reduce_any(turn == orientations)
@@ -99,22 +114,18 @@ def _decode_jpeg(encoded, window_of, orientation_of):
         axes = tf.boolean_mask([0, 1], [upside_down, mirrored])
         return tf.reverse(part, axes)
 
-    def by_pillow():
-        return _part(_decode_by_pillow(encoded), window_of)
-
     in_graph = (channels != 4) & (turn != _PILLOW)
-    return tf.cond(in_graph & (turn == 1), as_stored, lambda: tf.cond(in_graph, turned, by_pillow))
+    return tf.cond(in_graph & (turn == 1), as_stored, turned_or_by_pillow)
 
 
 def _jpeg_part(encoded, height, width, window):
     """A part of a JPEG, with exactly the pixels that decoding the whole image would give."""
-    top, left, tall, wide = tf.unstack(window)
-    first_row, first_column = tf.maximum(top - _MARGIN, 0), tf.maximum(left - _MARGIN, 0)
-    rows = tf.minimum(top + tall + _MARGIN, height) - first_row
-    columns = tf.minimum(left + wide + _MARGIN, width) - first_column
-    with_rim = [first_row, first_column, rows, columns]
-    part = tf.image.decode_and_crop_jpeg(encoded, with_rim, **_ACCURATE)
-    return tf.slice(part, [top - first_row, left - first_column, 0], [tall, wide, 3])
+    start, size = tf.split(window, 2)
+    with_margin = tf.maximum(start - _MARGIN, 0)
+    end = tf.minimum(start + size + _MARGIN, tf.stack([height, width]))
+    box = tf.concat([with_margin, end - with_margin], 0)
+    part = tf.image.decode_and_crop_jpeg(encoded, box, **_ACCURATE)
+    return tf.slice(part, tf.pad(start - with_margin, [[0, 1]]), tf.concat([size, [3]], 0))
 
 
 def _jpeg_orientation(encoded) -> Int[tf.Tensor, ""]:
