@@ -61,6 +61,8 @@ def _rare(branch):
     TensorFlow inlines branches and visits every operation of one that is not taken, which costs a
     tenth of the time of decoding a small image.
     """
+    if tf.executing_eagerly():
+        return branch
     return tf.function(branch, autograph=False, experimental_attributes={"_noinline": True})
 
 
